@@ -1,0 +1,2 @@
+DROP TABLE IF EXISTS messages, threads;
+DROP TYPE IF EXISTS message_status;

@@ -1,0 +1,2 @@
+DROP TABLE IF EXISTS ledger;
+DROP TYPE IF EXISTS cost_status;

@@ -1,0 +1,3 @@
+DROP TABLE IF EXISTS attempts;
+DROP TABLE IF EXISTS calls;
+DROP TABLE IF EXISTS incarnations;

@@ -1,0 +1,64 @@
+// Package upstreams talks to the providers, one folder each. This file is the contract they share; upstreamstest is the
+// suite every one of them passes.
+//
+// An upstream gets the request in the OpenAI dialect and answers in it: openai and openrouter pass bytes through, others
+// translate. It promises that ending the context closes the provider's socket, that nothing is retried, that no redirect
+// is followed, that a stream ends with io.EOF only after the provider's own end marker, and that no provider key gets
+// into an error. It leaves to others which provider to ask, what an answer costs, and every record of it.
+package upstreams
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"threadhub/internal/seal"
+)
+
+// Request is one attempt at a provider.
+type Request struct {
+	Body    []byte      // the chat request in the OpenAI dialect, with the provider's own name for the model in it
+	Stream  bool        // what Body asks for
+	Key     seal.Secret // the org's key at this provider
+	Attempt string      // our name for the attempt, sent as X-Client-Request-Id so that both sides' logs can be compared
+	Header  http.Header // the caller's headers that this provider understands (allow-listed by Forward); may be nil
+}
+
+// Upstream is one provider. Safe for concurrent use.
+type Upstream interface {
+	// Chat sends r and returns when the provider's answer has begun (streams) or is there (whole). Errors are faults
+	// whose Code is the contract's: upstream_unreachable, upstream_timeout, upstream_reset, upstream_protocol,
+	// upstream_error, rate_limit_exceeded, or the provider's own for what the client must change. Failed tells more.
+	Chat(ctx context.Context, r *Request) (*Answer, error)
+
+	// Forward names the request headers of clients that are passed on, in canonical form.
+	Forward() []string
+}
+
+// Answer is what a provider said. Close it once, also after an error of Next.
+type Answer struct {
+	Status     int         // the provider's HTTP status
+	UpstreamID string      // the provider's own request id, if it gave one
+	Header     http.Header // the provider's rate-limit headers and request id, as it named them; nothing else
+	Body       []byte      // the whole answer, exactly as received; nil for a stream
+	Stream     Stream      // the answer as it comes; nil for a whole one
+}
+
+// Stream is an answer in pieces. Not safe for concurrent use, but for Close.
+type Stream interface {
+	// Next returns the payload of the next data event: one JSON chunk of the OpenAI dialect, good until the next
+	// call. io.EOF means the provider ended the stream with its end marker. Any other error is a fault:
+	// upstream_truncated, upstream_reset, upstream_stalled, upstream_protocol, upstream_oversize, or the code of an
+	// error the provider put into the stream.
+	Next() ([]byte, error)
+	Close() error
+}
+
+// Failure is what a failed Chat knows beyond its fault.
+type Failure struct {
+	Status     int           // the provider's HTTP status; 0 if there was none
+	UpstreamID string        // the provider's request id, if it gave one
+	Sent       bool          // bytes of the request may have reached the provider: it may have worked, and billed
+	RetryAfter time.Duration // how long the provider asked to be left alone
+	Header     http.Header   // as Answer.Header
+}
