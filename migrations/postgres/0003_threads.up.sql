@@ -31,7 +31,7 @@ CREATE TABLE IF NOT EXISTS messages (
   chain      bytea NOT NULL,            -- hash over all chained messages up to it
   status     message_status NOT NULL,
   reason     text,
-  meta       jsonb,                     -- answers: threads.Provenance
+  meta       json,                      -- answers: threads.Provenance
   created_at timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (org_id, thread_id, seq)
 );

@@ -3,10 +3,10 @@
 
 -- Running processes. A call belongs to one; when its lease is over, its open calls are orphans.
 CREATE TABLE IF NOT EXISTS incarnations (
-  owner       text PRIMARY KEY,
+  owner       text NOT NULL PRIMARY KEY,
   started_at  integer NOT NULL DEFAULT (now()),
   lease_until integer NOT NULL
-);
+) STRICT;
 
 CREATE TABLE IF NOT EXISTS calls (
   org_id      text NOT NULL,
@@ -19,7 +19,7 @@ CREATE TABLE IF NOT EXISTS calls (
   epoch       integer NOT NULL DEFAULT 0,
   state       text NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'closed')),
   outcome     text CHECK (outcome IN ('complete', 'incomplete', 'failed')),
-  reason      text,                     -- why not complete: upstream_reset, client_closed, gateway_lost, ...
+  reason      text, -- why not complete: upstream_reset, client_closed, gateway_lost, ...
   first_seq   integer NOT NULL DEFAULT 0,
   n_in        integer NOT NULL DEFAULT 0,
   claim       text,
@@ -28,11 +28,11 @@ CREATE TABLE IF NOT EXISTS calls (
   body_hash   blob,
   hold_pico   integer NOT NULL DEFAULT 0,
   record_id   text,
-  facts       text NOT NULL DEFAULT '{}',   -- what GET /v1/requests tells, as calls.Facts
+  facts       text NOT NULL DEFAULT '{}' CHECK (json_valid(facts)), -- what GET /v1/requests tells, as calls.Facts
   opened_at   integer NOT NULL DEFAULT (now()),
   closed_at   integer,
   PRIMARY KEY (org_id, call_id)
-);
+) STRICT;
 CREATE UNIQUE INDEX IF NOT EXISTS calls_turn ON calls (org_id, thread_id) WHERE state = 'open' AND thread_id IS NOT NULL;
 CREATE UNIQUE INDEX IF NOT EXISTS calls_claim ON calls (org_id, key_id, claim) WHERE claim IS NOT NULL;
 CREATE INDEX IF NOT EXISTS calls_owner ON calls (owner) WHERE state = 'open';
@@ -46,14 +46,13 @@ CREATE TABLE IF NOT EXISTS attempts (
   provider     text NOT NULL,
   model        text NOT NULL,
   state        text NOT NULL DEFAULT 'begun' CHECK (state IN ('begun', 'ok', 'failed', 'cut', 'unknown')),
-  status       integer,                 -- the provider's HTTP status, when it gave one
-  code         text,                    -- our code for what went wrong
-  upstream_id  text,                    -- the provider's own id of the request
-  maybe_billed integer NOT NULL DEFAULT 0,
-  first_ms     integer,                 -- from dial to first byte
+  status       integer, -- the provider's HTTP status, when it gave one
+  code         text,    -- our code for what went wrong
+  upstream_id  text,    -- the provider's own id of the request
+  maybe_billed integer NOT NULL DEFAULT 0 CHECK (maybe_billed IN (0, 1)),
+  first_ms     integer, -- from dial to first byte
   total_ms     integer,
   started_at   integer NOT NULL DEFAULT (now()),
   ended_at     integer,
   PRIMARY KEY (org_id, call_id, n)
-);
-
+) STRICT;

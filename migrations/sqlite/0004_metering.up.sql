@@ -3,8 +3,8 @@
 CREATE TABLE IF NOT EXISTS ledger (
   org_id             text NOT NULL,
   call_id            text NOT NULL,
-  n                  integer NOT NULL,   -- the attempt
-  kind               text NOT NULL,      -- use | late | fix:<id>
+  n                  integer NOT NULL, -- the attempt
+  kind               text NOT NULL,    -- use | late | fix:<id>
   key_id             text NOT NULL,
   user_id            text NOT NULL,
   team_id            text,
@@ -17,12 +17,12 @@ CREATE TABLE IF NOT EXISTS ledger (
   cache_write_tokens integer NOT NULL DEFAULT 0,
   output_tokens      integer NOT NULL DEFAULT 0,
   reasoning_tokens   integer NOT NULL DEFAULT 0,
-  cost_pico          integer NOT NULL,    -- the charge, in pico-dollars
-  computed_pico      integer,             -- by our catalogue; null when unpriced
-  provider_pico      integer,             -- as the provider said; null when it said nothing
+  cost_pico          integer NOT NULL, -- the charge, in pico-dollars
+  computed_pico      integer,          -- by our catalogue; null when unpriced
+  provider_pico      integer,          -- as the provider said; null when it said nothing
   status             text NOT NULL CHECK (status IN ('reported', 'computed', 'estimated', 'unpriced')),
-  maybe_billed       integer NOT NULL DEFAULT 0,
+  maybe_billed       integer NOT NULL DEFAULT 0 CHECK (maybe_billed IN (0, 1)),
   price_version      text NOT NULL,
   at                 integer NOT NULL DEFAULT (now()),
   PRIMARY KEY (org_id, call_id, n, kind)
-);
+) STRICT;
