@@ -1,0 +1,176 @@
+package db
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"threadhub/internal/fault"
+)
+
+// What waits in front of the writer is bounded: past any of these a new unit is refused, so that a store that cannot
+// keep up is felt by callers at once and not after minutes. Units that close what an open unit began always have room.
+const (
+	maxGroupUnits = 256
+	maxGroupBytes = 4 << 20
+	maxQueueUnits = 4096
+	maxQueueBytes = 64 << 20
+	maxQueueAge   = 250 * time.Millisecond
+)
+
+// The breaker: after this many failures to reach the store in a row new units fail at once, but for one probe a second.
+const (
+	breakAfter = 5
+	probeEach  = time.Second
+)
+
+// backend commits groups. An implementation answers every unit it is given, by way of finish.
+type backend interface {
+	// group runs units in one transaction and finishes each. It is called by the writer only.
+	group(units []*Unit)
+}
+
+// writer is the one goroutine that commits. It takes what waits, hands it to the backend, and takes the next; it never
+// waits to gather. At concurrency one a group is one unit.
+type writer struct {
+	backend backend
+	now     func() time.Time
+
+	mu       sync.Mutex
+	queue    []*queued
+	bytes    int
+	closed   bool
+	failures int
+	probe    time.Time
+
+	wake chan struct{}
+	done chan struct{}
+}
+
+type queued struct {
+	unit  *Unit
+	since time.Time
+}
+
+func newWriter(b backend) *writer {
+	w := &writer{backend: b, now: time.Now, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	go w.run()
+	return w
+}
+
+// commit enqueues u and waits until the backend has finished it. It does not return early when ctx ends: the unit's
+// rows are being written to until then, and what was asked for may already be durable.
+func (w *writer) commit(ctx context.Context, u *Unit) error {
+	if err := ctx.Err(); err != nil && !u.Record {
+		return context.Cause(ctx)
+	}
+	if u.Patience == 0 {
+		u.Patience = DefaultPatience
+	}
+	u.done = make(chan error, 1)
+	if err := w.enqueue(u); err != nil {
+		return err
+	}
+	return <-u.done
+}
+
+func (w *writer) enqueue(u *Unit) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	now := w.now()
+	switch {
+	case w.closed:
+		return fault.New(fault.Unavailable, "the gateway is stopping").WithCode("draining").After(time.Second)
+	case u.Record:
+		// Its place was taken when the call was opened.
+	case w.failures >= breakAfter && now.Before(w.probe):
+		return unavailable(nil)
+	case len(w.queue) >= maxQueueUnits, w.bytes >= maxQueueBytes,
+		len(w.queue) > 0 && now.Sub(w.queue[0].since) > maxQueueAge:
+		return busy(nil)
+	}
+	if w.failures >= breakAfter {
+		w.probe = now.Add(probeEach)
+	}
+	w.queue = append(w.queue, &queued{unit: u, since: now})
+	w.bytes += u.size
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+func (w *writer) run() {
+	defer close(w.done)
+	for {
+		units, closed := w.take()
+		if len(units) > 0 {
+			w.backend.group(units)
+			continue
+		}
+		if closed {
+			return
+		}
+		<-w.wake
+	}
+}
+
+// take returns the next group, records before opens: a turn freed in a group can be taken in it.
+func (w *writer) take() (units []*Unit, closed bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n, size := 0, 0
+	for n < len(w.queue) && n < maxGroupUnits && (n == 0 || size+w.queue[n].unit.size <= maxGroupBytes) {
+		size += w.queue[n].unit.size
+		n++
+	}
+	units = make([]*Unit, 0, n)
+	for _, record := range []bool{true, false} {
+		for _, q := range w.queue[:n] {
+			if q.unit.Record == record {
+				units = append(units, q.unit)
+			}
+		}
+	}
+	w.queue = append(w.queue[:0:0], w.queue[n:]...)
+	w.bytes -= size
+	return units, w.closed
+}
+
+// reached counts what the breaker counts: whether the store could be talked to at all.
+func (w *writer) reached(ok bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if ok {
+		w.failures = 0
+		return
+	}
+	if w.failures++; w.failures == breakAfter {
+		w.probe = w.now().Add(probeEach)
+	}
+}
+
+// close commits what waits and ends the goroutine.
+func (w *writer) close() {
+	w.mu.Lock()
+	w.closed = true
+	w.mu.Unlock()
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+	<-w.done
+}
+
+// finish answers u's caller.
+func (u *Unit) finish(err error) { u.done <- err }
+
+func unavailable(cause error) *fault.Error {
+	return fault.Wrap(fault.Unavailable, cause, "the gateway's storage does not answer; nothing was lost, try again in a moment").
+		WithCode("storage_unavailable").After(time.Second)
+}
+
+func busy(cause error) *fault.Error {
+	return fault.Wrap(fault.Unavailable, cause, "the gateway is busy; try again in a moment").WithCode("busy").After(time.Second)
+}
