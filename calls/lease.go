@@ -1,0 +1,108 @@
+package calls
+
+import (
+	"context"
+	"log/slog"
+	"sync/atomic"
+	"time"
+
+	"threadhub/internal/db"
+	"threadhub/internal/id"
+)
+
+// LeaseOptions set how long a process may be silent before its open calls are orphans.
+type LeaseOptions struct {
+	TTL time.Duration // 0: 20 s; renewed four times as often
+	Log *slog.Logger
+}
+
+// Lease says that this process is alive. One row for the process, not one per call: ten thousand streams cost one
+// update each quarter of the TTL.
+type Lease struct {
+	owner  id.Owner
+	db     db.Store
+	ttl    time.Duration
+	log    *slog.Logger
+	steady atomic.Int64 // since when it has been renewed without a break, in nanoseconds of the process's clock; 0: broken
+	start  time.Time
+	stop   context.CancelFunc
+	done   chan struct{}
+}
+
+// TakeLease makes this process an incarnation and keeps its lease until Close. It must be there before a call is opened.
+func (s *Store) TakeLease(ctx context.Context, o LeaseOptions) (*Lease, error) {
+	if o.TTL == 0 {
+		o.TTL = 20 * time.Second
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	l := &Lease{owner: id.NewOwner(), db: s.db, ttl: o.TTL, log: o.Log, start: time.Now(), done: make(chan struct{})}
+	if err := l.renew(ctx); err != nil {
+		return nil, err
+	}
+	run, stop := context.WithCancel(context.WithoutCancel(ctx))
+	l.stop = stop
+	go l.run(run)
+	return l, nil
+}
+
+// Owner is this incarnation.
+func (l *Lease) Owner() id.Owner { return l.owner }
+
+// Steady reports whether the lease has been renewed without a break for a whole TTL. After an outage of the store all
+// leases are over, and the first process to come back would take every healthy stream of the others: it must wait until
+// those that live had time to say so.
+func (l *Lease) Steady() bool {
+	since := l.steady.Load()
+	return since != 0 && time.Since(l.start)-time.Duration(since) >= l.ttl
+}
+
+func (l *Lease) run(ctx context.Context) {
+	defer close(l.done)
+	tick := time.NewTicker(l.ttl / 4)
+	defer tick.Stop()
+	last := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		asked := time.Now()
+		if err := l.renew(ctx); err != nil {
+			l.log.Warn("the process's lease was not renewed", "error", err)
+			if asked.Sub(last) > l.ttl {
+				l.steady.Store(0)
+			}
+			continue
+		}
+		if asked.Sub(last) > l.ttl { // it had ended meanwhile: what others did since is not known
+			l.steady.Store(max(1, int64(asked.Sub(l.start))))
+		}
+		last = asked
+	}
+}
+
+func (l *Lease) renew(ctx context.Context) error {
+	asked := time.Since(l.start)
+	err := l.db.Common(ctx, func(tx db.Tx) error {
+		_, err := tx.Exec(ctx, `INSERT INTO incarnations (owner, lease_until) VALUES ($1, now() + CAST($2 AS interval))
+ON CONFLICT (owner) DO UPDATE SET lease_until = excluded.lease_until`, l.owner, l.ttl)
+		return err
+	})
+	if err == nil {
+		l.steady.CompareAndSwap(0, max(1, int64(asked)))
+	}
+	return err
+}
+
+// Close ends the lease now, so that others need not wait for it to run out.
+func (l *Lease) Close(ctx context.Context) error {
+	l.stop()
+	<-l.done
+	return l.db.Common(ctx, func(tx db.Tx) error {
+		_, err := tx.Exec(ctx, `UPDATE incarnations SET lease_until = now() WHERE owner = $1`, l.owner)
+		return err
+	})
+}

@@ -1,0 +1,94 @@
+package threads
+
+import (
+	"cmp"
+	"encoding/hex"
+	"slices"
+	"strconv"
+
+	"threadhub/internal/db"
+	"threadhub/openai"
+)
+
+// The Postgres forms: one statement over all threads of a group. Each joins the call's own row by the transaction that
+// put it in (open_xid) or closed it (close_xid), so that only winners write, and each only once.
+
+// fencePostgres takes back calls whose thread is no longer at the head they decided on. It runs after the call has taken
+// the turn: whoever else wants it waits on the index, so a fresh look shows the true head. Looking before that would not:
+// the snapshot of the inserting statement may be older than the last record.
+func fencePostgres(rows []*Input) db.Statement {
+	n := len(rows)
+	org, call, thread, head := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
+	for i, r := range rows {
+		org[i], call[i], thread[i], head[i] = string(r.Org), string(r.Call), string(r.Thread), headText(r.PrevSeq, r.PrevChain)
+	}
+	return db.Statement{
+		SQL: `DELETE FROM calls c USING unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS u (org_id, call_id, thread_id, head)
+WHERE c.org_id = u.org_id AND c.call_id = u.call_id AND c.open_xid = pg_current_xact_id()
+  AND u.head <> coalesce((SELECT m.seq || ':' || encode(m.chain, 'hex') FROM messages m
+    WHERE m.org_id = u.org_id AND m.thread_id = u.thread_id ORDER BY m.seq DESC LIMIT 1), '-1:')`,
+		Args: []any{org, call, thread, head},
+	}
+}
+
+func headText(seq int, chain []byte) string {
+	return strconv.Itoa(seq) + ":" + hex.EncodeToString(chain)
+}
+
+func createPostgres(rows []*Input) db.Statement {
+	slices.SortFunc(rows, func(a, b *Input) int { return cmp.Or(cmp.Compare(a.Org, b.Org), cmp.Compare(a.Thread, b.Thread)) })
+	n := len(rows)
+	org, call, thread, user, title := make([]string, n), make([]string, n), make([]string, n), make([]string, n), make([]string, n)
+	for i, r := range rows {
+		org[i], call[i], thread[i], user[i], title[i] = string(r.Org), string(r.Call), string(r.Thread), string(r.User), r.Title
+	}
+	return db.Statement{
+		SQL: `INSERT INTO threads (org_id, thread_id, user_id, title, canon)
+SELECT u.org_id, u.thread_id, u.user_id, u.title, $6
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]) AS u (org_id, call_id, thread_id, user_id, title)
+JOIN calls c ON c.org_id = u.org_id AND c.call_id = u.call_id AND c.open_xid = pg_current_xact_id()
+ON CONFLICT DO NOTHING`,
+		Args: []any{org, call, thread, user, title, openai.CanonVersion},
+	}
+}
+
+func appendPostgres(rows []*Input) db.Statement {
+	var org, call, thread, role, raw []string
+	var seq []int32
+	var own, chain [][]byte
+	for _, r := range rows {
+		for _, m := range r.Messages {
+			org, call, thread = append(org, string(r.Org)), append(call, string(r.Call)), append(thread, string(r.Thread))
+			seq, role, raw = append(seq, int32(m.Seq)), append(role, m.Role), append(raw, string(m.Raw))
+			own, chain = append(own, m.Own), append(chain, m.Chain)
+		}
+	}
+	return db.Statement{
+		SQL: `INSERT INTO messages (org_id, thread_id, seq, call_id, role, raw, own, chain, status)
+SELECT u.org_id, u.thread_id, u.seq, u.call_id, u.role, u.raw, u.own, u.chain, 'complete'
+FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::text[], $6::text[], $7::bytea[], $8::bytea[])
+  AS u (org_id, call_id, thread_id, seq, role, raw, own, chain)
+JOIN calls c ON c.org_id = u.org_id AND c.call_id = u.call_id AND c.open_xid = pg_current_xact_id()`,
+		Args: []any{org, call, thread, seq, role, raw, own, chain},
+	}
+}
+
+func answerPostgres(rows []*Answer) db.Statement {
+	n := len(rows)
+	org, call, role, raw := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
+	status, reason, meta := make([]string, n), make([]string, n), make([]string, n)
+	own, chain := make([][]byte, n), make([][]byte, n)
+	for i, r := range rows {
+		m := &r.Message
+		org[i], call[i], role[i], raw[i] = string(r.Org), string(r.Call), m.Role, string(m.Raw)
+		status[i], reason[i], meta[i], own[i], chain[i] = string(m.Status), m.Reason, string(m.Meta), m.Own, m.Chain
+	}
+	return db.Statement{
+		SQL: `INSERT INTO messages (org_id, thread_id, seq, call_id, role, raw, own, chain, status, reason, meta)
+SELECT u.org_id, c.thread_id, c.first_seq + c.n_in, u.call_id, u.role, u.raw, u.own, u.chain, u.status::message_status, nullif(u.reason, ''), nullif(u.meta, '')::json
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bytea[], $6::bytea[], $7::text[], $8::text[], $9::text[])
+  AS u (org_id, call_id, role, raw, own, chain, status, reason, meta)
+JOIN calls c ON c.org_id = u.org_id AND c.call_id = u.call_id AND c.close_xid = pg_current_xact_id() AND c.thread_id IS NOT NULL`,
+		Args: []any{org, call, role, raw, own, chain, status, reason, meta},
+	}
+}

@@ -1,0 +1,148 @@
+package threads
+
+import (
+	"context"
+	"database/sql"
+	"time"
+
+	"threadhub/internal/db"
+	"threadhub/internal/fault"
+	"threadhub/internal/id"
+	"threadhub/openai"
+)
+
+// EmptyAnswer is stored where a provider never answered: incomplete, with its reason. It is never sent upstream.
+const EmptyAnswer = `{"role":"assistant","content":""}`
+
+func emptyAnswer(m *Message) bool { return string(m.Raw) == EmptyAnswer }
+
+// Viewer is who looks: a private thread is seen by the user who made it and by admins.
+type Viewer struct {
+	User  id.User
+	Admin bool
+}
+
+func (v Viewer) sees(t *Thread) bool {
+	return t.Visibility == "org" || v.Admin || t.User == v.User
+}
+
+// Absent is the answer for a thread that is not there, or not for this caller to know of.
+func Absent(thread id.Thread) error {
+	return fault.New(fault.NotFound, "no thread %q", thread).WithCode("thread_not_found")
+}
+
+const threadColumns = `t.org_id, t.thread_id, t.user_id, t.title, t.description, t.visibility, t.created_at, t.deleted_at,
+  coalesce((SELECT m.created_at FROM messages m WHERE m.org_id = t.org_id AND m.thread_id = t.thread_id ORDER BY m.seq DESC LIMIT 1), t.created_at)`
+
+const messageColumns = `seq, call_id, role, raw, own, chain, status, reason, meta, created_at`
+
+// Load returns a thread and its messages in sequence, in one round trip; a nil thread if there is none of that name in
+// the org. Errors: fault.NotFound for a private thread of somebody else, or a deleted one.
+func (s *Store) Load(ctx context.Context, org id.Org, thread id.Thread, who Viewer) (*Thread, []*Message, error) {
+	var t *Thread
+	var gone bool
+	var messages []*Message
+	err := s.db.Query(ctx, org,
+		db.Query{
+			SQL:  `SELECT ` + threadColumns + ` FROM threads t WHERE t.org_id = $1 AND t.thread_id = $2`,
+			Args: []any{org, thread},
+			Each: func(row db.Row) (err error) { t, gone, err = scanThread(row); return err },
+		},
+		db.Query{
+			SQL:  `SELECT ` + messageColumns + ` FROM messages WHERE org_id = $1 AND thread_id = $2 ORDER BY seq`,
+			Args: []any{org, thread},
+			Each: func(row db.Row) error {
+				m, err := scanMessage(row)
+				messages = append(messages, m)
+				return err
+			},
+		})
+	if err != nil {
+		return nil, nil, err
+	}
+	if t != nil && (gone || !who.sees(t)) {
+		return nil, nil, Absent(thread)
+	}
+	return t, messages, nil
+}
+
+// Head returns the newest message of a thread, or nil.
+func (s *Store) Head(ctx context.Context, org id.Org, thread id.Thread) (*Message, error) {
+	var head *Message
+	err := s.db.Query(ctx, org, db.Query{
+		SQL:  `SELECT ` + messageColumns + ` FROM messages WHERE org_id = $1 AND thread_id = $2 ORDER BY seq DESC LIMIT 1`,
+		Args: []any{org, thread},
+		Each: func(row db.Row) (err error) { head, err = scanMessage(row); return err },
+	})
+	return head, err
+}
+
+// Spec is a thread to be made.
+type Spec struct {
+	User        id.User
+	Title       string
+	Description string
+	Visibility  string // "": org
+}
+
+// Create makes a thread with an id of ours.
+func (s *Store) Create(ctx context.Context, org id.Org, spec Spec) (*Thread, error) {
+	if spec.Visibility == "" {
+		spec.Visibility = "org"
+	}
+	t := &Thread{ID: id.NewThread(), Org: org}
+	err := s.db.Write(ctx, org, func(tx db.Tx) error {
+		_, err := tx.Exec(ctx, `INSERT INTO threads (org_id, thread_id, user_id, title, description, visibility, canon) VALUES ($1, $2, $3, $4, $5, $6, $7)`,
+			org, t.ID, spec.User, spec.Title, spec.Description, spec.Visibility, openai.CanonVersion)
+		if err != nil {
+			return err
+		}
+		return tx.Query(ctx, `SELECT `+threadColumns+` FROM threads t WHERE t.org_id = $1 AND t.thread_id = $2`, []any{org, t.ID},
+			func(row db.Row) (err error) { t, _, err = scanThread(row); return err })
+	})
+	return t, err
+}
+
+// Cursor is where a list goes on: after this thread. The zero Cursor is the beginning.
+type Cursor struct {
+	CreatedAt time.Time
+	Thread    id.Thread
+}
+
+// List returns up to limit threads that who may see, newest made first, from after cursor on.
+func (s *Store) List(ctx context.Context, org id.Org, who Viewer, after Cursor, limit int) ([]*Thread, error) {
+	d := s.db.Dialect()
+	q := `SELECT ` + threadColumns + ` FROM threads t WHERE t.org_id = $1 AND t.deleted_at IS NULL AND (t.visibility = 'org' OR t.user_id = $2 OR $3)`
+	args := []any{org, who.User, who.Admin, limit}
+	if after.Thread != "" {
+		q += ` AND (t.created_at, t.thread_id) < ($5, $6)`
+		args = append(args, db.At(d, after.CreatedAt), after.Thread)
+	}
+	var list []*Thread
+	err := s.db.Query(ctx, org, db.Query{
+		SQL: q + ` ORDER BY t.created_at DESC, t.thread_id DESC LIMIT $4`, Args: args,
+		Each: func(row db.Row) error {
+			t, _, err := scanThread(row)
+			list = append(list, t)
+			return err
+		},
+	})
+	return list, err
+}
+
+func scanThread(row db.Row) (t *Thread, deleted bool, err error) {
+	t = &Thread{}
+	var created, gone, updated db.Time
+	err = row.Scan(&t.Org, &t.ID, &t.User, &t.Title, &t.Description, &t.Visibility, &created, &gone, &updated)
+	t.CreatedAt, t.UpdatedAt = created.Time, updated.Time
+	return t, !gone.IsZero(), err
+}
+
+func scanMessage(row db.Row) (*Message, error) {
+	m := &Message{}
+	var reason sql.NullString
+	var created db.Time
+	err := row.Scan(&m.Seq, &m.Call, &m.Role, &m.Raw, &m.Own, &m.Chain, &m.Status, &reason, &m.Meta, &created)
+	m.Reason, m.CreatedAt = reason.String, created.Time
+	return m, err
+}

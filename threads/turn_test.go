@@ -1,0 +1,153 @@
+package threads_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"threadhub/internal/fault"
+	"threadhub/internal/id"
+	"threadhub/internal/testkit"
+	"threadhub/openai"
+	"threadhub/threads"
+)
+
+func TestMain(m *testing.M) { testkit.Leaks(m) }
+
+// A conversation is written as words: "u:hi" is a user message, "a:" an assistant's, "s:" a system's, "x:" an assistant's
+// that is incomplete ("x:" alone is an empty one). A slash ends a turn.
+func stored(t *testing.T, words string) (list []*threads.Message) {
+	t.Helper()
+	call := 0
+	for _, w := range strings.Fields(words) {
+		if w == "/" {
+			call++
+			continue
+		}
+		role, text, _ := strings.Cut(w, ":")
+		m := &threads.Message{Role: roles[role], Raw: raw(role, text), Status: threads.Complete}
+		var head *threads.Message
+		if len(list) > 0 {
+			head = list[len(list)-1]
+		}
+		m.After(head)
+		if role == "x" {
+			m.Status, m.Chain = threads.Incomplete, []byte{}
+			if head != nil {
+				m.Chain = head.Chain
+			}
+		}
+		m.Call = id.Request(fmt.Sprint("req_", call))
+		list = append(list, m)
+	}
+	return list
+}
+
+var roles = map[string]string{"u": "user", "a": "assistant", "x": "assistant", "s": "system", "d": "developer"}
+
+func raw(role, text string) []byte {
+	return fmt.Appendf(nil, `{"role":%q,"content":%q}`, roles[role], text)
+}
+
+func request(words string) (list []openai.Message) {
+	for _, w := range strings.Fields(words) {
+		role, text, _ := strings.Cut(w, ":")
+		list = append(list, openai.Message{Role: roles[role], Raw: raw(role, text)})
+	}
+	return list
+}
+
+func words(list []*threads.Message) string {
+	var b strings.Builder
+	for _, m := range list {
+		fmt.Fprintf(&b, " %s:%s", short(m.Role), openai.ContentText(m.Raw))
+	}
+	return strings.TrimSpace(b.String())
+}
+
+func short(role string) string { return role[:1] }
+
+func TestDecide(t *testing.T) {
+	tests := []struct{ name, thread, request, added, history, mode string }{
+		{"first message", "", "u:hi", "u:hi", "", "appended"},
+		{"thin", "u:hi a:hello /", "u:more", "u:more", "u:hi a:hello", "appended"},
+		{"thin, the same words as before", "u:hi a:hello /", "u:hi", "u:hi", "u:hi a:hello", "appended"},
+		{"full", "u:hi a:hello /", "u:hi a:hello u:more", "u:more", "", "deduplicated"},
+		{"full, again and again", "u:1 a:2 / u:3 a:4 /", "u:1 a:2 u:3 a:4 u:5", "u:5", "", "deduplicated"},
+		{"trimmed", "u:1 a:2 / u:3 a:4 /", "u:3 a:4 u:5", "u:5", "", "deduplicated"},
+		{"trimmed to the answer", "u:1 a:2 / u:3 a:4 /", "a:4 u:5", "u:5", "", "deduplicated"},
+		{"another conversation", "u:1 a:2 /", "u:8 a:9 u:5", "u:8 a:9 u:5", "", "appended"},
+		{"first system", "", "s:be-kind u:hi", "s:be-kind u:hi", "", "appended"},
+		{"equal system is not stored again", "s:be-kind u:hi a:hello /", "s:be-kind u:more", "u:more", "u:hi a:hello", "appended"},
+		{"without one the stored system stands", "s:be-kind u:hi a:hello /", "u:more", "u:more", "s:be-kind u:hi a:hello", "appended"},
+		{"a new system stands for the older", "s:old u:hi a:hello /", "s:new u:more", "s:new u:more", "u:hi a:hello", "appended"},
+		{"the newest system stands", "s:old u:1 a:2 / s:new u:3 a:4 /", "u:5", "u:5", "s:new u:1 a:2 u:3 a:4", "appended"},
+		{"a system does not make a full client diverge", "s:old u:1 a:2 /", "s:new u:1 a:2 u:3", "s:new u:3", "", "deduplicated"},
+		{"a turn without an answer is tried again", "u:1 a:2 / u:3 x: /", "u:3", "", "u:1 a:2", "deduplicated"},
+		{"a first turn without an answer is tried again", "u:3 x: /", "u:3", "", "", "deduplicated"},
+		{"tried again by a full client", "u:1 a:2 / u:3 x: /", "u:1 a:2 u:3", "", "", "deduplicated"},
+		{"tried again twice", "u:1 x: / x: /", "u:1", "", "", "deduplicated"},
+		{"another question after one that failed", "u:1 a:2 / u:3 x: /", "u:4", "u:4", "u:1 a:2 u:3", "appended"},
+		{"a cut answer is shown upstream", "u:1 x:hal /", "u:go-on", "u:go-on", "u:1 a:hal", "appended"},
+		{"a cut answer that was tried again is not", "u:1 x:hal / a:half /", "u:go-on", "u:go-on", "u:1 a:half", "appended"},
+		{"a cut answer resent is ours already", "u:1 x:hal /", "u:1 a:hal u:go-on", "u:go-on", "", "deduplicated"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			list := stored(t, tt.thread)
+			turn, err := threads.Decide(list, request(tt.request))
+			if err != nil {
+				t.Fatal(err)
+			}
+			added := make([]*threads.Message, len(turn.New))
+			for i := range turn.New {
+				added[i] = &turn.New[i]
+				if want := len(list) + i; turn.New[i].Seq != want {
+					t.Errorf("new message %d has sequence %d, want %d", i, turn.New[i].Seq, want)
+				}
+			}
+			if words(added) != tt.added {
+				t.Errorf("added %q, want %q", words(added), tt.added)
+			}
+			if words(turn.History) != tt.history {
+				t.Errorf("history %q, want %q", words(turn.History), tt.history)
+			}
+			if string(turn.Mode) != tt.mode {
+				t.Errorf("mode %q, want %q", turn.Mode, tt.mode)
+			}
+		})
+	}
+}
+
+func TestDiverged(t *testing.T) {
+	for name, tt := range map[string]struct {
+		thread, request string
+		at              string
+	}{
+		"an edit":      {"u:1 a:2 / u:3 a:4 /", "u:1 a:2 u:edited a:4 u:5", "sequence 2"},
+		"a regenerate": {"u:1 a:2 / u:3 a:4 /", "u:1 a:2 u:3", "sequence 3"},
+		"a shorter":    {"u:1 a:2 / u:3 a:4 /", "u:1 a:2", "sequence 2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := threads.Decide(stored(t, tt.thread), request(tt.request))
+			if !fault.HasCode(err, "thread_diverged") || !strings.Contains(err.Error(), tt.at) {
+				t.Errorf("got %v, want thread_diverged at %s", err, tt.at)
+			}
+		})
+	}
+}
+
+// What a turn adds must hash to the same chain as the whole conversation said at once.
+func TestChainIsOfTheConversation(t *testing.T) {
+	thin, err := threads.Decide(stored(t, "u:1 a:2 /"), request("s:x u:3"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole, err := threads.Decide(nil, request("u:1 a:2 u:3"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(thin.Chain) != string(whole.Chain) {
+		t.Error("the same conversation has two chains")
+	}
+}
