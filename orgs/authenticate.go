@@ -1,0 +1,125 @@
+package orgs
+
+import (
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"errors"
+	"time"
+
+	"threadhub/internal/db"
+	"threadhub/internal/fault"
+	"threadhub/internal/id"
+)
+
+// keyHash is the SHA-256 of an API key: what caches know it by.
+type keyHash = [sha256.Size]byte
+
+// known is a caller the store has vouched for.
+type known struct {
+	Caller
+	expires time.Time // zero: never
+}
+
+// errNotOpen is a Service that was not opened: it knows no pepper and must let nobody in.
+var errNotOpen = errors.New("orgs: the service is not open")
+
+// Authenticate says who shows this key. Errors: fault.Unauthorized, invalid_api_key, always worded alike;
+// fault.Unavailable when the store is away and the key was not seen in the last 30 seconds.
+func (s *Service) Authenticate(ctx context.Context, token string) (Caller, error) {
+	key, err := ParseKey(token)
+	if err != nil {
+		return Caller{}, err
+	}
+	hash := key.sum()
+	k, ok := s.callers.hit(hash)
+	if !ok {
+		if _, bad := s.refused.hit(hash); bad {
+			return Caller{}, refused()
+		}
+		k, err = s.callers.load(ctx, hash, func(ctx context.Context) (known, error) { return s.lookUp(ctx, key) })
+		if fault.Is(err, fault.Unauthorized) {
+			s.refused.put(hash, struct{}{})
+			return Caller{}, refused()
+		}
+		if err != nil {
+			return Caller{}, err
+		}
+	}
+	if !k.expires.IsZero() && !s.now().Before(k.expires) {
+		return Caller{}, refused()
+	}
+	return k.Caller, nil
+}
+
+// lookUp asks the store: first whose key it is, for its org is not known yet, then, bound to that org, whether the key
+// and its owner may still call.
+func (s *Service) lookUp(ctx context.Context, key APIKey) (known, error) {
+	if len(s.pepper) == 0 {
+		return known{}, errNotOpen
+	}
+	org, err := s.owner(ctx, key)
+	if err != nil {
+		return known{}, err
+	}
+	k := known{Caller: Caller{Org: org, Key: key.ID}}
+	found := false
+	err = s.store.Query(ctx, org, db.Query{
+		SQL: `SELECT u.user_id, COALESCE(u.team_id, ''), CAST(u.role AS text), k.expires_at
+			FROM api_keys k
+			JOIN users u ON u.org_id = k.org_id AND u.user_id = k.user_id
+			JOIN orgs o ON o.org_id = k.org_id
+			WHERE k.org_id = $1 AND k.key_id = $2 AND k.revoked_at IS NULL AND u.disabled_at IS NULL AND o.disabled_at IS NULL`,
+		Args: []any{string(org), string(key.ID)},
+		Each: func(r db.Row) error {
+			var expires db.Time
+			found = true
+			if err := r.Scan(&k.User, &k.Team, &k.Role, &expires); err != nil {
+				return err
+			}
+			k.expires = expires.Time
+			return nil
+		},
+	})
+	if err != nil {
+		return known{}, err
+	}
+	if !found {
+		return known{}, refused()
+	}
+	return k, nil
+}
+
+// owner returns the org whose key it is. A key's id is unique only in its org, so each row with it is compared; when
+// there is none, something is compared all the same, so that an unknown id takes the time of a wrong secret.
+func (s *Service) owner(ctx context.Context, key APIKey) (id.Org, error) {
+	mac := key.mac(s.pepper)
+	var org id.Org
+	err := s.store.Shown(ctx, key.ID, func(tx db.Tx) error {
+		org = ""
+		compared := false
+		err := tx.Query(ctx, `SELECT org_id, hash FROM api_keys WHERE key_id = $1`, []any{string(key.ID)}, func(r db.Row) error {
+			var candidate id.Org
+			var hash []byte
+			if err := r.Scan(&candidate, &hash); err != nil {
+				return err
+			}
+			compared = true
+			if hmac.Equal(hash, mac) {
+				org = candidate
+			}
+			return nil
+		})
+		if !compared {
+			hmac.Equal(make([]byte, len(mac)), mac)
+		}
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	if org == "" {
+		return "", refused()
+	}
+	return org, nil
+}

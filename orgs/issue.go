@@ -1,0 +1,97 @@
+package orgs
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"threadhub/internal/db"
+	"threadhub/internal/fault"
+	"threadhub/internal/id"
+	"threadhub/internal/seal"
+)
+
+// maxName is the longest name of an API key, in bytes.
+const maxName = 200
+
+// KeyInfo is what may be told of an API key.
+type KeyInfo struct {
+	ID        id.Key
+	User      id.User
+	Name      string
+	CreatedAt time.Time
+	ExpiresAt time.Time // zero: never
+	RevokedAt time.Time // zero: not
+}
+
+// CreateKey makes an API key for user and returns it, the only time it can be seen. A zero expires means never. Errors:
+// fault.NotFound when the org has no such user, or only a disabled one; fault.Invalid.
+func (s *Service) CreateKey(ctx context.Context, org id.Org, user id.User, name string, expires time.Time) (seal.Secret, id.Key, error) {
+	if len(s.pepper) == 0 {
+		return seal.Secret{}, "", errNotOpen
+	}
+	if len(name) > maxName || !utf8.ValidString(name) || strings.ContainsRune(name, 0) {
+		return seal.Secret{}, "", fault.New(fault.Invalid, "the name of a key is at most %d bytes of UTF-8", maxName).WithCode("invalid_name").WithParam("name")
+	}
+	if !expires.IsZero() && !expires.After(s.now()) {
+		return seal.Secret{}, "", fault.New(fault.Invalid, "the key would be expired already").WithCode("invalid_expiry").WithParam("expires_at")
+	}
+	key := NewKey()
+	err := s.store.Write(ctx, org, func(tx db.Tx) error { return s.insertKey(ctx, tx, org, user, name, key, expires) })
+	if err != nil {
+		return seal.Secret{}, "", err
+	}
+	return key.Secret(), key.ID, nil
+}
+
+func (s *Service) insertKey(ctx context.Context, tx db.Tx, org id.Org, user id.User, name string, key APIKey, expires time.Time) error {
+	var disabled db.Time
+	err := tx.QueryRow(ctx, `SELECT disabled_at FROM users WHERE org_id = $1 AND user_id = $2`, []any{string(org), string(user)}, &disabled)
+	if errors.Is(err, db.ErrNoRows) || err == nil && !disabled.IsZero() {
+		return fault.New(fault.NotFound, "there is no such user").WithCode("user_not_found")
+	}
+	if err != nil {
+		return err
+	}
+	_, err = tx.Exec(ctx, `INSERT INTO api_keys (org_id, key_id, user_id, name, hash, expires_at) VALUES ($1, $2, $3, $4, $5, $6)`,
+		string(org), string(key.ID), string(user), name, key.mac(s.pepper), db.At(tx.Dialect(), expires))
+	return err
+}
+
+// RevokeKey ends a key: here at once, elsewhere as soon as the bus says so, and within KeyTTL in any case. Revoking it
+// again changes nothing. Errors: fault.NotFound.
+func (s *Service) RevokeKey(ctx context.Context, org id.Org, key id.Key) error {
+	err := s.store.Write(ctx, org, func(tx db.Tx) error {
+		n, err := tx.Exec(ctx, `UPDATE api_keys SET revoked_at = COALESCE(revoked_at, now()) WHERE org_id = $1 AND key_id = $2`,
+			string(org), string(key))
+		if err == nil && n == 0 {
+			return fault.New(fault.NotFound, "there is no such API key").WithCode("key_not_found")
+		}
+		return err
+	})
+	s.tell(ctx, topicKeys, string(key), err)
+	return err
+}
+
+// Keys returns what may be told of the org's keys, newest first.
+func (s *Service) Keys(ctx context.Context, org id.Org) ([]KeyInfo, error) {
+	var keys []KeyInfo
+	err := s.store.Query(ctx, org, db.Query{
+		SQL: `SELECT key_id, user_id, name, created_at, expires_at, revoked_at FROM api_keys WHERE org_id = $1
+			ORDER BY created_at DESC, key_id`,
+		Args: []any{string(org)},
+		Each: func(r db.Row) error {
+			var k KeyInfo
+			var created, expires, revoked db.Time
+			if err := r.Scan(&k.ID, &k.User, &k.Name, &created, &expires, &revoked); err != nil {
+				return err
+			}
+			k.CreatedAt, k.ExpiresAt, k.RevokedAt = created.Time, expires.Time, revoked.Time
+			keys = append(keys, k)
+			return nil
+		},
+	})
+	return keys, err
+}

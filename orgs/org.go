@@ -1,0 +1,209 @@
+package orgs
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"threadhub/internal/db"
+	"threadhub/internal/fault"
+	"threadhub/internal/id"
+	"threadhub/internal/seal"
+)
+
+const (
+	maxOrgName  = 200 // bytes
+	maxSlug     = 40
+	defaultTier = "trial"
+	defaultSeat = 10
+)
+
+// OrgID returns the id of the org named name, the same each time: org_<name> when the name could be an id, else a
+// readable part and a piece of the name's hash.
+func OrgID(name string) id.Org {
+	slug := slugOf(name)
+	if name != "" && slug == name {
+		return id.Org("org_" + name)
+	}
+	sum := sha256.Sum256([]byte(name))
+	tail := hex.EncodeToString(sum[:4])
+	if slug = strings.Trim(slug, "_"); slug == "" {
+		return id.Org("org_" + tail)
+	}
+	return id.Org("org_" + slug + "_" + tail)
+}
+
+// slugOf keeps what may stand in an id, puts _ for each character that may not, and cuts.
+func slugOf(name string) string {
+	slug := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' || r == '_' {
+			return r
+		}
+		return '_'
+	}, strings.ToLower(name))
+	return slug[:min(len(slug), maxSlug)]
+}
+
+// SeedSpec is what Seed makes sure of. Org and Email are needed.
+type SeedSpec struct {
+	Org   string // its name
+	Email string
+	Role  Role   // "": as it is; member for a new user
+	Tier  string // "": as it is; trial for a new org
+	Seats int    // 0: as it is; 10 for a new org
+}
+
+// Seeded is what Seed found or made.
+type Seeded struct {
+	Org     id.Org
+	User    id.User
+	Key     id.Key
+	APIKey  seal.Secret
+	NewOrg  bool
+	NewUser bool
+	RoleWas Role // set when an existing user's role was changed
+}
+
+// Seed makes sure that there is such an org and such a user in it, and makes a key for the user. It is the operator's
+// tool and asks nobody's leave: what the spec names is set also on an org or a user that exists, its role too; what it
+// leaves empty stays. Errors: fault.Invalid; fault.Conflict when the org has no seat left (seats_full), when it or the
+// user is disabled, or when another name has the same id.
+func (s *Service) Seed(ctx context.Context, spec SeedSpec) (Seeded, error) {
+	if len(s.pepper) == 0 {
+		return Seeded{}, errNotOpen
+	}
+	spec, err := spec.clean()
+	if err != nil {
+		return Seeded{}, err
+	}
+	key := NewKey()
+	var out Seeded
+	err = s.store.Write(ctx, OrgID(spec.Org), func(tx db.Tx) error {
+		out = Seeded{Org: OrgID(spec.Org), Key: key.ID, APIKey: key.Secret()} // anew for each try
+		seats, err := seedOrg(ctx, tx, spec, &out)
+		if err != nil {
+			return err
+		}
+		if err := seedUser(ctx, tx, spec, seats, &out); err != nil {
+			return err
+		}
+		return s.insertKey(ctx, tx, out.Org, out.User, "seed", key, time.Time{})
+	})
+	if out.RoleWas != "" {
+		s.tell(ctx, topicPeople, string(out.Org), err)
+	}
+	if err != nil {
+		return Seeded{}, err
+	}
+	return out, nil
+}
+
+func (spec SeedSpec) clean() (SeedSpec, error) {
+	spec.Org = strings.TrimSpace(spec.Org)
+	if spec.Org == "" || len(spec.Org) > maxOrgName || !utf8.ValidString(spec.Org) || strings.ContainsRune(spec.Org, 0) {
+		return spec, fault.New(fault.Invalid, "the name of an org is 1 to %d bytes of UTF-8", maxOrgName).WithCode("invalid_name").WithParam("org")
+	}
+	if spec.Role != "" && !spec.Role.Valid() {
+		return spec, fault.New(fault.Invalid, "a role is admin, member or viewer").WithCode("invalid_role").WithParam("role")
+	}
+	if spec.Seats < 0 || spec.Seats > 1<<20 {
+		return spec, fault.New(fault.Invalid, "an org has 1 to %d seats", 1<<20).WithCode("invalid_seats").WithParam("seats")
+	}
+	var err error
+	spec.Email, err = cleanEmail(spec.Email)
+	return spec, err
+}
+
+// seedOrg returns how many seats the org has, and holds it until the end of the transaction.
+func seedOrg(ctx context.Context, tx db.Tx, spec SeedSpec, out *Seeded) (seats int, err error) {
+	tier, n := spec.Tier, spec.Seats
+	if tier == "" {
+		tier = defaultTier
+	}
+	if n == 0 {
+		n = defaultSeat
+	}
+	made, err := tx.Exec(ctx, `INSERT INTO orgs (org_id, name, tier, seats) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`,
+		string(out.Org), spec.Org, tier, n)
+	if err != nil {
+		return 0, err
+	}
+	out.NewOrg = made == 1
+	if err := holdOrg(ctx, tx, out.Org); err != nil {
+		return 0, err
+	}
+	var name, wasTier string
+	var disabled db.Time
+	err = tx.QueryRow(ctx, `SELECT name, tier, seats, disabled_at FROM orgs WHERE org_id = $1`, []any{string(out.Org)},
+		&name, &wasTier, &seats, &disabled)
+	switch {
+	case err != nil:
+		return 0, err
+	case name != spec.Org:
+		return 0, fault.New(fault.Conflict, "the id %s belongs to the org %q: choose another name", out.Org, name).WithCode("org_name_taken")
+	case !disabled.IsZero():
+		return 0, fault.New(fault.Conflict, "the org %s is disabled", out.Org).WithCode("org_disabled")
+	}
+	if spec.Tier != "" {
+		wasTier = spec.Tier
+	}
+	if spec.Seats != 0 {
+		seats = spec.Seats
+	}
+	_, err = tx.Exec(ctx, `UPDATE orgs SET tier = $2, seats = $3 WHERE org_id = $1`, string(out.Org), wasTier, seats)
+	return seats, err
+}
+
+func seedUser(ctx context.Context, tx db.Tx, spec SeedSpec, seats int, out *Seeded) error {
+	var role Role
+	var disabled db.Time
+	err := tx.QueryRow(ctx, `SELECT user_id, CAST(role AS text), disabled_at FROM users WHERE org_id = $1 AND email = $2`,
+		[]any{string(out.Org), spec.Email}, &out.User, &role, &disabled)
+	if errors.Is(err, db.ErrNoRows) {
+		return insertUser(ctx, tx, spec, seats, out)
+	}
+	if err != nil {
+		return err
+	}
+	if !disabled.IsZero() {
+		return fault.New(fault.Conflict, "the user %s is disabled", spec.Email).WithCode("user_disabled")
+	}
+	if spec.Role == "" || spec.Role == role {
+		return nil
+	}
+	out.RoleWas = role
+	_, err = tx.Exec(ctx, `UPDATE users SET role = $3 WHERE org_id = $1 AND user_id = $2`, string(out.Org), string(out.User), string(spec.Role))
+	return err
+}
+
+func insertUser(ctx context.Context, tx db.Tx, spec SeedSpec, seats int, out *Seeded) error {
+	var taken int
+	if err := tx.QueryRow(ctx, `SELECT count(*) FROM users WHERE org_id = $1 AND disabled_at IS NULL`, []any{string(out.Org)}, &taken); err != nil {
+		return err
+	}
+	if taken >= seats {
+		return fault.New(fault.Conflict, "all %d seats of the org are taken", seats).WithCode("seats_full")
+	}
+	role := spec.Role
+	if role == "" {
+		role = Member
+	}
+	out.NewUser, out.User = true, id.NewUser()
+	_, err := tx.Exec(ctx, `INSERT INTO users (org_id, user_id, email, role) VALUES ($1, $2, $3, $4)`,
+		string(out.Org), string(out.User), spec.Email, string(role))
+	return err
+}
+
+// holdOrg lets one transaction at a time change what hangs together in an org: seats, data keys, provider keys. An
+// update that changes nothing is a lock both stores know; it stops no insert of a call or a key. Errors: fault.NotFound.
+func holdOrg(ctx context.Context, tx db.Tx, org id.Org) error {
+	n, err := tx.Exec(ctx, `UPDATE orgs SET name = name WHERE org_id = $1`, string(org))
+	if err == nil && n == 0 {
+		return fault.New(fault.NotFound, "there is no such org").WithCode("org_not_found")
+	}
+	return err
+}

@@ -1,0 +1,138 @@
+package orgs
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"threadhub/internal/db"
+	"threadhub/internal/fault"
+	"threadhub/internal/id"
+)
+
+// Report is what Rotate did.
+type Report struct {
+	Orgs         int // with a new data key
+	ProviderKeys int // sealed anew
+	Failed       []id.Org
+}
+
+// Rotate gives every org a new data key, wrapped by the first key-encryption key, seals its provider keys anew with it
+// and removes the old data keys; the pepper is sealed anew too. After it has returned no error, the first key-encryption
+// key opens everything and the others may be taken away.
+//
+// Running processes go on: each org changes in one transaction, and a reader sees it before or after. They must know the
+// new key-encryption key before Rotate begins: give it to all of them behind the old one, then put it first in all of
+// them, or one that is behind would still make a new org's data key with the old one; then rotate; then remove it.
+//
+// progress, if set, is called after each org. An org that fails stays as it was, is named in the report and in the
+// error, and does not stop the others; a store that is away does. Running it again is safe.
+func (s *Service) Rotate(ctx context.Context, progress func(id.Org)) (Report, error) {
+	var report Report
+	if err := s.rewrapPepper(ctx); err != nil {
+		return report, err
+	}
+	list, err := s.everyOrg(ctx)
+	if err != nil {
+		return report, err
+	}
+	var failed []error
+	for _, org := range list {
+		n, made, err := s.rotateOrg(ctx, org)
+		if fault.Is(err, fault.Unavailable) || ctx.Err() != nil {
+			return report, errors.Join(append(failed, err)...)
+		}
+		if err != nil {
+			report.Failed = append(report.Failed, org)
+			failed = append(failed, fmt.Errorf("orgs: rotating %s: %w", org, err))
+		} else if made {
+			report.Orgs++
+			report.ProviderKeys += n
+		}
+		if progress != nil {
+			progress(org)
+		}
+	}
+	return report, errors.Join(failed...)
+}
+
+func (s *Service) everyOrg(ctx context.Context) ([]id.Org, error) {
+	var list []id.Org
+	err := s.store.Walk(ctx, func(tx db.Tx) error {
+		list = nil
+		return tx.Query(ctx, `SELECT org_id FROM orgs ORDER BY org_id`, nil, func(r db.Row) error {
+			var org id.Org
+			if err := r.Scan(&org); err != nil {
+				return err
+			}
+			list = append(list, org)
+			return nil
+		})
+	})
+	return list, err
+}
+
+// rotateOrg returns how many provider keys it sealed anew, and whether there was a data key to replace.
+func (s *Service) rotateOrg(ctx context.Context, org id.Org) (n int, made bool, err error) {
+	err = s.store.Write(ctx, org, func(tx db.Tx) error {
+		n, made = 0, false
+		if err := holdOrg(ctx, tx, org); err != nil {
+			return err
+		}
+		newest, err := newestKey(ctx, tx, org)
+		if errors.Is(err, db.ErrNoRows) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		opened, err := s.openAll(ctx, tx, org)
+		if err != nil {
+			return err
+		}
+		fresh, err := s.insertDataKey(ctx, tx, org, newest.version+1)
+		if err != nil {
+			return err
+		}
+		for _, k := range opened {
+			sealed := fresh.box.Seal(k.plain, keyBinding(org, k.provider, k.version))
+			if _, err := tx.Exec(ctx, `UPDATE provider_keys SET sealed = $3 WHERE org_id = $1 AND provider = $2`,
+				string(org), k.provider, sealed); err != nil {
+				return err
+			}
+		}
+		// Also the empty rows of deleted keys: they hang on a data key too.
+		if _, err := tx.Exec(ctx, `UPDATE provider_keys SET dek_version = $2 WHERE org_id = $1`, string(org), fresh.version); err != nil {
+			return err
+		}
+		n, made = len(opened), true
+		_, err = tx.Exec(ctx, `DELETE FROM org_keys WHERE org_id = $1 AND version < $2`, string(org), fresh.version)
+		return err
+	})
+	s.tell(ctx, topicProviders, string(org), err)
+	return n, made, err
+}
+
+// plainKey is a provider key in the open, for as long as one transaction.
+type plainKey struct {
+	provider string
+	version  int
+	plain    []byte
+}
+
+func (s *Service) openAll(ctx context.Context, tx db.Tx, org id.Org) ([]plainKey, error) {
+	var opened []plainKey
+	err := tx.Query(ctx, sealedKeysSQL, []any{string(org)}, func(r db.Row) error {
+		row, dek, err := scanSealed(r)
+		if err != nil {
+			return err
+		}
+		plain, err := s.openKey(org, row, dek)
+		if err != nil {
+			return fmt.Errorf("the key for %s: %w", row.provider, err)
+		}
+		opened = append(opened, plainKey{row.provider, row.version, plain})
+		return nil
+	})
+	return opened, err
+}

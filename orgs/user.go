@@ -1,0 +1,49 @@
+package orgs
+
+import (
+	"strings"
+	"unicode/utf8"
+
+	"threadhub/internal/fault"
+	"threadhub/internal/id"
+)
+
+// Role is what a user may do in its own org.
+type Role string
+
+const (
+	Admin  Role = "admin"  // everything in the org, its keys and people too
+	Member Role = "member" // read and write threads, make calls
+	Viewer Role = "viewer" // read
+)
+
+// Valid reports whether r is one of the three.
+func (r Role) Valid() bool { return r == Admin || r == Member || r == Viewer }
+
+// CanWrite reports whether r may change threads and make calls.
+func (r Role) CanWrite() bool { return r == Admin || r == Member }
+
+// CanAdmin reports whether r may change the org: its people, keys, provider keys and budgets.
+func (r Role) CanAdmin() bool { return r == Admin }
+
+// Caller is who makes a request, as an API key shows it.
+type Caller struct {
+	Org  id.Org
+	User id.User
+	Team id.Team // "" when the user is in none
+	Key  id.Key
+	Role Role
+}
+
+// maxEmail is the longest address mail can be sent to (RFC 5321, 4.5.3.1.3, less the angle brackets).
+const maxEmail = 254
+
+// cleanEmail returns s as it is stored: trimmed, in lower case. It asks only for what tells an address from a slip.
+func cleanEmail(s string) (string, error) {
+	s = strings.ToLower(strings.TrimSpace(s))
+	at := strings.LastIndexByte(s, '@')
+	if at < 1 || at == len(s)-1 || len(s) > maxEmail || !utf8.ValidString(s) || strings.ContainsFunc(s, func(r rune) bool { return r <= ' ' || r == 0x7f }) {
+		return "", fault.New(fault.Invalid, "the user must be named by an email address").WithCode("invalid_email").WithParam("email")
+	}
+	return s, nil
+}
