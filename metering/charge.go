@@ -1,0 +1,107 @@
+package metering
+
+import "threadhub/openai"
+
+// Status says where a line's charge comes from.
+type Status string
+
+const (
+	Reported  Status = "reported"  // the provider said what it charged
+	Computed  Status = "computed"  // the provider said what was used, and the catalogue knows the price
+	Estimated Status = "estimated" // the provider did not say, or said what cannot be: from bytes
+	Unpriced  Status = "unpriced"  // nobody knows the price: nothing is charged
+)
+
+// Charge is what one attempt costs, and why.
+type Charge struct {
+	Tokens
+	Cost     PicoUSD  // what is charged
+	Computed *PicoUSD // by our catalogue; nil when it has no price
+	Provider *PicoUSD // what the provider said; nil when it said nothing credible
+	Status   Status
+	Version  string // of the catalogue
+}
+
+// Estimate is what the gateway itself has seen of an attempt: bytes of the text sent, and of the text that came back.
+type Estimate struct{ In, Out int64 }
+
+// tokens counts a token for each four bytes, rounded up.
+func (e Estimate) tokens() Tokens {
+	return Tokens{Input: perFour(e.In), Output: perFour(e.Out)}
+}
+
+func perFour(bytes int64) int64 {
+	if bytes <= 0 {
+		return 0
+	}
+	return min((bytes-1)/4+1, MaxTokens)
+}
+
+// maxReported is the most a provider may say one attempt cost, a million dollars: more is not believed.
+const maxReported = PicoUSD(1_000_000 * 1_000_000_000_000)
+
+// Charge says what an attempt costs for which the provider reported u; nil if it reported nothing, or nothing that can
+// be, and e stands in.
+//
+// What the provider says it charged goes before what we compute. OpenRouter, asked with a key of the vendor that the
+// org keeps there, charges only its fee, and the vendor sends its bill to the org: a vendor's cost above OpenRouter's
+// own is added to it. Zero tokens that a provider reports stay zero.
+func (c *Catalogue) Charge(provider, model string, u *openai.Usage, e Estimate) Charge {
+	charge := Charge{Tokens: e.tokens(), Version: c.version}
+	known := false
+	if u != nil {
+		if t := (Tokens{u.Input, u.Cached, u.CacheWrite, u.Output, u.Reasoning}); t.Credible() {
+			charge.Tokens, known = t, true
+		}
+		charge.Provider = reported(u)
+	}
+	m, _ := c.Lookup(provider, model)
+	if cost, ok := Cost(m, charge.Tokens); ok {
+		charge.Computed = &cost
+	}
+	switch {
+	case charge.Provider != nil:
+		charge.Cost, charge.Status = *charge.Provider, Reported
+	case charge.Computed == nil:
+		charge.Status = Unpriced
+	case known:
+		charge.Cost, charge.Status = *charge.Computed, Computed
+	default:
+		charge.Cost, charge.Status = *charge.Computed, Estimated
+	}
+	return charge
+}
+
+// reported returns what the provider says it charged; nil if it did not say, or what cannot be.
+func reported(u *openai.Usage) *PicoUSD {
+	cost, ok := dollars(u.Cost)
+	if !ok {
+		return nil
+	}
+	if vendor, ok := dollars(u.UpstreamCost); ok && vendor > cost {
+		cost += vendor
+	}
+	return &cost
+}
+
+func dollars(text string) (PicoUSD, bool) {
+	p, err := ParseUSD(text)
+	return p, err == nil && p >= 0 && p <= maxReported
+}
+
+// Nothing is the charge of an attempt that produced nothing: refused, or broken off before a byte of an answer. If sent,
+// the provider may have worked all the same, and the zero is an estimate.
+func (c *Catalogue) Nothing(provider, model string, sent bool) Charge {
+	charge := Charge{Status: Computed, Version: c.version}
+	m, _ := c.Lookup(provider, model)
+	switch {
+	case !m.Priced():
+		charge.Status = Unpriced
+	case sent:
+		charge.Status = Estimated
+		fallthrough
+	default:
+		charge.Computed = new(PicoUSD)
+	}
+	return charge
+}

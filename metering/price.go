@@ -1,0 +1,106 @@
+package metering
+
+import (
+	"math"
+	"math/bits"
+
+	"threadhub/openai"
+)
+
+// MaxTokens is the most tokens of one class we believe in one attempt. A provider that says more, or less than none, is
+// not taken at its word.
+const MaxTokens = openai.MaxUsage
+
+// Tokens are the tokens of one attempt in classes that do not overlap; together they are all that was used.
+type Tokens struct {
+	Input      int64 // read, and not from or into a cache
+	Cached     int64 // read from the provider's cache
+	CacheWrite int64 // read, and written to the provider's cache
+	Output     int64 // written, without reasoning
+	Reasoning  int64 // thought, and not shown
+}
+
+// Prompt is all that was read: what a long-context price looks at.
+func (t Tokens) Prompt() int64 { return t.Input + t.Cached + t.CacheWrite }
+
+// Credible reports whether every class is between 0 and MaxTokens.
+func (t Tokens) Credible() bool {
+	for _, n := range [...]int64{t.Input, t.Cached, t.CacheWrite, t.Output, t.Reasoning} {
+		if n < 0 || n > MaxTokens {
+			return false
+		}
+	}
+	return true
+}
+
+// Cost returns what one attempt at m costs, exactly: each class at its price, and the fee of a call. Not ok when m has
+// no price for a class that was used, or when t is not credible.
+func Cost(m Model, t Tokens) (cost PicoUSD, ok bool) {
+	if !t.Credible() {
+		return 0, false
+	}
+	p := m.Prices
+	if m.LongAbove > 0 && t.Prompt() > m.LongAbove {
+		p = m.Long
+	}
+	if !p.known || !p.output && (t.Output > 0 || t.Reasoning > 0) {
+		return 0, false
+	}
+	return total(m.Request,
+		item{p.Input, t.Input}, item{p.Cached, t.Cached}, item{p.CacheWrite, t.CacheWrite},
+		item{p.Output, t.Output}, item{p.Reasoning, t.Reasoning})
+}
+
+// Hold returns the most a call of m can cost: no more input tokens than bytes, and for each of n choices maxTokens, or
+// without a limit (0) the model's own. What a caller asks beyond MaxTokens or n beyond 128 counts as that much. Not ok,
+// and nothing, when m has no price or no known size.
+func Hold(m Model, inputBytes, maxTokens int64, n int) (PicoUSD, bool) {
+	if !m.Priced() {
+		return 0, false
+	}
+	in := min(max(inputBytes, 0), MaxTokens)
+	if m.Window > 0 {
+		in = min(in, m.Window)
+	}
+	p := m.Prices
+	if m.LongAbove > 0 && in > m.LongAbove {
+		p = m.Long
+	}
+	var out int64
+	if p.output {
+		switch {
+		case maxTokens > 0:
+			out = min(maxTokens, MaxTokens)
+		case m.MaxOutput > 0:
+			out = m.MaxOutput
+		case m.Window > 0:
+			out = m.Window
+		default:
+			return 0, false
+		}
+		out *= int64(min(max(n, 1), 128)) // 128 is the API's own bound
+	}
+	return total(m.Request, item{max(p.Input, p.Cached, p.CacheWrite), in}, item{max(p.Output, p.Reasoning), out})
+}
+
+type item struct {
+	price  PicoUSD
+	tokens int64
+}
+
+// total adds fee and each price × tokens; not ok if that leaves the range of a PicoUSD. Nothing in it is negative.
+func total(fee PicoUSD, items ...item) (PicoUSD, bool) {
+	sum := uint64(fee)
+	for _, it := range items {
+		high, low := bits.Mul64(uint64(it.price), uint64(it.tokens))
+		var carry uint64
+		sum, carry = bits.Add64(sum, low, 0)
+		if high != 0 || carry != 0 {
+			return 0, false
+		}
+	}
+	if sum > math.MaxInt64 {
+		return 0, false
+	}
+	return PicoUSD(sum), true
+}

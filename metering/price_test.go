@@ -1,0 +1,165 @@
+package metering
+
+import (
+	"math"
+	"math/big"
+	"testing"
+
+	"pgregory.net/rapid"
+)
+
+func catalogue(t testing.TB) *Catalogue {
+	t.Helper()
+	c, err := Embedded()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+func model(t testing.TB, provider, id string) Model {
+	t.Helper()
+	m, ok := catalogue(t).Lookup(provider, id)
+	if !ok {
+		t.Fatalf("%s does not list %s", provider, id)
+	}
+	return m
+}
+
+func TestCost(t *testing.T) {
+	for _, c := range []struct {
+		about, provider, id string
+		tokens              Tokens
+		want                string // dollars; "": no price
+	}{
+		{"nothing", "openai", "gpt-5-mini", Tokens{}, "0"},
+		{"a million tokens in", "openai", "gpt-5-mini", Tokens{Input: 1_000_000}, "0.25"},
+		{"each class at its price", "openai", "gpt-5-mini", Tokens{Input: 1000, Cached: 2000, Output: 300, Reasoning: 200}, "0.0013"},
+		{"one token", "openai", "gpt-5-nano", Tokens{Input: 1}, "0.00000005"},
+		{"cache writes have a price", "openai", "gpt-6-astra", Tokens{CacheWrite: 1000}, "0.0125"},
+		{"or cost as input", "openai", "gpt-5-mini", Tokens{CacheWrite: 1000}, "0.00025"},
+		{"cache reads without a price cost as input", "openai", "gpt-audio-mini", Tokens{Cached: 1000}, "0.0006"},
+		{"reasoning costs as output", "openai", "o3", Tokens{Reasoning: 1000}, "0.008"},
+		{"or its own price", "perplexity", "sonar-deep-research", Tokens{Output: 1000, Reasoning: 1000}, "0.011"},
+		{"a call has a fee", "perplexity", "sonar", Tokens{Input: 1000, Output: 1000}, "0.007"},
+		{"also through another seller", "openrouter", "perplexity/sonar", Tokens{Input: 1000, Output: 1000}, "0.007"},
+		{"at the edge of the long context", "openai", "gpt-6.1-sol", Tokens{Input: 272_000, Output: 1000}, "0.554"},
+		{"one token beyond it all cost more", "openai", "gpt-6.1-sol", Tokens{Input: 272_001, Output: 1000}, "1.103004"},
+		{"cached tokens are prompt too", "openai", "gpt-6.1-sol", Tokens{Cached: 200_000, CacheWrite: 72_001, Output: 1000}, "0.415005"},
+		{"output is not", "openai", "gpt-6.1-sol", Tokens{Input: 1000, Output: 300_000}, "3.002"},
+		{"long cache writes without a price cost as long input", "openai", "gpt-5.5", Tokens{Input: 272_000, CacheWrite: 1}, "2.72001"},
+		{"embeddings", "openai", "text-embedding-3-small", Tokens{Input: 1000}, "0.00002"},
+		{"embeddings that write", "openai", "text-embedding-3-small", Tokens{Input: 1000, Output: 1}, ""},
+		{"no price", "openrouter", "openrouter/auto", Tokens{Input: 1}, ""},
+		{"not even for nothing", "openrouter", "openrouter/auto", Tokens{}, ""},
+		{"less than no tokens", "openai", "gpt-5-mini", Tokens{Input: -1}, ""},
+		{"too many tokens", "openai", "gpt-5-mini", Tokens{Output: MaxTokens + 1}, ""},
+		{"tokens that overflow", "openai", "gpt-5-mini", Tokens{Input: math.MaxInt64, Cached: math.MaxInt64}, ""},
+	} {
+		got, ok := Cost(model(t, c.provider, c.id), c.tokens)
+		if ok != (c.want != "") || ok && got.String() != c.want {
+			t.Errorf("%s: got %s, %v; want %q", c.about, got, ok, c.want)
+		}
+	}
+	if _, ok := Cost(Model{}, Tokens{}); ok {
+		t.Error("an unknown model has a price")
+	}
+}
+
+func TestCostAgreesWithBigArithmetic(t *testing.T) {
+	price := rapid.OneOf(rapid.Int64Range(0, maxPrice), rapid.Int64Range(0, math.MaxInt64))
+	tokens := rapid.Int64Range(0, MaxTokens)
+	rapid.Check(t, func(t *rapid.T) {
+		draw := func(name string) PicoUSD { return PicoUSD(price.Draw(t, name)) }
+		m := Model{
+			Prices:  Prices{known: true, output: true, Input: draw("input"), Cached: draw("cached"), CacheWrite: draw("write"), Output: draw("output"), Reasoning: draw("reasoning")},
+			Long:    Prices{known: true, output: true, Input: draw("long input"), Cached: draw("long cached"), CacheWrite: draw("long write"), Output: draw("long output"), Reasoning: draw("long reasoning")},
+			Request: draw("request"),
+		}
+		m.LongAbove = rapid.Int64Range(0, 2*MaxTokens).Draw(t, "above")
+		u := Tokens{tokens.Draw(t, "i"), tokens.Draw(t, "c"), tokens.Draw(t, "w"), tokens.Draw(t, "o"), tokens.Draw(t, "r")}
+		p := m.Prices
+		if m.LongAbove > 0 && u.Input+u.Cached+u.CacheWrite > m.LongAbove {
+			p = m.Long
+		}
+		want := big.NewInt(int64(m.Request))
+		for _, x := range [][2]int64{{int64(p.Input), u.Input}, {int64(p.Cached), u.Cached}, {int64(p.CacheWrite), u.CacheWrite}, {int64(p.Output), u.Output}, {int64(p.Reasoning), u.Reasoning}} {
+			want.Add(want, new(big.Int).Mul(big.NewInt(x[0]), big.NewInt(x[1])))
+		}
+		got, ok := Cost(m, u)
+		if ok != want.IsInt64() || ok && int64(got) != want.Int64() {
+			t.Fatalf("got %d, %v; want %s", got, ok, want)
+		}
+	})
+}
+
+func TestHoldIsNeverLessThanTheCost(t *testing.T) {
+	c := catalogue(t)
+	var priced []Model
+	for provider, ids := range c.ids {
+		for _, id := range ids {
+			if m, _ := c.Lookup(provider, id); m.Priced() && m.Window > 0 {
+				priced = append(priced, m)
+			}
+		}
+	}
+	rapid.Check(t, func(t *rapid.T) {
+		m := rapid.SampledFrom(priced).Draw(t, "model")
+		size := rapid.Int64Range(0, 20<<20).Draw(t, "bytes")
+		limit := rapid.SampledFrom([]int64{0, 1, 100, 100_000}).Draw(t, "max tokens")
+		n := rapid.IntRange(1, 4).Draw(t, "n")
+		hold, ok := Hold(m, size, limit, n)
+		if !ok {
+			t.Fatal("a priced model has no hold")
+		}
+		in := rapid.Int64Range(0, min(size, m.Window)).Draw(t, "in")
+		cached := rapid.Int64Range(0, in).Draw(t, "cached")
+		write := rapid.Int64Range(0, in-cached).Draw(t, "write")
+		most := limit
+		if most == 0 {
+			most = m.MaxOutput
+		}
+		if most == 0 {
+			most = m.Window
+		}
+		u := Tokens{Input: in - cached - write, Cached: cached, CacheWrite: write}
+		if m.Prices.output {
+			out := rapid.Int64Range(0, most*int64(n)).Draw(t, "out")
+			u.Reasoning = rapid.Int64Range(0, out).Draw(t, "reasoning")
+			u.Output = out - u.Reasoning
+		}
+		if cost, ok := Cost(m, u); !ok || cost > hold {
+			t.Fatalf("%s %s: %+v costs %s (%v), held were %s", m.Provider, m.ID, u, cost, ok, hold)
+		}
+	})
+}
+
+func TestHold(t *testing.T) {
+	mini := model(t, "openai", "gpt-5-mini")
+	for _, c := range []struct {
+		about      string
+		m          Model
+		bytes, max int64
+		n          int
+		want       string
+	}{
+		{"bytes and the limit", mini, 1000, 500, 1, "0.00125"},
+		{"each choice", mini, 1000, 500, 3, "0.00325"},
+		{"no choice is one", mini, 1000, 500, 0, "0.00125"},
+		{"without a limit the model's own", mini, 0, 0, 1, "0.256"},
+		{"no more input than the window", mini, 1 << 40, 1, 1, "0.100002"},
+		{"a limit below zero is none", mini, 0, -5, 1, "0.256"},
+		{"a limit nobody can mean", mini, 0, math.MaxInt64, math.MaxInt, "25600"},
+		{"an embedding writes nothing", model(t, "openai", "text-embedding-3-small"), 1000, 0, 1, "0.00002"},
+		{"the window where no maximum is known", model(t, "perplexity", "sonar"), 0, 0, 1, "0.132072"},
+		{"no price", model(t, "openrouter", "openrouter/auto"), 1000, 10, 1, ""},
+		{"no size", model(t, "perplexity", "perplexity/sonar"), 1000, 0, 1, ""},
+		{"no size but a limit", model(t, "perplexity", "perplexity/sonar"), 1000, 100, 1, "0.0005"},
+		{"nothing known", Model{}, 1000, 100, 1, ""},
+	} {
+		got, ok := Hold(c.m, c.bytes, c.max, c.n)
+		if ok != (c.want != "") || ok && got.String() != c.want || !ok && got != 0 {
+			t.Errorf("%s: got %s, %v; want %q", c.about, got, ok, c.want)
+		}
+	}
+}
