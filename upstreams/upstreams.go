@@ -9,13 +9,14 @@ package upstreams
 
 import (
 	"context"
+	"io"
 	"net/http"
-	"time"
 
 	"threadhub/internal/seal"
 )
 
-// Request is one attempt at a provider.
+// Request is one attempt at a provider. What it points to must never be changed again: a connection's writer may still
+// be at it when Chat has returned.
 type Request struct {
 	Body    []byte      // the chat request in the OpenAI dialect, with the provider's own name for the model in it
 	Stream  bool        // what Body asks for
@@ -28,7 +29,8 @@ type Request struct {
 type Upstream interface {
 	// Chat sends r and returns when the provider's answer has begun (streams) or is there (whole). Errors are faults
 	// whose Code is the contract's: upstream_unreachable, upstream_timeout, upstream_reset, upstream_protocol,
-	// upstream_error, rate_limit_exceeded, or the provider's own for what the client must change. Failed tells more.
+	// upstream_error, rate_limit_exceeded, or the provider's own for what the client must change; when ctx ends, its
+	// cause. FailureOf tells more about each of them.
 	Chat(ctx context.Context, r *Request) (*Answer, error)
 
 	// Forward names the request headers of clients that are passed on, in canonical form.
@@ -51,14 +53,5 @@ type Stream interface {
 	// upstream_truncated, upstream_reset, upstream_stalled, upstream_protocol, upstream_oversize, or the code of an
 	// error the provider put into the stream.
 	Next() ([]byte, error)
-	Close() error
-}
-
-// Failure is what a failed Chat knows beyond its fault.
-type Failure struct {
-	Status     int           // the provider's HTTP status; 0 if there was none
-	UpstreamID string        // the provider's request id, if it gave one
-	Sent       bool          // bytes of the request may have reached the provider: it may have worked, and billed
-	RetryAfter time.Duration // how long the provider asked to be left alone
-	Header     http.Header   // as Answer.Header
+	io.Closer
 }

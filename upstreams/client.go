@@ -1,0 +1,232 @@
+package upstreams
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"net/textproto"
+	"net/url"
+	"sync/atomic"
+	"time"
+
+	"threadhub/internal/fault"
+)
+
+// Dialect is what one provider that speaks the OpenAI dialect does in its own way.
+type Dialect struct {
+	Provider string   // "openai"
+	BaseURL  string   // its own address, when Options name no other
+	Forward  []string // headers of clients that are passed on, in canonical form
+	Answer   []string // its headers that are kept in Answer.Header, in canonical form; a final * stands for any rest
+	IDs      []string // those of them that may be its name for the request: the first that is there
+}
+
+// Client asks a provider that speaks the OpenAI dialect. It is the Upstream of such a provider, and safe for concurrent
+// use.
+type Client struct {
+	dialect   Dialect
+	options   Options
+	base      *url.URL
+	transport *http.Transport
+}
+
+// NewClient returns a client of the provider. It connects to nothing yet. It fails on a base URL that is none.
+func NewClient(d Dialect, o Options) (*Client, error) {
+	o = o.withDefaults()
+	text := o.BaseURL
+	if text == "" {
+		text = d.BaseURL
+	}
+	base, err := parseBase(text)
+	if err != nil {
+		return nil, err
+	}
+	dialer := &net.Dialer{Timeout: o.ConnectTimeout, KeepAlive: 15 * time.Second}
+	return &Client{dialect: d, options: o, base: base, transport: &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            dial(dialer),
+		TLSHandshakeTimeout:    o.ConnectTimeout,
+		TLSClientConfig:        &tls.Config{RootCAs: o.RootCAs, MinVersion: tls.VersionTLS12},
+		DisableCompression:     true,
+		MaxIdleConnsPerHost:    1024,
+		IdleConnTimeout:        45 * time.Second, // less than the minute after which common edges close
+		MaxResponseHeaderBytes: o.MaxHeader,
+		ForceAttemptHTTP2:      true,
+		HTTP2: &http.HTTP2Config{
+			MaxReceiveBufferPerStream: 256 << 10, // what a slow client can make us hold of its answer
+			SendPingTimeout:           15 * time.Second,
+			PingTimeout:               15 * time.Second,
+		},
+	}}, nil
+}
+
+// Provider is the provider's name.
+func (c *Client) Provider() string { return c.dialect.Provider }
+
+// Forward is Upstream's.
+func (c *Client) Forward() []string { return c.dialect.Forward }
+
+// Close lets go of the connections that nobody uses. Calls under way are their callers' to end.
+func (c *Client) Close() error {
+	c.transport.CloseIdleConnections()
+	return nil
+}
+
+// call is one request at a provider and, if it is a stream, its answer.
+type call struct {
+	client *Client
+	ctx    context.Context // ends with the caller's, or by the watch, or by Close
+	watch  *watch
+	key    string
+	sent   atomic.Bool          // a connection was ours: bytes may have left
+	heard  atomic.Bool          // a byte of an answer has come
+	conn   atomic.Pointer[conn] // what the request went out on, once sent
+	http2  bool
+
+	Failure // filled as things become known
+}
+
+// Chat is Upstream's.
+func (c *Client) Chat(ctx context.Context, r *Request) (*Answer, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	k := &call{client: c, key: r.Key.Reveal()}
+	k.watch = newWatch(cancel, c.options.HeaderTimeout, c.options.TotalTimeout)
+	k.ctx = httptrace.WithClientTrace(ctx, k.trace())
+	answer, err := k.do(r)
+	if err != nil || answer.Stream == nil {
+		k.end(nil)
+	}
+	if err != nil {
+		k.Sent = k.sent.Load()
+		return nil, &failed{err, &k.Failure}
+	}
+	return answer, nil
+}
+
+// end stops the watch and ends the context; a body still open loses its connection.
+func (k *call) end(body io.Closer) {
+	k.watch.stop()
+	k.watch.cancel(ErrClosed)
+	if body != nil {
+		body.Close()
+	}
+}
+
+var errManyHeaders = errors.New("more informational answers than anybody needs")
+
+func (k *call) trace() *httptrace.ClientTrace {
+	informational := 0
+	return &httptrace.ClientTrace{
+		GotConn: func(info httptrace.GotConnInfo) {
+			k.conn.Store(connOf(info.Conn))
+			k.sent.Store(true)
+		},
+		GotFirstResponseByte: func() { k.heard.Store(true) },
+		Got1xxResponse: func(int, textproto.MIMEHeader) error {
+			if informational++; informational > 10 {
+				return errManyHeaders
+			}
+			return nil
+		},
+	}
+}
+
+func (k *call) do(r *Request) (*Answer, error) {
+	request, err := k.request(r)
+	if err != nil {
+		return nil, err
+	}
+	// The transport itself, not an http.Client: no redirects, no cookies, and errors that do not quote the URL.
+	response, err := k.client.transport.RoundTrip(request)
+	if err != nil {
+		return nil, k.unanswered(err)
+	}
+	k.watch.within(k.client.options.IdleTimeout)
+	k.http2 = response.ProtoMajor == 2
+	k.Status = response.StatusCode
+	k.Header = k.client.keep(response.Header, k.key)
+	k.UpstreamID = k.client.requestID(k.Header)
+	answer := &Answer{Status: k.Status, UpstreamID: k.UpstreamID, Header: k.Header}
+	if response.StatusCode == http.StatusOK && r.Stream && isEventStream(response.Header) {
+		answer.Stream, err = k.stream(response)
+	} else {
+		answer.Body, err = k.whole(response, r.Stream)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return answer, nil
+}
+
+func (k *call) request(r *Request) (*http.Request, error) {
+	if k.key == "" || !printable(k.key) {
+		return nil, k.client.keyRejected("has characters that no key has")
+	}
+	to := k.client.base.JoinPath("chat/completions").String()
+	request, err := http.NewRequestWithContext(k.ctx, http.MethodPost, to, bytes.NewReader(r.Body))
+	if err != nil {
+		return nil, fault.Wrap(fault.Internal, err, "the request to the provider could not be made").WithCode("internal_error")
+	}
+	h := request.Header
+	for _, name := range k.client.dialect.Forward {
+		if v := r.Header.Get(name); v != "" && len(v) <= maxForward && printable(v) {
+			h[name] = []string{v}
+		}
+	}
+	accept := "application/json"
+	if r.Stream {
+		accept = "text/event-stream"
+	}
+	h["Accept"] = []string{accept}
+	h["Accept-Encoding"] = []string{"identity"}
+	h["Authorization"] = []string{"Bearer " + k.key}
+	h["Content-Type"] = []string{"application/json"}
+	h["User-Agent"] = []string{"threadhub"}
+	if r.Attempt != "" && printable(r.Attempt) {
+		h["X-Client-Request-Id"] = []string{r.Attempt}
+	}
+	return request, nil
+}
+
+// unanswered is the fault of a request that got no header of an answer.
+func (k *call) unanswered(err error) error {
+	if cause := context.Cause(k.ctx); cause != nil {
+		return k.givenUp(cause, fault.Timeout, "upstream_timeout", "did not begin to answer in time")
+	}
+	c := k.client
+	switch {
+	case !k.sent.Load():
+		return c.fault(fault.Upstream, err, "upstream_unreachable", "cannot be reached")
+	case k.heard.Load() && !isCut(err) && !k.conn.Load().isBroken():
+		// net/http quotes what it cannot read, and a provider may have put anything there.
+		return c.fault(fault.Upstream, errors.New(scrub(err.Error(), k.key)), "upstream_protocol", "sent something that is no answer in HTTP")
+	default:
+		return c.fault(fault.Upstream, err, "upstream_reset", "closed the connection before it answered")
+	}
+}
+
+// givenUp is the error of a call whose context ended, for cause: silence as the caller says, the other reasons of ours,
+// or what the caller's own context gave.
+func (k *call) givenUp(cause error, silence fault.Kind, code, text string) error {
+	switch {
+	case errors.Is(cause, errSilent):
+		return k.client.fault(silence, cause, code, text)
+	case errors.Is(cause, errExpired):
+		return k.client.fault(fault.Timeout, cause, "deadline", "took longer than one call may take")
+	}
+	return cause
+}
+
+// fault is an error of this provider, in words for the client.
+func (c *Client) fault(kind fault.Kind, cause error, code, text string) *fault.Error {
+	return fault.Wrap(kind, cause, "%s %s", c.dialect.Provider, text).WithCode(code)
+}
+
+// broke reports whether err, met in the body of an answer, is a broken connection. The errors of a stream of HTTP/2 have
+// no types to tell them by; but there is little else to go wrong, as the framing is not in the body.
+func (k *call) broke(err error) bool { return k.http2 || isCut(err) }

@@ -1,0 +1,61 @@
+package openai_test
+
+import (
+	"testing"
+	"time"
+
+	"threadhub/internal/fault"
+	"threadhub/internal/testkit"
+	"threadhub/upstreams/openai"
+	"threadhub/upstreams/upstreamstest"
+)
+
+func TestMain(m *testing.M) { testkit.Leaks(m) }
+
+var subject = upstreamstest.Subject{
+	New:     openai.New,
+	Forward: map[string]string{"OpenAI-Beta": "x=v1"},
+	Header: map[string]string{
+		"X-Request-Id":                 "req_985c403d3b2cec2358f250aab26a1933",
+		"Openai-Processing-Ms":         "17",
+		"X-Ratelimit-Limit-Requests":   "500",
+		"X-Ratelimit-Remaining-Tokens": "199998",
+		"X-Ratelimit-Reset-Tokens":     "6m0s",
+		"Retry-After":                  "2",
+	},
+	ID: "X-Request-Id",
+}
+
+func TestUpstream(t *testing.T) { upstreamstest.Run(t, subject) }
+
+func TestErrors(t *testing.T) {
+	type f = upstreamstest.Fault
+	rejected := f{Kind: fault.Upstream, Code: "provider_key_rejected", Message: "key was refused", Final: true}
+	subject.Errors(t, "testdata/errors", map[string]f{
+		"400_context_length":        {Kind: fault.Invalid, Code: "context_length_exceeded", Param: "messages", Message: "maximum context length is 1047576"},
+		"400_empty_messages":        {Kind: fault.Invalid, Code: "empty_array", Param: "messages", Message: "empty array"},
+		"400_null_code":             {Kind: fault.Invalid, Param: "dimensions", Message: "expected a smaller integer"},
+		"400_unsupported_parameter": {Kind: fault.Invalid, Code: "unsupported_parameter", Param: "max_tokens", Message: "Use 'max_completion_tokens' instead"},
+		"400_unsupported_value":     {Kind: fault.Invalid, Code: "unsupported_value", Param: "temperature", Message: "does not support 0.2"},
+		"401_invalid_key":           rejected,
+		"401_missing_key":           rejected,
+		"403_region":                rejected,
+		"403_model":                 {Kind: fault.NotFound, Code: "model_not_found", Param: "model", Message: "may not use this model"},
+		"404_model":                 {Kind: fault.NotFound, Code: "model_not_found", Message: "does not exist or you do not have access"},
+		"404_url":                   {Kind: fault.NotFound, Message: "Invalid URL"},
+		"429_quota":                 {Kind: fault.RateLimited, Code: "insufficient_quota", Message: "quota is used up", Final: true},
+		"429_tokens":                {Kind: fault.RateLimited, Code: "rate_limit_exceeded", Message: "tokens per min", Retry: 1234 * time.Millisecond},
+		"500":                       {Kind: fault.Upstream, Code: "upstream_error", Message: "The server had an error"},
+		"502_html":                  {Kind: fault.Upstream, Code: "upstream_error", Message: "the provider failed"},
+	})
+}
+
+func TestStreams(t *testing.T) {
+	subject.Streams(t, "testdata/stream", map[string]upstreamstest.Fault{
+		"cut_clean_no_done": {Kind: fault.Upstream, Code: "upstream_truncated"},
+		"error_mid":         {Kind: fault.Upstream, Code: "upstream_error", Message: "The server had an error"},
+		"error_event":       {Kind: fault.RateLimited, Code: "rate_limit_exceeded", Message: "during generation"},
+	})
+}
+
+func TestAnswers(t *testing.T) { subject.Answers(t, "testdata/chat", nil) }

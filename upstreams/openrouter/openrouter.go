@@ -1,0 +1,16 @@
+// Package openrouter is the upstream of OpenRouter, which speaks OpenAI's dialect. Bytes pass through as they are; all
+// that stands here is how this provider differs.
+package openrouter
+
+import "threadhub/upstreams"
+
+// New returns the upstream. It connects to nothing yet; Close it when the last call has ended.
+func New(o upstreams.Options) (*upstreams.Client, error) {
+	return upstreams.NewClient(upstreams.Dialect{
+		Provider: "openrouter",
+		BaseURL:  "https://openrouter.ai/api/v1",
+		Forward:  []string{"Http-Referer", "X-Title", "X-Openrouter-Title", "X-Openrouter-Categories", "X-Session-Id"},
+		Answer:   []string{"X-Request-Id", "X-Generation-Id", "X-Ratelimit-*", "Retry-After", "Retry-After-Ms"},
+		IDs:      []string{"X-Generation-Id", "X-Request-Id"},
+	}, o)
+}

@@ -1,0 +1,73 @@
+package openrouter_test
+
+import (
+	"testing"
+	"time"
+
+	"threadhub/internal/fault"
+	"threadhub/internal/testkit"
+	"threadhub/upstreams/openrouter"
+	"threadhub/upstreams/upstreamstest"
+)
+
+func TestMain(m *testing.M) { testkit.Leaks(m) }
+
+var subject = upstreamstest.Subject{
+	New: openrouter.New,
+	Forward: map[string]string{
+		"HTTP-Referer":            "https://example.com",
+		"X-Title":                 "An App",
+		"X-OpenRouter-Title":      "An App",
+		"X-OpenRouter-Categories": "cli-agent",
+		"X-Session-Id":            "s-1",
+	},
+	Header: map[string]string{
+		"X-Generation-Id":       "gen-1794700800-7obIkcRWRuBmalP0LU8S",
+		"X-Ratelimit-Remaining": "0",
+	},
+	ID: "X-Generation-Id",
+}
+
+func TestUpstream(t *testing.T) { upstreamstest.Run(t, subject) }
+
+func TestErrors(t *testing.T) {
+	type f = upstreamstest.Fault
+	rejected := f{Kind: fault.Upstream, Code: "provider_key_rejected", Message: "key was refused", Final: true}
+	broke := f{Kind: fault.Upstream, Code: "provider_out_of_credit", Message: "no credit left", Final: true}
+	subject.Errors(t, "testdata/errors", map[string]f{
+		"400":              {Kind: fault.Invalid, Message: "openai/gpt-99 is not a valid model ID"},
+		"400_provider":     {Kind: fault.Invalid, Message: "Provider returned error (Google AI Studio: Invalid value at 'tools')"},
+		"401":              rejected,
+		"401_missing":      rejected,
+		"402":              broke,
+		"402_afford":       broke,
+		"403_guardrail":    {Kind: fault.Invalid, Code: "content_policy_violation", Message: "blocked by guardrail"},
+		"403_limit":        rejected,
+		"404_availability": {Kind: fault.NotFound, Code: "not_found", Message: "No allowed providers"},
+		"404_endpoints":    {Kind: fault.NotFound, Message: "No endpoints found"},
+		"408":              {Kind: fault.Upstream, Code: "upstream_error", Message: "timed out"},
+		"413":              {Kind: fault.TooLarge, Message: "too large"},
+		"422":              {Kind: fault.Invalid, Message: "Unprocessable"},
+		"429_free":         {Kind: fault.RateLimited, Code: "rate_limit_exceeded", Message: "free-models-per-min", Retry: 37 * time.Second},
+		"429_upstream":     {Kind: fault.RateLimited, Code: "rate_limit_exceeded", Message: "temporarily rate-limited upstream", Retry: 5 * time.Second},
+		"500":              {Kind: fault.Upstream, Code: "upstream_error", Message: "Internal Server Error"},
+		"502":              {Kind: fault.Upstream, Code: "upstream_error", Message: "openrouter: Provider returned error"},
+		"503":              {Kind: fault.Upstream, Code: "upstream_error", Message: "temporarily unavailable", Retry: 10 * time.Second},
+		"524":              {Kind: fault.Upstream, Code: "upstream_error", Message: "timed out"},
+		"529":              {Kind: fault.Upstream, Code: "upstream_error", Message: "(Anthropic: Overloaded)"},
+	})
+}
+
+func TestStreams(t *testing.T) {
+	subject.Streams(t, "testdata/stream", map[string]upstreamstest.Fault{
+		"comments_only":     {Kind: fault.Upstream, Code: "upstream_truncated"},
+		"error_first":       {Kind: fault.RateLimited, Code: "rate_limit_exceeded", Message: "free-models-per-day"},
+		"error_mid_numeric": {Kind: fault.Upstream, Code: "upstream_error", Message: "disconnected unexpectedly"},
+	})
+}
+
+func TestAnswers(t *testing.T) {
+	subject.Answers(t, "testdata/chat", map[string]upstreamstest.Fault{
+		"error_200": {Kind: fault.Upstream, Code: "upstream_error", Message: "Provider returned error"},
+	})
+}

@@ -1,0 +1,130 @@
+package upstreams
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"threadhub/internal/fault"
+	"threadhub/internal/sse"
+)
+
+// What is done with a connection whose stream has ended well: a little more is read of it, for a little while, so that it
+// can serve the next request. Usually the end is there already.
+const (
+	drainBytes = 4 << 10
+	drainTime  = 50 * time.Millisecond
+)
+
+var endMark = []byte("[DONE]")
+
+// stream is an answer as it comes. The bytes are read in the goroutine that calls Next.
+type stream struct {
+	k      *call
+	body   io.ReadCloser
+	events *sse.Reader
+	err    error // what Next returns from now on
+	done   atomic.Bool
+	close  sync.Once
+}
+
+func (k *call) stream(response *http.Response) (Stream, error) {
+	from, err := k.decode(response)
+	if err != nil {
+		response.Body.Close()
+		return nil, k.unread(err, false)
+	}
+	return &stream{k: k, body: response.Body, events: sse.NewReader(from, k.client.options.MaxLine)}, nil
+}
+
+// Ready reports whether Next would return without waiting for the provider: a relay asks before it flushes. It may be
+// found by type assertion, and leaves the last payload alone.
+func (s *stream) Ready() bool { return s.err != nil || s.events.Ready() }
+
+// Next is Stream's.
+func (s *stream) Next() ([]byte, error) {
+	for s.err == nil {
+		event, err := s.events.Next()
+		if err != nil {
+			s.err = s.ended(err)
+			break
+		}
+		data := bytes.Trim(event.Data, " \t\r\n")
+		switch {
+		case bytes.Equal(data, endMark):
+			s.err = io.EOF
+			s.done.Store(true)
+		case event.Unterminated:
+			s.err = s.unfinished(data)
+		case len(data) == 0: // a sign of life in the form of an event
+		case event.Name == "error":
+			s.err = s.complaint(data)
+		case data[0] != '{':
+			s.err = s.fault(nil, "upstream_protocol", "put something into its stream that is not JSON")
+		default:
+			if said, ok := embedded(data); ok {
+				s.err = s.k.complain(said.status, said, nil)
+				break
+			}
+			return data, nil
+		}
+	}
+	return nil, s.err
+}
+
+// unfinished is the error of a stream that ended inside an event: what the provider said, if it was an error and all of
+// it came.
+func (s *stream) unfinished(data []byte) error {
+	if said, ok := embedded(data); ok {
+		return s.k.complain(said.status, said, nil)
+	}
+	return s.fault(nil, "upstream_truncated", "ended its stream in the middle of an event")
+}
+
+// complaint is the error of an event named error, whatever it holds.
+func (s *stream) complaint(data []byte) error {
+	said, ok := embedded(data)
+	if !ok {
+		said = parseComplaint(data)
+	}
+	return s.k.complain(said.status, said, nil)
+}
+
+// ended is the error of a stream whose bytes ended without the end marker.
+func (s *stream) ended(err error) error {
+	if cause := context.Cause(s.k.ctx); cause != nil {
+		return s.k.givenUp(cause, fault.Upstream, "upstream_stalled", "stopped in the middle of its stream")
+	}
+	switch {
+	case errors.Is(err, io.EOF):
+		return s.fault(err, "upstream_truncated", "ended its stream before the answer was complete")
+	case errors.Is(err, sse.ErrTooLong):
+		return s.fault(err, "upstream_oversize", "sent a larger piece than the gateway takes")
+	case s.k.broke(err):
+		return s.fault(err, "upstream_reset", "closed the connection in the middle of its stream")
+	default:
+		return s.fault(err, "upstream_protocol", "sent a stream that cannot be read")
+	}
+}
+
+func (s *stream) fault(cause error, code, text string) error {
+	return s.k.client.fault(fault.Upstream, cause, code, text)
+}
+
+// Close is Stream's. It may be called while Next waits, which then returns an error. After the end marker it may take
+// as long as drainTime.
+func (s *stream) Close() error {
+	s.close.Do(func() {
+		if s.done.Load() {
+			s.k.watch.within(drainTime)
+			_, _ = io.CopyN(io.Discard, watched{s.body, s.k.watch}, drainBytes)
+		}
+		s.k.end(s.body)
+	})
+	return nil
+}
