@@ -1,0 +1,25 @@
+package gateway
+
+import (
+	"net/http"
+	"strconv"
+)
+
+// answerHeaders tells what is known when the answer begins.
+func (g *Gateway) answerHeaders(x *request, e *exchange) {
+	h := &x.rc.Response.Header
+	h.Set("X-Threadhub-Provider", e.target.Provider)
+	h.Set("X-Threadhub-Model", e.target.Model)
+	h.Set("X-Threadhub-Route", e.route.ID)
+	h.Set("X-Threadhub-Attempts", "1")
+	if e.turn != nil {
+		h.Set("X-Thread-Id", string(e.thread))
+		h.Set("X-Threadhub-Thread-Seq", strconv.Itoa(e.turn.NewestSeq()))
+		h.Set("X-Threadhub-Thread-Mode", string(e.turn.Mode))
+	}
+	for name, values := range e.answer.Header {
+		if len(values) > 0 {
+			h.Set("X-Upstream-"+http.CanonicalHeaderKey(name), values[0])
+		}
+	}
+}

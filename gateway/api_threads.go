@@ -1,0 +1,333 @@
+package gateway
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tidwall/gjson"
+
+	"threadhub/calls"
+	"threadhub/internal/db"
+	"threadhub/internal/fault"
+	"threadhub/internal/id"
+	"threadhub/openai"
+	"threadhub/orgs"
+	"threadhub/threads"
+)
+
+func (x *request) viewer() threads.Viewer {
+	return threads.Viewer{User: x.caller.User, Admin: x.caller.Role == orgs.Admin}
+}
+
+// threadShape is a thread as the API shows it; Messages is absent in lists.
+type threadShape struct {
+	ID          id.Thread          `json:"id"`
+	Org         id.Org             `json:"org_id"`
+	Title       string             `json:"title"`
+	Description string             `json:"description"`
+	Visibility  string             `json:"visibility"`
+	CreatedAt   time.Time          `json:"created_at"`
+	UpdatedAt   time.Time          `json:"updated_at"`
+	Messages    *[]json.RawMessage `json:"messages,omitempty"`
+}
+
+func shapeOfThread(t *threads.Thread) threadShape {
+	return threadShape{ID: t.ID, Org: t.Org, Title: t.Title, Description: t.Description, Visibility: t.Visibility,
+		CreatedAt: t.CreatedAt.UTC(), UpdatedAt: t.UpdatedAt.UTC()}
+}
+
+const (
+	maxTitle       = 512
+	maxDescription = 8 << 10
+)
+
+// createThread answers POST /api/threads/ with {title?, description?, visibility?}.
+func (g *Gateway) createThread(x *request) {
+	spec, err := x.threadSpec()
+	if err != nil {
+		x.fail(err)
+		return
+	}
+	t, err := g.opts.Threads.Create(x.ctx, x.caller.Org, spec)
+	if err != nil {
+		x.fail(err)
+		return
+	}
+	x.json(201, map[string]any{"thread_id": t.ID, "created_at": t.CreatedAt.UTC()})
+}
+
+func (x *request) threadSpec() (threads.Spec, error) {
+	spec := threads.Spec{User: x.caller.User}
+	if len(x.body()) == 0 {
+		return spec, nil
+	}
+	m, err := x.members("title", "description", "visibility", "org_id")
+	if err != nil {
+		return spec, err
+	}
+	var org string
+	for name, to := range map[string]*string{"title": &spec.Title, "description": &spec.Description, "visibility": &spec.Visibility, "org_id": &org} {
+		if *to, err = text(m, name); err != nil {
+			return spec, err
+		}
+		if strings.ContainsRune(*to, 0) {
+			return spec, fault.New(fault.Invalid, "%s must not hold a NUL character", name).WithParam(name)
+		}
+	}
+	switch {
+	case org != "" && x.ownOrg(org) != nil:
+		return spec, notFound()
+	case spec.Visibility != "" && spec.Visibility != "org" && spec.Visibility != "private":
+		return spec, fault.New(fault.Invalid, "visibility is \"org\" or \"private\"").WithParam("visibility")
+	case len(spec.Title) > maxTitle:
+		return spec, fault.New(fault.Invalid, "title may have up to %d bytes", maxTitle).WithParam("title")
+	case len(spec.Description) > maxDescription:
+		return spec, fault.New(fault.Invalid, "description may have up to %d bytes", maxDescription).WithParam("description")
+	}
+	return spec, nil
+}
+
+// listThreads answers GET /api/threads?limit=&cursor=, newest made first.
+func (g *Gateway) listThreads(x *request) {
+	limit, after, err := page(x)
+	if err != nil {
+		x.fail(err)
+		return
+	}
+	list, err := g.opts.Threads.List(x.ctx, x.caller.Org, x.viewer(), after, limit+1)
+	if err != nil {
+		x.fail(err)
+		return
+	}
+	var next *string
+	if len(list) > limit {
+		list = list[:limit]
+		c := cursorOf(list[limit-1])
+		next = &c
+	}
+	data := make([]threadShape, len(list))
+	for i, t := range list {
+		data[i] = shapeOfThread(t)
+	}
+	x.json(200, map[string]any{"data": data, "next_cursor": next})
+}
+
+const maxPage = 100
+
+func page(x *request) (limit int, after threads.Cursor, err error) {
+	limit = 20
+	if s := x.query("limit"); s != "" {
+		if limit, err = strconv.Atoi(s); err != nil || limit < 1 || limit > maxPage {
+			return 0, after, fault.New(fault.Invalid, "limit is a number from 1 to %d", maxPage).WithParam("limit")
+		}
+	}
+	if s := x.query("cursor"); s != "" {
+		if after, err = parseCursor(s); err != nil {
+			return 0, after, err
+		}
+	}
+	return limit, after, nil
+}
+
+// A cursor names the last thread shown. It is opaque to clients, and no capability: the list shows what the caller may
+// see, wherever it begins.
+func cursorOf(t *threads.Thread) string {
+	return base64.RawURLEncoding.EncodeToString([]byte(strconv.FormatInt(t.CreatedAt.UnixNano(), 10) + " " + string(t.ID)))
+}
+
+func parseCursor(s string) (threads.Cursor, error) {
+	bad := fault.New(fault.Invalid, "cursor is not one this list gave").WithParam("cursor")
+	raw, err := base64.RawURLEncoding.DecodeString(s)
+	if err != nil {
+		return threads.Cursor{}, bad
+	}
+	at, thread, ok := strings.Cut(string(raw), " ")
+	nanos, err := strconv.ParseInt(at, 10, 64)
+	if !ok || err != nil || !id.ValidThread(thread) {
+		return threads.Cursor{}, bad
+	}
+	return threads.Cursor{CreatedAt: time.Unix(0, nanos), Thread: id.Thread(thread)}, nil
+}
+
+// getThread answers GET /api/threads/{id}: the thread with all its messages, and the answer that is being made, if one
+// is, as a pending message.
+func (g *Gateway) getThread(x *request) {
+	thread := id.Thread(x.param("id"))
+	t, stored, err := g.thread(x, thread)
+	if err != nil {
+		x.fail(err)
+		return
+	}
+	holder, err := g.opts.Calls.Holder(x.ctx, x.caller.Org, thread)
+	if err != nil {
+		x.fail(err)
+		return
+	}
+	messages := make([]json.RawMessage, 0, len(stored)+1)
+	for _, m := range stored {
+		messages = append(messages, messageShape(m))
+	}
+	if holder != nil && holder.Facts.Kind == "chat" && holder.FirstSeq+holder.NIn == len(stored) {
+		messages = append(messages, pendingShape(holder))
+	}
+	shape := shapeOfThread(t)
+	shape.Messages = &messages
+	x.json(200, shape)
+}
+
+// thread loads a thread that is there and that the caller may see.
+func (g *Gateway) thread(x *request, thread id.Thread) (*threads.Thread, []*threads.Message, error) {
+	if !id.ValidThread(string(thread)) {
+		return nil, nil, threads.Absent(thread)
+	}
+	t, stored, err := g.opts.Threads.Load(x.ctx, x.caller.Org, thread, x.viewer())
+	if err == nil && t == nil {
+		err = threads.Absent(thread)
+	}
+	return t, stored, err
+}
+
+// messageShape is a message as the API shows it: our members, the answer's provenance, and then the OpenAI members as
+// they were sent or received, byte for byte.
+func messageShape(m *threads.Message) json.RawMessage {
+	ours := struct {
+		MessageID  string    `json:"message_id"`
+		Sequence   int       `json:"sequence"`
+		Role       string    `json:"role"`
+		Status     string    `json:"status"`
+		Incomplete string    `json:"incomplete_reason,omitempty"`
+		CreatedAt  time.Time `json:"created_at"`
+	}{id.Message(m.Call, m.Seq), m.Seq, m.Role, string(m.Status), m.Reason, m.CreatedAt.UTC()}
+	b, _ := json.Marshal(ours)
+	names := map[string]bool{"message_id": true, "sequence": true, "role": true, "status": true, "incomplete_reason": true, "created_at": true}
+	b = appendMembers(b, m.Meta, names)
+	b = appendMembers(b, m.Raw, names)
+	if !names["content"] {
+		b = append(b[:len(b)-1], `,"content":null}`...)
+	}
+	return b
+}
+
+// appendMembers adds to the object b the members of object that names does not hold yet.
+func appendMembers(b, object []byte, names map[string]bool) []byte {
+	if len(object) == 0 {
+		return b
+	}
+	gjson.ParseBytes(object).ForEach(func(key, value gjson.Result) bool {
+		if names[key.Str] {
+			return true
+		}
+		names[key.Str] = true
+		b = append(b[:len(b)-1], ',')
+		b = append(b, key.Raw...)
+		b = append(b, ':')
+		b = append(b, value.Raw...)
+		b = append(b, '}')
+		return true
+	})
+	return b
+}
+
+func pendingShape(c *calls.Call) json.RawMessage {
+	seq := c.FirstSeq + c.NIn
+	b, _ := json.Marshal(map[string]any{
+		"message_id": id.Message(c.ID, seq), "sequence": seq, "role": "assistant", "content": nil, "status": "pending",
+		"created_at": c.OpenedAt.UTC(), "provider": c.Facts.Provider, "model_requested": c.Facts.ModelRequested,
+		"route": c.Facts.Route, "reason": c.Facts.Why, "request_id": c.ID,
+	})
+	return b
+}
+
+// addMessage answers POST /api/threads/{id}/messages with {content, role}: no model is called. It takes and frees the
+// turn in one transaction, and waits for it as a chat request does.
+func (g *Gateway) addMessage(x *request) {
+	thread := id.Thread(x.param("id"))
+	m, err := x.newMessage()
+	if err != nil {
+		x.fail(err)
+		return
+	}
+	leave, ok := g.turns.enter(x.ctx, x.caller.Org, thread, g.opts.TurnWait)
+	if !ok {
+		x.fail(locked(x.ctx, thread))
+		return
+	}
+	defer leave()
+	err = g.await(x.ctx, thread, func() (calls.Result, error) { return g.tryAdd(x, thread, &m) })
+	if err != nil {
+		x.fail(err)
+		return
+	}
+	x.json(201, map[string]any{
+		"message_id": id.Message(x.id, m.Seq), "thread_id": thread, "sequence": m.Seq, "created_at": m.CreatedAt.UTC(),
+	})
+}
+
+func (g *Gateway) tryAdd(x *request, thread id.Thread, m *threads.Message) (calls.Result, error) {
+	if _, _, err := g.thread(x, thread); err != nil {
+		return 0, err
+	}
+	head, err := g.opts.Threads.Head(x.ctx, x.caller.Org, thread)
+	if err != nil {
+		return 0, err
+	}
+	m.After(head)
+	in := &threads.Input{Org: x.caller.Org, Thread: thread, Call: x.id, User: x.caller.User, PrevSeq: -1, PrevChain: []byte{}, Messages: []threads.Message{*m}}
+	if head != nil {
+		in.PrevSeq, in.PrevChain = head.Seq, head.Chain
+	}
+	opening := &calls.Opening{
+		Org: x.caller.Org, ID: x.id, Key: x.caller.Key, User: x.caller.User, Team: x.caller.Team, Thread: thread, Owner: g.opts.Owner,
+		FirstSeq: m.Seq, NIn: 1, AtOnce: true, Facts: calls.Facts{Kind: "message"},
+	}
+	u := &db.Unit{Org: x.caller.Org}
+	g.opts.Calls.Open(u, opening)
+	g.opts.Threads.Append(u, in)
+	if err := g.opts.Store.Commit(x.ctx, u); err != nil {
+		return 0, err
+	}
+	m.CreatedAt = time.Now()
+	return opening.Result, nil
+}
+
+// newMessage reads the body of addMessage. role is user unless it says otherwise; content is text or parts.
+func (x *request) newMessage() (threads.Message, error) {
+	m, err := x.members("content", "role", "org_id")
+	if err != nil {
+		return threads.Message{}, err
+	}
+	org, err := text(m, "org_id")
+	if err != nil {
+		return threads.Message{}, err
+	}
+	if org != "" {
+		if err := x.ownOrg(org); err != nil {
+			return threads.Message{}, err
+		}
+	}
+	role, err := text(m, "role")
+	if err != nil {
+		return threads.Message{}, err
+	}
+	if role == "" {
+		role = "user"
+	}
+	switch role {
+	case "user", "assistant", "system", "developer":
+	default:
+		return threads.Message{}, fault.New(fault.Invalid, "role is user, assistant, system or developer").WithParam("role")
+	}
+	content, ok := m["content"]
+	if first := strings.TrimLeft(string(content), " \t\r\n"); !ok || first == "" || first[0] != '"' && first[0] != '[' {
+		return threads.Message{}, fault.New(fault.Invalid, "content is a string or a list of parts").WithParam("content")
+	}
+	raw := append([]byte(`{"role":"`+role+`","content":`), content...)
+	raw = append(raw, '}')
+	if _, _, err := openai.Canon(raw); err != nil {
+		return threads.Message{}, err
+	}
+	return threads.Message{Role: role, Raw: raw, Status: threads.Complete}, nil
+}

@@ -1,0 +1,281 @@
+package gateway
+
+import (
+	"context"
+	"crypto/sha256"
+	"hash/fnv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/tidwall/gjson"
+
+	"threadhub/calls"
+	"threadhub/internal/chaos"
+	"threadhub/internal/db"
+	"threadhub/internal/fault"
+	"threadhub/internal/id"
+	"threadhub/metering"
+	"threadhub/openai"
+	"threadhub/threads"
+	"threadhub/upstreams"
+)
+
+// chat answers POST /v1/chat/completions: the nine steps, on one screen. Authenticate is done when it is called.
+func (g *Gateway) chat(x *request) {
+	e := &exchange{id: x.id, arrived: x.arrived, caller: x.caller, leave: func() {}}
+	streaming := false
+	defer func() {
+		if !streaming {
+			e.leave()
+		}
+	}()
+	if err := g.parse(x, e); err != nil {
+		x.fail(err)
+		return
+	}
+	if err := g.take(x.ctx, e); err != nil { // load, route, admit, translate, open
+		x.fail(err)
+		return
+	}
+	err := g.call(x, e)
+	switch {
+	case err != nil:
+		x.fail(g.failed(e, err))
+	case e.req.Stream:
+		streaming = true
+		g.relay(x, e)
+	default:
+		g.whole(x, e)
+	}
+}
+
+// maxModel bounds a model's name; the longest in any catalogue is under 100 bytes.
+const maxModel = 256
+
+func (g *Gateway) parse(x *request, e *exchange) (err error) {
+	chaos.Point("parse")
+	if e.req, err = openai.ParseChat(x.body()); err != nil {
+		return err
+	}
+	if len(e.req.Model) > maxModel || strings.ContainsFunc(e.req.Model, func(r rune) bool { return r < ' ' || r == utf8.RuneError }) {
+		return fault.New(fault.Invalid, "model must be at most %d printable characters", maxModel).WithParam("model")
+	}
+	e.thread, err = threadOf(x.header("X-Thread-Id"), e.req.Thread)
+	return err
+}
+
+// threadOf reconciles the two places a thread's id may be in. "new" asks for one of ours.
+func threadOf(header, body string) (id.Thread, error) {
+	if header != "" && body != "" && header != body {
+		return "", fault.New(fault.Invalid, "the header X-Thread-Id and the body name different threads; send one").WithParam("thread_id").WithCode("thread_id_conflict")
+	}
+	if header == "" {
+		header = body
+	}
+	switch {
+	case header == "":
+		return "", nil
+	case header == "new":
+		return id.NewThread(), nil
+	case !id.ValidThread(header):
+		return "", fault.New(fault.Invalid, "a thread id is 1 to %d of A-Z a-z 0-9 . _ : -, or \"new\"", id.MaxThread).WithParam("X-Thread-Id").WithCode("invalid_thread_id")
+	}
+	return id.Thread(header), nil
+}
+
+// staleTries is how often a request whose thread moved while it was read is read again.
+const staleTries = 3
+
+// take walks from load to open, in the order this process's requests for the thread came, and again where it must.
+func (g *Gateway) take(ctx context.Context, e *exchange) error {
+	if e.thread != "" {
+		leave, ok := g.turns.enter(ctx, e.caller.Org, e.thread, g.opts.TurnWait)
+		if !ok {
+			return locked(ctx, e.thread)
+		}
+		e.leave = leave
+	}
+	return g.await(ctx, e.thread, func() (calls.Result, error) {
+		for _, step := range []func(context.Context, *exchange) error{g.load, g.route, g.admit, g.translate, g.open} {
+			if err := step(ctx, e); err != nil {
+				return 0, err
+			}
+		}
+		return e.opening.Result, nil
+	})
+}
+
+// await tries to open a call until it is won. What found its thread moved on is tried again at once, staleTries times at
+// most; what found the turn taken waits for it, up to TurnWait. Another process's turn cannot be waited for but by asking
+// again, in growing steps; no connection is held meanwhile.
+func (g *Gateway) await(ctx context.Context, thread id.Thread, try func() (calls.Result, error)) error {
+	end := time.Now().Add(g.opts.TurnWait)
+	wait := 50 * time.Millisecond
+	for stale := 0; stale < staleTries; {
+		result, err := try()
+		if err != nil {
+			return err
+		}
+		switch result {
+		case calls.Won:
+			return nil
+		case calls.Stale:
+			stale++
+			continue
+		}
+		if time.Now().Add(wait).After(end) {
+			break
+		}
+		select {
+		case <-time.After(wait):
+			wait = min(2*wait, 500*time.Millisecond)
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return locked(ctx, thread)
+}
+
+func locked(ctx context.Context, thread id.Thread) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return fault.New(fault.Conflict, "another request is adding to thread %q; try again in a moment", thread).
+		WithCode("thread_locked").After(time.Second)
+}
+
+func (g *Gateway) load(ctx context.Context, e *exchange) error {
+	chaos.Point("load")
+	if e.thread == "" {
+		return nil
+	}
+	t, stored, err := g.opts.Threads.Load(ctx, e.caller.Org, e.thread, e.viewer())
+	if err != nil {
+		return err
+	}
+	if e.turn, err = threads.Decide(stored, e.req.Messages); err != nil {
+		return err
+	}
+	e.turn.Thread, e.turn.Create = e.thread, t == nil
+	return nil
+}
+
+func (g *Gateway) route(ctx context.Context, e *exchange) error {
+	chaos.Point("route")
+	keys, err := g.opts.Purse.HasProviderKey(ctx, e.caller.Org)
+	if err != nil {
+		return err
+	}
+	e.target, e.route, err = g.opts.Router.Resolve(e.req.Model, func(provider string) bool { return keys[provider] })
+	return err
+}
+
+// admit reserves the worst case. The bytes of history are not known yet to the byte; what is known bounds them.
+func (g *Gateway) admit(_ context.Context, e *exchange) error {
+	chaos.Point("admit")
+	model, _ := g.opts.Catalogue.Lookup(e.target.Provider, e.target.Model)
+	e.hold, _ = metering.Hold(model, int64(len(e.req.Raw))+historyBytes(e.turn), e.req.MaxTokens, int(e.req.N))
+	return nil
+}
+
+func historyBytes(t *threads.Turn) (n int64) {
+	if t == nil {
+		return 0
+	}
+	for _, m := range t.History {
+		n += int64(len(m.Raw))
+	}
+	return n
+}
+
+// translate makes the provider's body from the client's bytes, and unseals the key that pays.
+func (g *Gateway) translate(ctx context.Context, e *exchange) (err error) {
+	chaos.Point("translate")
+	edits := openai.Edits{Model: e.target.Model, IncludeUsage: e.req.Stream}
+	if e.turn != nil {
+		edits.At = e.turn.At
+		for _, m := range e.turn.History {
+			edits.History = append(edits.History, openai.ForProvider(m.Raw, madeBy(m, e.target.Provider)))
+		}
+	}
+	e.body = e.req.Splice(edits)
+	e.key, err = g.opts.Purse.ProviderKey(ctx, e.caller.Org, e.target.Provider)
+	return err
+}
+
+// madeBy reports whether m may keep members only one provider knows: it is a client's own, or that provider's answer.
+func madeBy(m *threads.Message, provider string) bool {
+	return m.Meta == nil || gjson.GetBytes(m.Meta, "provider").Str == provider
+}
+
+// open is the first transaction: the call, its turn and hold, attempt 0 and the new messages, durable before the provider
+// is asked for anything.
+func (g *Gateway) open(ctx context.Context, e *exchange) error {
+	hash := sha256.Sum256(e.req.Raw)
+	e.opening = &calls.Opening{
+		Org: e.caller.Org, ID: e.id, Key: e.caller.Key, User: e.caller.User, Team: e.caller.Team, Thread: e.thread,
+		Owner: g.opts.Owner, HoldPico: int64(e.hold), BodyHash: hash[:], Finger: fingerprint(e),
+		Provider: e.target.Provider, Model: e.target.Model,
+		Facts: calls.Facts{
+			Kind: "chat", ModelRequested: e.req.Model, Provider: e.target.Provider, Model: e.target.Model,
+			Route: e.route.ID, Why: e.route.Reason, Stream: e.req.Stream, InputBytes: int64(len(e.body)),
+		},
+	}
+	u := &db.Unit{Org: e.caller.Org}
+	if e.turn != nil {
+		e.opening.FirstSeq, e.opening.NIn = e.turn.FirstSeq(), len(e.turn.New)
+		e.opening.Facts.ThreadMode = string(e.turn.Mode)
+		g.opts.Threads.Append(u, &threads.Input{
+			Org: e.caller.Org, Thread: e.thread, Call: e.id, User: e.caller.User, Create: e.turn.Create,
+			PrevSeq: e.turn.PrevSeq, PrevChain: e.turn.PrevChain, Messages: e.turn.New,
+		})
+	}
+	g.opts.Calls.Open(u, e.opening)
+	err := g.opts.Store.Commit(ctx, u)
+	chaos.Point("open")
+	if fault.HasCode(err, "outcome_unknown") {
+		g.abandon(e) // it may be open; nobody but us would ever close it
+	}
+	return err
+}
+
+// fingerprint is 64 bits over what makes two requests the same: key, thread and body.
+func fingerprint(e *exchange) int64 {
+	h := fnv.New64a()
+	for _, s := range []string{string(e.caller.Key), "\x00", string(e.thread), "\x00"} {
+		_, _ = h.Write([]byte(s))
+	}
+	_, _ = h.Write(e.req.Raw)
+	return int64(h.Sum64())
+}
+
+// call asks the provider. For as long as its answer has not begun, the client's connection is looked at now and then: a
+// peer that has reset it wants no answer.
+func (g *Gateway) call(x *request, e *exchange) (err error) {
+	chaos.Point("call")
+	watch := g.watch(x)
+	defer watch.stop()
+	up := g.opts.Upstreams[e.target.Provider]
+	e.asked = time.Now()
+	e.answer, err = up.Chat(x.ctx, &upstreams.Request{
+		Body: e.body, Stream: e.req.Stream, Key: e.key, Attempt: e.attempt(0), Header: x.forward(up.Forward()),
+	})
+	if err != nil {
+		return err // the context's cause, if that is what ended it
+	}
+	e.began = time.Now()
+	return nil
+}
+
+// failed records a call that brought nothing and returns what the client is told.
+func (g *Gateway) failed(e *exchange, err error) error {
+	f := fault.From(err)
+	end := ending{outcome: calls.Failed, state: calls.FailedTry, code: f.Code, err: f}
+	failure := upstreams.FailureOf(err)
+	end.status, end.upstreamID, end.maybeBilled = failure.Status, failure.UpstreamID, failure.Sent && failure.Status == 0
+	if rerr := g.record(e, end); rerr != nil {
+		g.opts.Log.Error("a failed call could not be recorded yet", "request_id", e.id, "error", rerr)
+	}
+	return err
+}

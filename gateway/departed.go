@@ -1,0 +1,16 @@
+package gateway
+
+import "net"
+
+// departed reports whether the client at the other end of c has certainly left: it reset the connection, or the kernel
+// gave it up for lost. A client that only closed its sending side may still read the answer, and has not departed. It
+// never blocks and takes nothing from the connection, so it may be asked at any time, from any goroutine.
+//
+// It asks the state of the socket rather than peeking at its data: a peek does not see a reset that stands behind an
+// unread byte, and it takes the error away from the next write.
+//
+// For connections that are not TCP, and on systems other than Linux, the answer is false.
+func departed(c net.Conn) bool {
+	tcp := tcpOf(c)
+	return tcp != nil && closedByPeer(tcp)
+}

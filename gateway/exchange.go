@@ -1,0 +1,57 @@
+package gateway
+
+import (
+	"strconv"
+	"time"
+
+	"threadhub/calls"
+	"threadhub/internal/id"
+	"threadhub/internal/seal"
+	"threadhub/metering"
+	"threadhub/openai"
+	"threadhub/orgs"
+	routing "threadhub/router"
+	"threadhub/threads"
+	"threadhub/upstreams"
+)
+
+// exchange is one chat request on its way through the gateway. Each field is set by the step named beside it and only
+// read by later ones.
+type exchange struct {
+	id      id.Request  // arrival
+	arrived time.Time   // arrival
+	caller  orgs.Caller // authenticate
+
+	req    *openai.ChatRequest // parse
+	thread id.Thread           // parse; "": a plain call
+
+	turn  *threads.Turn // load; nil for a plain call
+	leave func()        // load: lets the next request of this process into the thread
+
+	target routing.Target // route
+	route  routing.Route  // route
+
+	hold metering.PicoUSD // admit
+
+	body []byte      // translate
+	key  seal.Secret // translate
+
+	opening *calls.Opening // open
+
+	asked  time.Time         // call: when the provider was asked
+	began  time.Time         // call: when its answer began; zero if it never did
+	answer *upstreams.Answer // call
+
+	first     time.Time           // relay: when the first piece of the answer came
+	generated *openai.Accumulator // relay: what a stream brought so far
+
+	charge metering.Charge // record
+}
+
+// viewer is the caller as threads knows one.
+func (e *exchange) viewer() threads.Viewer {
+	return threads.Viewer{User: e.caller.User, Admin: e.caller.Role == orgs.Admin}
+}
+
+// attempt is the name of attempt n in both sides' logs.
+func (e *exchange) attempt(n int) string { return string(e.id) + "-" + strconv.Itoa(n) }

@@ -1,0 +1,305 @@
+// Package gateway is the public HTTP edge: it takes one request from its first byte to its last, through the steps of
+// ARCHITECTURE.md, and is the only room that knows fasthttp.
+//
+// It promises that a handler runs only for a request whose framing nobody can read in two ways, within the limits of
+// Options, with a caller the authenticator vouched for and whose role suffices; that every failure is an OpenAI error
+// object with a request id, its cause in the log and not in the answer; that a panic ends one request and not the
+// process; that each request leaves one log line without content or keys; and that Shutdown lets what runs end. It
+// leaves to the rooms everything else: who a caller is, what a thread holds, what a call costs.
+//
+// Nothing of a fasthttp.RequestCtx outlives the handler. What does (a stream) holds its request, see request.hold.
+package gateway
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/valyala/fasthttp"
+
+	"threadhub/calls"
+	"threadhub/internal/db"
+	"threadhub/internal/fault"
+	"threadhub/internal/id"
+	"threadhub/internal/seal"
+	"threadhub/metering"
+	"threadhub/orgs"
+	routing "threadhub/router"
+	"threadhub/threads"
+	"threadhub/upstreams"
+)
+
+// Purse is what pays for calls: the orgs' own keys at the providers.
+type Purse interface {
+	// ProviderKey opens the org's key. Errors: fault.Invalid provider_key_missing.
+	ProviderKey(ctx context.Context, org id.Org, provider string) (seal.Secret, error)
+	// HasProviderKey tells for which providers there is one.
+	HasProviderKey(ctx context.Context, org id.Org) (map[string]bool, error)
+}
+
+// Authenticator says who a bearer token stands for. Errors: fault.Unauthorized when it stands for nobody,
+// fault.Unavailable when that cannot be found out.
+type Authenticator interface {
+	Authenticate(ctx context.Context, token string) (orgs.Caller, error)
+}
+
+// ProviderKeys keeps the orgs' keys at the providers.
+type ProviderKeys interface {
+	PutProviderKey(ctx context.Context, org id.Org, provider string, key seal.Secret) (orgs.ProviderKeyStatus, error)
+	DeleteProviderKey(ctx context.Context, org id.Org, provider string) error
+	ProviderKeys(ctx context.Context, org id.Org) ([]orgs.ProviderKeyStatus, error)
+}
+
+// Models lists what a caller may put into the member "model".
+type Models interface {
+	Models(ctx context.Context, caller orgs.Caller) ([]Model, error)
+}
+
+// Options are the parts the gateway stands on and its settings. Parts that are nil answer 503 where they are needed;
+// settings that are zero take the value named beside them.
+type Options struct {
+	Log          *slog.Logger
+	LogSink      *LogSink // counted in the metrics; nil if the log is written directly
+	Store        db.Store // asked whether it is there, for readiness
+	Orgs         Authenticator
+	ProviderKeys ProviderKeys
+	Models       Models
+	Purse        Purse
+	Calls        *calls.Store
+	Threads      *threads.Store
+	Ledger       *metering.Ledger
+	Catalogue    *metering.Catalogue
+	Router       *routing.Router
+	Upstreams    map[string]upstreams.Upstream
+	Owner        id.Owner             // this process, as calls know it
+	Registry     *prometheus.Registry // nil: one of its own
+	Version      string               // shown by /health
+	Profiling    bool                 // pprof on the operator's listener
+
+	MaxBodyBytes  int64         // 20 MiB: a larger body is refused
+	MaxBodyMemory int64         // 256 MiB: what bodies over 64 KiB that are still arriving may hold together
+	MaxConns      int           // (open files allowed − 200) / 2, as a relayed stream needs two
+	HeaderTimeout time.Duration // 10 s for a request's head
+	BodyTimeout   time.Duration // 5 min for its body, which must also keep up 1 KiB/s after 5 s
+	IdleTimeout   time.Duration // 75 s between two requests on a connection
+	WriteTimeout  time.Duration // 20 s without the client taking a byte
+	Heartbeat     time.Duration // 10 s of silence in a stream before a comment is sent
+	TurnWait      time.Duration // 10 s for the turn of a thread
+	DrainAccept   time.Duration // 5 s of accepting after readiness has gone; negative: none
+	Drain         time.Duration // 120 s for what runs to end by itself
+	DrainEnd      time.Duration // 15 s for it to record and end once it has been cancelled
+}
+
+func (o Options) withDefaults() Options {
+	set := func(d *time.Duration, to time.Duration) {
+		if *d == 0 {
+			*d = to
+		}
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Registry == nil {
+		o.Registry = prometheus.NewRegistry()
+	}
+	if o.MaxBodyBytes == 0 {
+		o.MaxBodyBytes = 20 << 20
+	}
+	if o.MaxBodyMemory == 0 {
+		o.MaxBodyMemory = 256 << 20
+	}
+	if o.MaxConns == 0 {
+		o.MaxConns = defaultMaxConns()
+	}
+	set(&o.HeaderTimeout, 10*time.Second)
+	set(&o.BodyTimeout, 5*time.Minute)
+	set(&o.IdleTimeout, 75*time.Second)
+	set(&o.WriteTimeout, 20*time.Second)
+	set(&o.Heartbeat, 10*time.Second)
+	set(&o.TurnWait, 10*time.Second)
+	set(&o.DrainAccept, 5*time.Second)
+	set(&o.Drain, 2*time.Minute)
+	set(&o.DrainEnd, 15*time.Second)
+	return o
+}
+
+func defaultMaxConns() int {
+	var lim syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &lim); err != nil || lim.Cur > 1<<20 {
+		return 1 << 18
+	}
+	return max(16, (int(lim.Cur)-200)/2)
+}
+
+// Gateway serves the public listener and the operator's. Make one with New, run it with Serve, end it with Shutdown.
+type Gateway struct {
+	opts     Options
+	metrics  *metrics
+	router   *router
+	flights  *flights
+	server   *fasthttp.Server
+	operator *http.Server
+	ready    *readiness
+	turns    *turnstile
+	backlog  *backlog
+
+	mu       sync.Mutex
+	public   *listener
+	served   chan struct{} // closed when the public server has stopped; nil before Serve
+	draining atomic.Bool
+	force    chan struct{} // closed by the second call of Shutdown
+	ended    chan struct{} // closed when Shutdown has done its work
+	left     int           // connections that had to be cut
+}
+
+// New builds a gateway. It opens nothing and starts nothing.
+func New(opts Options) *Gateway {
+	g := &Gateway{opts: opts.withDefaults(), turns: newTurnstile(), flights: newFlights(), force: make(chan struct{}), ended: make(chan struct{})}
+	g.backlog = newBacklog(g.opts.Store, g.opts.Log)
+	g.metrics = newMetrics(g.opts.Registry, g.opts.LogSink)
+	g.router = newRouter(g.routes())
+	g.ready = &readiness{store: g.opts.Store}
+	g.server = g.newServer()
+	g.operator = g.newOperator()
+	return g
+}
+
+// Serve serves both listeners until Shutdown has ended them (nil) or one of them fails, which ends both. operator may
+// be nil. Call it once.
+func (g *Gateway) Serve(public, operator net.Listener) error {
+	g.mu.Lock()
+	ln := newListener(public, &g.opts, g.metrics)
+	served := make(chan struct{})
+	g.public, g.served = ln, served
+	stopped := g.draining.Load()
+	g.mu.Unlock()
+	if stopped {
+		close(served)
+		return errors.Join(ln.Close(), closeListener(operator))
+	}
+
+	opErr := make(chan error, 1)
+	go func() {
+		if operator == nil {
+			opErr <- nil
+			return
+		}
+		err := g.operator.Serve(operator)
+		if errors.Is(err, http.ErrServerClosed) {
+			err = nil
+		} else {
+			_ = ln.Close()
+		}
+		opErr <- err
+	}()
+	err := g.server.Serve(ln)
+	close(served)
+	if g.draining.Load() {
+		<-g.ended
+	} else {
+		_ = g.operator.Close()
+	}
+	return errors.Join(err, <-opErr)
+}
+
+func closeListener(ln net.Listener) error {
+	if ln == nil {
+		return nil
+	}
+	return ln.Close()
+}
+
+// errDraining is the cause with which Shutdown cancels what is still running.
+var errDraining = fault.New(fault.Unavailable, "the gateway is shutting down").WithCode("draining").After(time.Second)
+
+// lastBytes is how long what has ended has to reach its client, at the least.
+const lastBytes = time.Second
+
+// Shutdown ends the gateway gently: readiness goes at once, new requests are taken for DrainAccept more, what runs has
+// Drain to end by itself, is then cancelled with the cause errDraining, and has DrainEnd to record and end. When ctx is
+// done, or Shutdown is called a second time, what runs is cancelled at once. It returns when nothing is left; the error
+// says how many connections had to be cut.
+func (g *Gateway) Shutdown(ctx context.Context) error {
+	g.mu.Lock()
+	if g.draining.Swap(true) {
+		select {
+		case <-g.force:
+		default:
+			close(g.force)
+		}
+		g.mu.Unlock()
+		<-g.ended
+		return g.shutdownError()
+	}
+	ln, served := g.public, g.served
+	g.mu.Unlock()
+	defer close(g.ended)
+	defer g.backlog.close()
+	defer func() { _ = g.operator.Close() }()
+	if ln == nil {
+		return nil
+	}
+	start := time.Now()
+
+	g.pause(ctx, g.opts.DrainAccept, nil)
+	_ = ln.Close()
+	stop, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	closed := make(chan struct{})
+	go func() { // closes idle connections again and again, until none is left or stop is done
+		defer close(closed)
+		_ = g.server.ShutdownWithContext(stop)
+	}()
+
+	g.pause(ctx, g.opts.Drain, g.flights.empty())
+	g.flights.cancel(errDraining)
+	select {
+	case <-g.flights.empty():
+	case <-time.After(g.opts.DrainEnd):
+	}
+	// The last bytes are on their way to clients that read them: WriteTimeout is what they have, a second if we are pressed.
+	none := ln.empty()
+	g.pause(ctx, g.opts.WriteTimeout-lastBytes, none)
+	select {
+	case <-none:
+	case <-time.After(lastBytes):
+		g.left = ln.cut()
+		select {
+		case <-none:
+		case <-time.After(lastBytes):
+		}
+	}
+	cancel()
+	<-closed
+	<-served
+	g.metrics.drainSeconds.Set(time.Since(start).Seconds())
+	return g.shutdownError()
+}
+
+func (g *Gateway) shutdownError() error {
+	if g.left == 0 {
+		return nil
+	}
+	return fault.New(fault.Internal, "%d connections were still open at the end of the drain and were cut", g.left)
+}
+
+// pause waits for d, or until done is closed, ctx is done, or Shutdown is forced.
+func (g *Gateway) pause(ctx context.Context, d time.Duration, done <-chan struct{}) {
+	if d <= 0 {
+		return
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-done:
+	case <-ctx.Done():
+	case <-g.force:
+	}
+}

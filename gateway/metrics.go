@@ -1,0 +1,122 @@
+package gateway
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"threadhub/calls"
+	"threadhub/internal/fault"
+)
+
+// metrics are the gateway's own. Every label takes its values from a list in the source: nothing a client, an org or a
+// provider sends becomes one.
+type metrics struct {
+	requests     *prometheus.CounterVec   // route, status, outcome
+	seconds      *prometheus.HistogramVec // route
+	inflight     prometheus.Gauge
+	connections  prometheus.Gauge
+	refused      *prometheus.CounterVec // code
+	acceptErrors prometheus.Counter
+	panics       prometheus.Counter
+	streamEnds   *prometheus.CounterVec // reason
+	drainSeconds prometheus.Gauge
+}
+
+func newMetrics(reg prometheus.Registerer, sink *LogSink) *metrics {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "threadhub_requests_total", Help: "Requests answered, by route, class of status and outcome.",
+		}, []string{"route", "status", "outcome"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "threadhub_request_seconds", Help: "From a request's arrival to the end of its answer.",
+			Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 30, 60, 300},
+		}, []string{"route"}),
+		inflight: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "threadhub_requests_inflight", Help: "Requests begun and not ended, streams among them.",
+		}),
+		connections: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "threadhub_connections_open", Help: "Open public connections.",
+		}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "threadhub_refused_total", Help: "Requests refused before they had a handler, by code.",
+		}, []string{"code"}),
+		acceptErrors: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "threadhub_accept_emfile_total", Help: "Connections that could not be accepted, mostly for want of file descriptors.",
+		}),
+		panics: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "threadhub_panics_total", Help: "Panics caught. Each is a bug.",
+		}),
+		streamEnds: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "threadhub_stream_end_total", Help: "Calls ended, streamed or whole, by reason.",
+		}, []string{"reason"}),
+		drainSeconds: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "threadhub_drain_seconds", Help: "How long the drain took.",
+		}),
+	}
+	dropped := prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "threadhub_log_dropped_total", Help: "Log lines lost because the log was too slow or full.",
+	}, func() float64 {
+		if sink == nil {
+			return 0
+		}
+		return float64(sink.Dropped())
+	})
+	reg.MustRegister(m.requests, m.seconds, m.inflight, m.connections, m.refused, m.acceptErrors, m.panics, m.streamEnds,
+		m.drainSeconds, dropped)
+	return m
+}
+
+func (m *metrics) answered(l *logLine, took time.Duration) {
+	outcome := "ok"
+	if l.fault != nil {
+		outcome = outcomeOf(l.fault.Kind)
+	}
+	m.requests.WithLabelValues(l.route, statusClass(l.status), outcome).Inc()
+	m.seconds.WithLabelValues(l.route).Observe(took.Seconds())
+}
+
+// ended counts a call that was recorded, streamed or whole: code says why it is not complete.
+func (m *metrics) ended(outcome calls.Outcome, code string) {
+	if outcome == calls.Complete {
+		code = "done"
+	}
+	m.streamEnds.WithLabelValues(streamEnd(code)).Inc()
+}
+
+func statusClass(status int) string {
+	if status < 100 || status > 599 {
+		return "other"
+	}
+	return strconv.Itoa(status/100) + "xx"
+}
+
+var outcomes = map[fault.Kind]string{
+	fault.Internal: "internal", fault.Invalid: "invalid", fault.Unauthorized: "unauthorized", fault.Payment: "budget",
+	fault.Denied: "denied", fault.NotFound: "not_found", fault.Method: "method", fault.Slow: "slow",
+	fault.Conflict: "conflict", fault.TooLarge: "too_large", fault.MediaType: "media_type", fault.Reused: "reused",
+	fault.RateLimited: "rate_limited", fault.Upstream: "upstream", fault.Unavailable: "unavailable", fault.Timeout: "timeout",
+}
+
+func outcomeOf(k fault.Kind) string {
+	if o, ok := outcomes[k]; ok {
+		return o
+	}
+	return "other"
+}
+
+// streamReasons are the ways a stream ends that are counted by name.
+var streamReasons = map[string]bool{
+	"done": true, "client_closed": true, "client_slow": true, "draining": true, "deadline": true, "lost_lease": true,
+	"storage_unavailable": true, "internal_error": true, "upstream_truncated": true, "upstream_reset": true,
+	"upstream_stalled": true, "upstream_protocol": true, "upstream_oversize": true, "upstream_error": true,
+	"upstream_timeout": true, "rate_limit_exceeded": true,
+}
+
+func streamEnd(reason string) string {
+	if streamReasons[reason] {
+		return reason
+	}
+	return "other"
+}

@@ -1,0 +1,60 @@
+package gateway
+
+import (
+	"threadhub/internal/fault"
+)
+
+// Model is a name that may stand in the member "model".
+type Model struct {
+	ID      string
+	OwnedBy string
+	Created int64 // Unix seconds
+}
+
+// modelShape is a model as the OpenAI API shows it.
+type modelShape struct {
+	ID      string `json:"id"`
+	Object  string `json:"object"`
+	Created int64  `json:"created"`
+	OwnedBy string `json:"owned_by"`
+}
+
+func (m Model) shape() modelShape { return modelShape{m.ID, "model", m.Created, m.OwnedBy} }
+
+// models answers GET /v1/models.
+func (g *Gateway) models(x *request) {
+	all, err := g.callable(x)
+	if err != nil {
+		x.fail(err)
+		return
+	}
+	data := make([]modelShape, len(all))
+	for i, m := range all {
+		data[i] = m.shape()
+	}
+	x.json(200, map[string]any{"object": "list", "data": data})
+}
+
+// model answers GET /v1/models/{id}. Ids hold slashes.
+func (g *Gateway) model(x *request) {
+	all, err := g.callable(x)
+	if err != nil {
+		x.fail(err)
+		return
+	}
+	for _, m := range all {
+		if m.ID == x.param("id") {
+			x.json(200, m.shape())
+			return
+		}
+	}
+	x.fail(fault.New(fault.NotFound, "the model does not exist, or this org has no key for its provider").
+		WithCode("model_not_found").WithParam("model").NoRetry())
+}
+
+func (g *Gateway) callable(x *request) ([]Model, error) {
+	if g.opts.Models == nil {
+		return nil, fault.New(fault.Unavailable, "there is no catalogue")
+	}
+	return g.opts.Models.Models(x.ctx, x.caller)
+}

@@ -1,0 +1,174 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"strconv"
+	"time"
+
+	"threadhub/calls"
+	"threadhub/internal/chaos"
+	"threadhub/internal/db"
+	"threadhub/internal/fault"
+	"threadhub/metering"
+	"threadhub/openai"
+	"threadhub/threads"
+)
+
+// ending is how a call ended, as record writes it down.
+type ending struct {
+	outcome     calls.Outcome
+	code        string       // why it is not complete; "" if it is
+	err         *fault.Error // what the client is told; nil if it is complete
+	state       calls.AttemptState
+	status      int // the provider's
+	upstreamID  string
+	maybeBilled bool
+
+	message  []byte   // the answer's JSON, exact; nil if none came
+	others   [][]byte // choices after the first
+	usage    *openai.Usage
+	outBytes int64 // generated, for the estimate where usage is missing
+	served   string
+	finish   string
+}
+
+// fail makes end that of a call that err ended: incomplete if something came before, else failed.
+func (end *ending) fail(err error) {
+	end.err = fault.From(err)
+	end.code = end.err.Code
+	end.outcome, end.state = calls.Incomplete, calls.Cut
+	if end.message == nil && end.outBytes == 0 {
+		end.outcome, end.state = calls.Failed, calls.FailedTry
+	}
+	end.maybeBilled = end.usage == nil
+}
+
+// recordPatience is how long a record waits for a store that is away before the client is told. After that it is
+// repeated in the background for as long as the process lives; then the settler closes the call.
+const recordPatience = 10 * time.Second
+
+// errLostLease ends an answer whose call another process has closed meanwhile.
+var errLostLease = fault.New(fault.Unavailable, "the gateway lost this request while storage was away; the thread shows it as incomplete").
+	WithCode("lost_lease").After(time.Second)
+
+// record is the second transaction: the answer, the attempt's end, the ledger line, turn and hold freed. It runs whatever
+// happened to the client, and the client gets the end of its answer only after it.
+func (g *Gateway) record(e *exchange, end ending) error {
+	if dropRecord {
+		return nil
+	}
+	u, closing := g.recordUnit(e, end)
+	chaos.Point("record")
+	err := g.opts.Store.Commit(context.Background(), u)
+	chaos.Point("recorded")
+	e.leave()
+	switch {
+	case err != nil:
+		g.backlog.add(u)
+		return err
+	case !closing.Recorded:
+		return errLostLease
+	}
+	return nil
+}
+
+func (g *Gateway) recordUnit(e *exchange, end ending) (*db.Unit, *calls.Closing) {
+	now := time.Now()
+	e.charge = g.charge(e, end.usage, end.outBytes)
+	if end.outcome == calls.Failed && end.usage == nil {
+		e.charge = g.opts.Catalogue.Nothing(e.target.Provider, e.target.Model, end.maybeBilled)
+	}
+	cost, status := priced(e.charge)
+	facts := calls.Facts{
+		ModelServed: clean(end.served), Status: statusOf(end.err), FinishReason: clean(end.finish),
+		Usage: openai.AppendUsage(nil, usageOf(e.charge)), CostUSD: cost, CostStatus: status,
+		LatencyMS: now.Sub(e.arrived).Milliseconds(), FirstTokenMS: sinceMS(e.arrived, e.first), OverheadMS: e.overhead(),
+	}
+	closing := &calls.Closing{
+		Org: e.caller.Org, ID: e.id, RecordID: string(e.id), Outcome: end.outcome, Reason: end.code, Facts: facts,
+		Attempts: []calls.AttemptEnd{{
+			State: end.state, Status: end.status, Code: end.code, UpstreamID: clean(end.upstreamID), MaybeBilled: end.maybeBilled,
+			FirstMS: sinceMS(e.asked, e.began), TotalMS: now.Sub(e.asked).Milliseconds(),
+		}},
+	}
+	u := &db.Unit{Org: e.caller.Org, Record: true, Patience: recordPatience}
+	g.opts.Calls.Close(u, closing)
+	g.opts.Ledger.Put(u, &metering.Line{
+		Org: e.caller.Org, Call: e.id, Key: e.caller.Key, User: e.caller.User, Team: e.caller.Team, Thread: e.thread,
+		Provider: e.target.Provider, Model: e.target.Model, Charge: e.charge, MaybeBilled: end.maybeBilled,
+	})
+	if e.thread != "" {
+		g.opts.Threads.Answer(u, &threads.Answer{Org: e.caller.Org, Call: e.id, Message: g.answerMessage(e, end, facts)})
+	}
+	return u, closing
+}
+
+// answerMessage is the answer as the thread keeps it: its own bytes, and where it came from beside them.
+func (g *Gateway) answerMessage(e *exchange, end ending, facts calls.Facts) threads.Message {
+	raw := end.message
+	if raw == nil {
+		raw = []byte(threads.EmptyAnswer)
+	}
+	status := threads.Complete
+	if end.outcome != calls.Complete {
+		status = threads.Incomplete
+	}
+	p := threads.Provenance{
+		RequestID: e.id, Provider: e.target.Provider, ModelRequested: e.req.Model, ModelServed: facts.ModelServed,
+		Route: e.route.ID, Reason: e.route.Reason, Attempts: 1, LatencyMS: facts.LatencyMS, FirstTokenMS: facts.FirstTokenMS,
+		FinishReason: facts.FinishReason, Usage: facts.Usage, CostStatus: facts.CostStatus,
+	}
+	if facts.CostUSD != "" {
+		p.CostUSD = &facts.CostUSD
+	}
+	for _, c := range end.others {
+		p.Choices = append(p.Choices, json.RawMessage(c))
+	}
+	return threads.NewAnswer(raw, status, end.code, e.turn.Chain, p)
+}
+
+// charge is what e has cost so far: by the provider's word, by its usage and our prices, or by an estimate.
+func (g *Gateway) charge(e *exchange, usage *openai.Usage, outBytes int64) metering.Charge {
+	return g.opts.Catalogue.Charge(e.target.Provider, e.target.Model, usage, metering.Estimate{In: int64(len(e.body)), Out: outBytes})
+}
+
+// priced is a charge as clients see it: decimal dollars, "" when nobody knows the price.
+func priced(c metering.Charge) (usd, status string) {
+	if c.Status != metering.Unpriced {
+		usd = c.Cost.String()
+	}
+	return usd, string(c.Status)
+}
+
+func usageOf(c metering.Charge) *openai.Usage {
+	u := &openai.Usage{Input: c.Input, Cached: c.Cached, CacheWrite: c.CacheWrite, Output: c.Output, Reasoning: c.Reasoning}
+	u.Total = u.Sum()
+	return u
+}
+
+// overhead is what of the time since arrival was not spent waiting for the provider, in milliseconds.
+func (e *exchange) overhead() string {
+	all := time.Since(e.arrived)
+	if !e.asked.IsZero() && !e.began.IsZero() {
+		all -= e.began.Sub(e.asked)
+	}
+	return strconv.FormatFloat(float64(all.Microseconds())/1000, 'f', 3, 64)
+}
+
+func sinceMS(from, to time.Time) int64 {
+	if from.IsZero() || to.IsZero() {
+		return 0
+	}
+	return to.Sub(from).Milliseconds()
+}
+
+func statusOf(err *fault.Error) int {
+	if err == nil {
+		return 200
+	}
+	return answerFor(err).status
+}
+
+// clean makes a provider's short text fit to be stored and shown.
+func clean(s string) string { return openai.Scrub(s) }

@@ -1,0 +1,242 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"threadhub/calls"
+	"threadhub/internal/chaos"
+	"threadhub/internal/fault"
+	"threadhub/internal/sse"
+	"threadhub/openai"
+)
+
+// A stream is pulled: fasthttp reads the response's body from a relay, and each Read asks the provider for its next
+// event. So a slow client slows the provider, nothing is queued, and there is no goroutine and no channel per stream.
+// What follows the stream is done where the stream ends: in Read when the provider has ended it, in Close when the
+// client has gone before that. See docs/decisions/0001-streams-are-pulled.md.
+
+// errClientGone is the cause with which a departed client's call is cancelled.
+var errClientGone = fault.New(fault.Invalid, "the client closed the connection").WithCode("client_closed")
+
+// errClientSlow is the same for a client that stopped reading.
+var errClientSlow = fault.New(fault.Invalid, "the client stopped reading").WithCode("client_slow")
+
+// relay is one stream on its way to the client.
+type relay struct {
+	g       *Gateway
+	x       *request
+	e       *exchange
+	conn    net.Conn
+	cancel  context.CancelCauseFunc
+	ctx     context.Context
+	release func()
+	unwatch func() bool
+
+	taken int    // bytes of payloads so far
+	out   []byte // framed, not yet read by fasthttp
+	ended bool   // out holds the last of it
+	once  sync.Once
+	wrote time.Time // when the client was last given something: what it has WriteTimeout to take
+
+	// While Read waits, the beat may write to the connection: fasthttp has flushed all it had and is waiting too.
+	mu      sync.Mutex
+	chunked bool // the answer is, so that a heartbeat can be put between two pieces; not to HTTP/1.0 clients
+	waiting bool
+	spoke   time.Time
+	beat    *time.Timer
+}
+
+// relay hands the stream to fasthttp, which pulls it after the handler has returned. x must not be used from then on.
+func (g *Gateway) relay(x *request, e *exchange) {
+	ctx, cancel := context.WithCancelCause(x.ctx)
+	r := &relay{g: g, x: x, e: e, conn: x.conn(), ctx: ctx, cancel: cancel, release: x.hold(), spoke: time.Now(), wrote: time.Now()}
+	r.chunked = x.rc.Request.Header.IsHTTP11()
+	e.generated = new(openai.Accumulator)
+	g.answerHeaders(x, e)
+	x.rc.SetContentType("text/event-stream; charset=utf-8")
+	x.rc.Response.Header.Set("Cache-Control", "no-cache")
+	x.rc.Response.Header.Set("X-Accel-Buffering", "no")
+	x.rc.Response.ImmediateHeaderFlush = true // so that a heartbeat can never come before the head
+	// Ending the context closes the provider's stream, which ends a Next that waits.
+	r.unwatch = context.AfterFunc(ctx, func() { _ = e.answer.Stream.Close() })
+	r.beat = time.AfterFunc(g.opts.Heartbeat, r.tick)
+	x.rc.SetBodyStream(r, -1)
+}
+
+// Read gives fasthttp the next piece. It returns when there is one, however long that takes.
+func (r *relay) Read(p []byte) (n int, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			r.g.panicked(v)
+			r.end(fault.From(errors.New("panic")))
+			n, err = copy(p, r.out), nil
+			r.out = r.out[n:]
+		}
+	}()
+	if len(r.out) == 0 {
+		if r.ended {
+			return 0, io.EOF
+		}
+		r.out = r.out[:0]
+		r.wait(true)
+		for !r.ended && (len(r.out) == 0 || len(r.out) < maxWrite && r.ready()) {
+			r.next()
+		}
+		r.wait(false)
+	}
+	n = copy(p, r.out)
+	r.out = r.out[n:]
+	r.wrote = time.Now()
+	_ = r.conn.SetWriteDeadline(r.wrote.Add(r.g.opts.WriteTimeout))
+	return n, nil
+}
+
+// maxAnswer bounds what one stream may bring, pictures and all: it is kept until it is recorded.
+const maxAnswer = 64 << 20
+
+// maxWrite is about how much of a burst is given to the client in one piece.
+const maxWrite = 16 << 10
+
+// ready reports whether the provider's next event is there already.
+func (r *relay) ready() bool {
+	s, ok := r.e.answer.Stream.(interface{ Ready() bool })
+	return ok && s.Ready()
+}
+
+func (r *relay) wait(on bool) {
+	r.mu.Lock()
+	r.waiting = on
+	r.spoke = time.Now()
+	r.mu.Unlock()
+}
+
+// next takes one event from the provider and frames it, or ends the stream.
+func (r *relay) next() {
+	chaos.Point("relay")
+	payload, err := r.e.answer.Stream.Next()
+	if err != nil {
+		switch cause := context.Cause(r.ctx); {
+		case err == io.EOF: // itself, and not an error that wraps it: only this means the end marker came
+			err = nil
+		case cause != nil:
+			err = cause
+		}
+		r.end(err)
+		return
+	}
+	chunk, err := r.e.generated.Add(payload)
+	if r.taken += len(payload); err == nil && r.taken > maxAnswer {
+		err = fault.New(fault.Upstream, "the provider's answer is larger than the gateway takes").WithCode("upstream_oversize")
+	}
+	if err != nil {
+		r.end(err)
+		return
+	}
+	if r.e.first.IsZero() && chunk.HasText {
+		r.e.first = time.Now()
+	}
+	if chunk.UsageOnly && !r.e.req.IncludeUsage {
+		return
+	}
+	if chunk.UsageSpan != [2]int{} && r.e.req.IncludeUsage {
+		cost, status := priced(r.g.charge(r.e, r.e.generated.Usage(), r.e.generated.TextBytes()))
+		chunk.Payload = openai.AppendUsageCost(chunk.Payload, chunk.UsageSpan, cost, status)
+	}
+	r.out = sse.AppendData(r.out, chunk.Payload)
+}
+
+// end records what came and frames the last event: [DONE] only when the provider said so and the record is durable.
+func (r *relay) end(err error) {
+	r.once.Do(func() {
+		e := r.e
+		end := ending{
+			outcome: calls.Complete, state: calls.OK, status: e.answer.Status, upstreamID: e.answer.UpstreamID,
+			usage: e.generated.Usage(), outBytes: e.generated.TextBytes(), served: e.generated.Model(), finish: e.generated.FinishReason(),
+		}
+		if !e.generated.Empty() {
+			end.message, end.others = e.generated.Message(), e.generated.Others()
+		}
+		if err == nil && end.message == nil && end.finish == "" {
+			err = fault.New(fault.Upstream, "the provider ended the stream without an answer").WithCode("upstream_truncated")
+		}
+		if err != nil {
+			end.fail(err)
+		}
+		if rerr := r.g.record(e, end); rerr != nil && err == nil {
+			err = rerr
+		}
+		if err != nil {
+			r.x.ended(fault.From(err).Code, err)
+			r.out = append(r.out, errorEvent(err)...)
+			return
+		}
+		r.x.ended("done", nil)
+		r.out = sse.AppendData(r.out, []byte("[DONE]"))
+	})
+	r.ended = true
+}
+
+// Close is called by fasthttp once, when the body is through or the client could not be written to.
+func (r *relay) Close() error {
+	defer r.release()
+	defer r.e.leave()
+	defer func() {
+		if v := recover(); v != nil {
+			r.g.panicked(v)
+		}
+	}()
+	r.beat.Stop()
+	if !r.ended {
+		gone := errClientGone
+		if time.Since(r.wrote) >= r.g.opts.WriteTimeout {
+			gone = errClientSlow
+		}
+		r.cancel(gone)
+		r.end(gone)
+	}
+	r.unwatch()
+	r.cancel(context.Canceled)
+	return r.e.answer.Stream.Close()
+}
+
+// tick runs beside Read. A provider that is silent makes it say something to the client, so that proxies between keep the
+// connection and a client that left is noticed: the first write to it draws the reset that the look after it sees.
+func (r *relay) tick() {
+	defer func() {
+		if v := recover(); v != nil {
+			r.g.panicked(v)
+		}
+	}()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ctx.Err() != nil {
+		return
+	}
+	if departed(r.conn) {
+		r.cancel(errClientGone)
+		return
+	}
+	silent := time.Since(r.spoke)
+	next := r.g.opts.Heartbeat - silent
+	if r.waiting && r.chunked && next <= 0 {
+		_ = r.conn.SetWriteDeadline(time.Now().Add(r.g.opts.WriteTimeout))
+		if _, err := r.conn.Write(heartbeat); err != nil {
+			r.cancel(errClientGone)
+			return
+		}
+		r.spoke = time.Now()
+		next = r.g.opts.Heartbeat
+	}
+	r.beat.Reset(min(max(next, time.Millisecond), departureLook))
+}
+
+// departureLook is how often a silent stream's connection is looked at.
+const departureLook = 500 * time.Millisecond
+
+// heartbeat is a comment event in a chunk of its own, as it goes over the wire.
+var heartbeat = []byte("8\r\n: ping\n\n\r\n")

@@ -1,0 +1,136 @@
+package gateway
+
+import (
+	"encoding/json"
+	"time"
+
+	"threadhub/calls"
+	"threadhub/internal/id"
+	"threadhub/metering"
+)
+
+// getRequest answers GET /v1/requests/{id}: what became of a call.
+func (g *Gateway) getRequest(x *request) {
+	c, err := g.opts.Calls.Call(x.ctx, x.caller.Org, id.Request(x.param("id")))
+	if err != nil {
+		x.fail(err)
+		return
+	}
+	if c.Thread != "" { // a private thread's calls are as private as it
+		if _, _, err := g.opts.Threads.Load(x.ctx, x.caller.Org, c.Thread, x.viewer()); err != nil {
+			x.fail(calls.Absent(c.ID))
+			return
+		}
+	}
+	lines, err := metering.Lines(x.ctx, g.opts.Store, x.caller.Org, c.ID)
+	if err != nil {
+		x.fail(err)
+		return
+	}
+	x.json(200, shapeOfCall(c, lines))
+}
+
+type callShape struct {
+	ID             id.Request      `json:"id"`
+	Object         string          `json:"object"`
+	Kind           string          `json:"kind"`
+	Status         string          `json:"status"` // open, complete, incomplete, failed
+	Reason         *string         `json:"status_reason"`
+	Thread         *id.Thread      `json:"thread_id"`
+	ThreadSeq      *int            `json:"thread_seq"`
+	ThreadMode     string          `json:"thread_mode,omitempty"`
+	Stream         bool            `json:"stream"`
+	ModelRequested string          `json:"model_requested"`
+	ModelServed    *string         `json:"model_served"`
+	Provider       string          `json:"provider"`
+	Model          string          `json:"model"`
+	Route          routeShape      `json:"route"`
+	HTTPStatus     int             `json:"http_status"`
+	FinishReason   *string         `json:"finish_reason"`
+	Attempts       []attemptShape  `json:"attempts"`
+	Usage          json.RawMessage `json:"usage"`
+	CostUSD        *string         `json:"cost_usd"`
+	CostStatus     *string         `json:"cost_status"`
+	LatencyMS      int64           `json:"latency_ms"`
+	FirstTokenMS   int64           `json:"first_token_ms"`
+	OverheadMS     json.RawMessage `json:"overhead_ms"`
+	Warnings       []string        `json:"warnings"`
+	CreatedAt      time.Time       `json:"created_at"`
+	EndedAt        *time.Time      `json:"ended_at"`
+}
+
+type routeShape struct {
+	ID     string `json:"id"`
+	Reason string `json:"reason"`
+}
+
+type attemptShape struct {
+	N           int        `json:"n"`
+	Provider    string     `json:"provider"`
+	Model       string     `json:"model"`
+	State       string     `json:"state"`
+	HTTPStatus  *int       `json:"http_status"`
+	Code        *string    `json:"code"`
+	UpstreamID  *string    `json:"upstream_request_id"`
+	MaybeBilled bool       `json:"maybe_billed"`
+	FirstMS     int64      `json:"first_ms"`
+	TotalMS     int64      `json:"total_ms"`
+	CostUSD     *string    `json:"cost_usd"`
+	CostStatus  *string    `json:"cost_status"`
+	StartedAt   time.Time  `json:"started_at"`
+	EndedAt     *time.Time `json:"ended_at"`
+}
+
+func shapeOfCall(c *calls.Call, lines []metering.Line) callShape {
+	f := c.Facts
+	s := callShape{
+		ID: c.ID, Object: "request", Kind: f.Kind, Status: c.State, Reason: orNull(c.Reason), Thread: orNull(c.Thread), ThreadMode: f.ThreadMode,
+		Stream: f.Stream, ModelRequested: f.ModelRequested, ModelServed: orNull(f.ModelServed), Provider: f.Provider, Model: f.Model,
+		Route: routeShape{f.Route, f.Why}, HTTPStatus: f.Status, FinishReason: orNull(f.FinishReason), Attempts: []attemptShape{}, Usage: f.Usage,
+		CostUSD: orNull(f.CostUSD), CostStatus: orNull(f.CostStatus), LatencyMS: f.LatencyMS, FirstTokenMS: f.FirstTokenMS,
+		OverheadMS: json.RawMessage(f.OverheadMS), Warnings: f.Warnings, CreatedAt: c.OpenedAt, EndedAt: timeOrNull(c.ClosedAt),
+	}
+	if c.State == "closed" {
+		s.Status = string(c.Outcome)
+	}
+	if c.Thread != "" {
+		seq := c.FirstSeq + c.NIn - 1
+		s.ThreadSeq = &seq
+	}
+	if s.Warnings == nil {
+		s.Warnings = []string{}
+	}
+	for _, raw := range []*json.RawMessage{&s.Usage, &s.OverheadMS} {
+		if len(*raw) == 0 {
+			*raw = json.RawMessage("null")
+		}
+	}
+	for _, a := range c.Attempts {
+		s.Attempts = append(s.Attempts, shapeOfAttempt(a, lines))
+	}
+	return s
+}
+
+func shapeOfAttempt(a calls.Attempt, lines []metering.Line) attemptShape {
+	s := attemptShape{
+		N: a.N, Provider: a.Provider, Model: a.Model, State: string(a.State), HTTPStatus: orNull(a.Status), Code: orNull(a.Code),
+		UpstreamID: orNull(a.UpstreamID), MaybeBilled: a.MaybeBilled, FirstMS: a.FirstMS, TotalMS: a.TotalMS,
+		StartedAt: a.StartedAt, EndedAt: timeOrNull(a.EndedAt),
+	}
+	for _, l := range lines {
+		if l.N == a.N && l.Kind == metering.Use {
+			cost, status := priced(l.Charge)
+			s.CostUSD, s.CostStatus = orNull(cost), &status
+		}
+	}
+	return s
+}
+
+// orNull is null in JSON for a zero value.
+func orNull[T comparable](v T) *T {
+	var zero T
+	if v == zero {
+		return nil
+	}
+	return &v
+}

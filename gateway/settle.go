@@ -1,0 +1,132 @@
+package gateway
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"threadhub/calls"
+	"threadhub/internal/db"
+	"threadhub/internal/fault"
+	"threadhub/internal/id"
+	"threadhub/metering"
+	"threadhub/openai"
+	"threadhub/threads"
+)
+
+// Settler closes the calls of processes that died: incomplete, with the reason gateway_lost, an estimated ledger line
+// marked maybe_billed, and an empty answer where the thread waits for one. It takes each call over first, under a new
+// epoch, so that of several settlers and a late owner exactly one record counts.
+type Settler struct {
+	Store     db.Store
+	Calls     *calls.Store
+	Threads   *threads.Store
+	Ledger    *metering.Ledger
+	Catalogue *metering.Catalogue
+	Lease     *calls.Lease
+	Every     time.Duration // 0: 2 s
+	Log       *slog.Logger
+}
+
+// reasonLost is why such a call is incomplete.
+const reasonLost = "gateway_lost"
+
+// Run looks for orphans until ctx ends. It takes none before this process's own lease is steady.
+func (s *Settler) Run(ctx context.Context) {
+	every := s.Every
+	if every == 0 {
+		every = 2 * time.Second
+	}
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		if !s.Lease.Steady() {
+			continue
+		}
+		found, err := s.Calls.Orphans(ctx, s.Lease.Owner())
+		if err == nil {
+			err = s.settleAll(ctx, found)
+		}
+		if err != nil && ctx.Err() == nil {
+			s.Log.Warn("orphans could not be settled", "error", err)
+		}
+	}
+}
+
+// Leftovers settles every open call of the past. For a store of which this process is the only user, before it listens.
+func (s *Settler) Leftovers(ctx context.Context) error {
+	for {
+		found, err := s.Calls.Leftovers(ctx, s.Lease.Owner())
+		if err != nil || len(found) == 0 {
+			return err
+		}
+		if err := s.settleAll(ctx, found); err != nil {
+			return err
+		}
+	}
+}
+
+func (s *Settler) settleAll(ctx context.Context, found []calls.Orphan) error {
+	for _, o := range found {
+		c, err := s.Calls.TakeOver(ctx, s.Lease.Owner(), o)
+		if err != nil {
+			return err
+		}
+		if c == nil {
+			continue // another was faster
+		}
+		if err := s.settle(ctx, c); err != nil {
+			return err
+		}
+		s.Log.Info("an orphaned call was settled", "org", c.Org, "request_id", c.ID)
+	}
+	return nil
+}
+
+func (s *Settler) settle(ctx context.Context, c *calls.Call) error {
+	charge := s.Catalogue.Charge(c.Facts.Provider, c.Facts.Model, nil, metering.Estimate{In: c.Facts.InputBytes})
+	cost, status := priced(charge)
+	facts := calls.Facts{
+		Status: answerFor(fault.New(fault.Internal, "")).status, CostUSD: cost, CostStatus: status,
+		Usage: openai.AppendUsage(nil, usageOf(charge)),
+	}
+	closing := &calls.Closing{
+		Org: c.Org, ID: c.ID, Epoch: c.Epoch, RecordID: string(id.NewRequest()), Outcome: calls.Incomplete, Reason: reasonLost, Facts: facts,
+	}
+	for _, a := range c.Attempts {
+		closing.Attempts = append(closing.Attempts, calls.AttemptEnd{N: a.N, State: calls.Unknown, Code: reasonLost, MaybeBilled: true})
+	}
+	u := &db.Unit{Org: c.Org, Record: true}
+	s.Calls.Close(u, closing)
+	if len(c.Attempts) > 0 {
+		s.Ledger.Put(u, &metering.Line{
+			Org: c.Org, Call: c.ID, Key: c.Key, User: c.User, Team: c.Team, Thread: c.Thread,
+			Provider: c.Facts.Provider, Model: c.Facts.Model, Charge: charge, MaybeBilled: true,
+		})
+	}
+	if c.Thread != "" {
+		head, err := s.Threads.Head(ctx, c.Org, c.Thread)
+		if err != nil {
+			return err
+		}
+		chain := []byte{}
+		if head != nil {
+			chain = head.Chain
+		}
+		p := threads.Provenance{
+			RequestID: c.ID, Provider: c.Facts.Provider, ModelRequested: c.Facts.ModelRequested, Route: c.Facts.Route, Reason: c.Facts.Why,
+			Attempts: len(c.Attempts), Usage: facts.Usage, CostStatus: status,
+		}
+		if cost != "" {
+			p.CostUSD = &cost
+		}
+		s.Threads.Answer(u, &threads.Answer{Org: c.Org, Call: c.ID,
+			Message: threads.NewAnswer([]byte(threads.EmptyAnswer), threads.Incomplete, reasonLost, chain, p)})
+	}
+	return s.Store.Commit(ctx, u)
+}
