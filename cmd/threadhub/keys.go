@@ -1,0 +1,102 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"strings"
+	"time"
+
+	"threadhub/config"
+	"threadhub/internal/db"
+	"threadhub/internal/fault"
+	"threadhub/internal/id"
+)
+
+func keysCreateCommand(fs *flag.FlagSet) func(context.Context, *program, *config.Config) error {
+	org := fs.String("org", "", "`id` of the org, as seed prints it")
+	user := fs.String("user", "", "email address or `id` of the user")
+	name := fs.String("name", "", "what the key is for")
+	expires := fs.String("expires", "", "`when` it ends: a time like 2027-01-31T12:00:00Z, or a duration from now like 720h; empty: never")
+	asJSON := fs.Bool("json", false, "print one line of JSON: org_id, user_id, key_id, api_key")
+	return func(ctx context.Context, p *program, cfg *config.Config) error {
+		switch {
+		case *org == "":
+			return usageError("--org is needed: the id of the org")
+		case *user == "":
+			return usageError("--user is needed: the email address or the id of the user")
+		}
+		end, err := when(*expires, time.Now())
+		if err != nil {
+			return err
+		}
+		s, err := openStorage(ctx, cfg, p.log(cfg), false)
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		owner, err := userOf(ctx, s.store, id.Org(*org), *user)
+		if err != nil {
+			return err
+		}
+		key, keyID, err := s.orgs.CreateKey(ctx, id.Org(*org), owner, *name, end)
+		if err != nil {
+			return err
+		}
+		if *asJSON {
+			return p.printJSON(map[string]string{"org_id": *org, "user_id": string(owner), "key_id": string(keyID), "api_key": key.Reveal()})
+		}
+		_, err = fmt.Fprintf(p.stdout, "API key  %s\n\nThe key is shown this once; keep it where secrets are kept.\n", key.Reveal())
+		return err
+	}
+}
+
+// when reads a point in time, absolute or from now on. Empty is the zero time.
+func when(text string, now time.Time) (time.Time, error) {
+	if text == "" {
+		return time.Time{}, nil
+	}
+	if t, err := time.Parse(time.RFC3339, text); err == nil {
+		return t, nil
+	}
+	if d, err := time.ParseDuration(text); err == nil && d > 0 {
+		return now.Add(d), nil
+	}
+	return time.Time{}, usageError("--expires must be a time like 2027-01-31T12:00:00Z or a duration like 720h")
+}
+
+// userOf returns the id of a user named by id or by email address.
+func userOf(ctx context.Context, store db.Store, org id.Org, user string) (id.User, error) {
+	if !strings.Contains(user, "@") {
+		return id.User(user), nil
+	}
+	var found id.User
+	err := store.Read(ctx, org, func(tx db.Tx) error {
+		return tx.QueryRow(ctx, `SELECT user_id FROM users WHERE org_id = $1 AND email = $2`, []any{string(org), strings.ToLower(strings.TrimSpace(user))}, &found)
+	})
+	if errors.Is(err, db.ErrNoRows) {
+		return "", fault.New(fault.NotFound, "the org %s has no user %s", org, user)
+	}
+	return found, err
+}
+
+func keysRotateCommand(fs *flag.FlagSet) func(context.Context, *program, *config.Config) error {
+	asJSON := fs.Bool("json", false, "print one line of JSON: orgs, provider_keys, failed")
+	return func(ctx context.Context, p *program, cfg *config.Config) error {
+		s, err := openStorage(ctx, cfg, p.log(cfg), false)
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		report, err := s.orgs.Rotate(ctx, nil)
+		if *asJSON {
+			return errors.Join(err, p.printJSON(map[string]any{
+				"orgs": report.Orgs, "provider_keys": report.ProviderKeys, "failed": append([]id.Org{}, report.Failed...),
+			}))
+		}
+		_, printErr := fmt.Fprintf(p.stdout, "orgs with a new data key: %d; provider keys sealed anew: %d; failed: %d\n",
+			report.Orgs, report.ProviderKeys, len(report.Failed))
+		return errors.Join(err, printErr)
+	}
+}

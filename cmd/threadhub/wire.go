@@ -1,0 +1,291 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"log/slog"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/redis/go-redis/v9"
+
+	"threadhub/calls"
+	"threadhub/config"
+	"threadhub/gateway"
+	"threadhub/internal/bus"
+	"threadhub/internal/db"
+	"threadhub/metering"
+	"threadhub/migrations"
+	"threadhub/orgs"
+	"threadhub/router"
+	"threadhub/threads"
+	"threadhub/upstreams"
+	"threadhub/upstreams/openai"
+	"threadhub/upstreams/openrouter"
+)
+
+// adapters are the providers this gateway can talk to.
+var adapters = map[string]func(upstreams.Options) (*upstreams.Client, error){
+	"openai":     openai.New,
+	"openrouter": openrouter.New,
+}
+
+// server is a gateway with every part below it.
+type server struct {
+	cfg            *config.Config
+	log            *slog.Logger
+	level          *slog.LevelVar // of log
+	storage        *storage
+	lease          *calls.Lease
+	gateway        *gateway.Gateway
+	reloadFailures prometheus.Counter
+	parts          closers
+}
+
+// openServer builds every part and settles what an earlier process left open. It listens to nobody yet.
+func openServer(ctx context.Context, cfg *config.Config, logTo io.Writer) (_ *server, err error) {
+	s := &server{cfg: cfg, reloadFailures: newReloadFailures()}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Close())
+		}
+	}()
+	sink := gateway.NewLogSink(logTo, 0)
+	s.parts.addContext(sink.Close)
+	s.log, s.level = newLog(sink, cfg)
+
+	if s.storage, err = openStorage(ctx, cfg, s.log, true); err != nil {
+		return nil, err
+	}
+	s.parts.add(s.storage)
+	if s.lease, err = s.storage.calls.TakeLease(ctx, calls.LeaseOptions{TTL: cfg.Timeouts.Lease, Log: s.log}); err != nil {
+		return nil, err
+	}
+	s.parts.addContext(s.lease.Close)
+	catalogue, err := metering.Embedded()
+	if err != nil {
+		return nil, err
+	}
+	if err := s.settle(ctx, catalogue); err != nil {
+		return nil, err
+	}
+	providers, err := s.openUpstreams()
+	if err != nil {
+		return nil, err
+	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.reloadFailures)
+	models := router.New(router.Options{Catalogue: catalogue, Providers: slices.Collect(maps.Keys(providers)), DefaultModels: defaultModels(cfg)})
+	s.gateway = gateway.New(gateway.Options{
+		Log:          s.log,
+		LogSink:      sink,
+		Store:        s.storage.store,
+		Orgs:         s.storage.orgs,
+		ProviderKeys: s.storage.orgs,
+		Purse:        s.storage.orgs,
+		Models:       callable{models, s.storage.orgs},
+		Calls:        s.storage.calls,
+		Threads:      s.storage.threads,
+		Ledger:       s.storage.ledger,
+		Catalogue:    catalogue,
+		Router:       models,
+		Upstreams:    providers,
+		Owner:        s.lease.Owner(),
+		Registry:     registry,
+		Version:      version,
+		Profiling:    cfg.Profiling,
+		MaxBodyBytes: cfg.MaxBodyBytes,
+		WriteTimeout: cfg.Timeouts.Write,
+		Heartbeat:    cfg.Timeouts.Heartbeat,
+		TurnWait:     max(cfg.Threads.TurnWait, time.Millisecond), // 0 would be the default
+		DrainAccept:  orNone(cfg.Timeouts.DrainAccept),
+		Drain:        orNone(cfg.Timeouts.Drain),
+	})
+	return s, nil
+}
+
+// orNone writes "none" as parts do whose 0 is a default.
+func orNone(d time.Duration) time.Duration {
+	if d == 0 {
+		return -1
+	}
+	return d
+}
+
+// settle closes what dead processes left open: now, where nobody else can be alive; else again and again, as others die.
+func (s *server) settle(ctx context.Context, catalogue *metering.Catalogue) error {
+	settler := &gateway.Settler{
+		Store: s.storage.store, Calls: s.storage.calls, Threads: s.storage.threads, Ledger: s.storage.ledger,
+		Catalogue: catalogue, Lease: s.lease, Every: s.cfg.Timeouts.Lease / 10, Log: s.log,
+	}
+	if s.storage.store.Dialect() == db.SQLite {
+		return settler.Leftovers(ctx)
+	}
+	run, stop := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		settler.Run(run)
+	}()
+	s.parts.addContext(func(context.Context) error {
+		stop()
+		<-ended
+		return nil
+	})
+	return nil
+}
+
+// openUpstreams makes an adapter for each provider there is one for.
+func (s *server) openUpstreams() (map[string]upstreams.Upstream, error) {
+	t := s.cfg.Timeouts
+	providers := map[string]upstreams.Upstream{}
+	for name, open := range adapters {
+		client, err := open(upstreams.Options{
+			BaseURL:        s.cfg.Upstreams[name].BaseURL,
+			ConnectTimeout: t.Connect,
+			HeaderTimeout:  t.Headers,
+			IdleTimeout:    t.Idle,
+			TotalTimeout:   t.Stream,
+			MaxLine:        int(s.cfg.Streams.MaxLineBytes),
+			Log:            s.log,
+		})
+		if err != nil {
+			return nil, err
+		}
+		s.parts.add(client)
+		providers[name] = client
+	}
+	return providers, nil
+}
+
+func defaultModels(cfg *config.Config) map[string]string {
+	models := map[string]string{}
+	for name, u := range cfg.Upstreams {
+		models[name] = u.DefaultModel
+	}
+	return models
+}
+
+// Close ends every part, the last one first.
+func (s *server) Close() error { return s.parts.Close() }
+
+// callable lists the models of the providers an org has keys for.
+type callable struct {
+	router *router.Router
+	orgs   *orgs.Service
+}
+
+func (c callable) Models(ctx context.Context, caller orgs.Caller) ([]gateway.Model, error) {
+	keys, err := c.orgs.HasProviderKey(ctx, caller.Org)
+	if err != nil {
+		return nil, err
+	}
+	var models []gateway.Model
+	for _, m := range c.router.Models(func(provider string) bool { return keys[provider] }) {
+		models = append(models, gateway.Model{ID: m.ID, OwnedBy: m.OwnedBy})
+	}
+	return models, nil
+}
+
+// storage is the open store with the rooms that keep things in it: what every command but migrate works with.
+type storage struct {
+	store   db.Store
+	orgs    *orgs.Service
+	calls   *calls.Store
+	threads *threads.Store
+	ledger  *metering.Ledger
+	parts   closers
+}
+
+// openStorage migrates and opens the store. exclusive makes this process the only one that serves from a SQLite file;
+// commands that only add to it work beside a server.
+func openStorage(ctx context.Context, cfg *config.Config, log *slog.Logger, exclusive bool) (_ *storage, err error) {
+	s := &storage{calls: calls.New(), threads: threads.New(), ledger: metering.New()}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Close())
+		}
+	}()
+	keys, err := keyring(cfg)
+	if err != nil {
+		return nil, err
+	}
+	s.store, err = openMigrated(ctx, cfg, db.Options{
+		URL:       cfg.Database().Reveal(),
+		Stages:    s.stages(),
+		Exclusive: exclusive,
+		Timeout:   cfg.Timeouts.Database,
+		Log:       log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	s.parts.add(s.store)
+	s.calls.Use(s.store)
+	s.threads.Use(s.store)
+
+	announce, err := s.openBus(cfg, log)
+	if err != nil {
+		return nil, err
+	}
+	s.orgs = orgs.New(orgs.Options{Store: s.store, Keyring: keys, Bus: announce, Log: log})
+	if err := s.orgs.Open(ctx); err != nil {
+		return nil, err
+	}
+	s.parts.add(s.orgs)
+	return s, nil
+}
+
+// Close ends every part, the last one first.
+func (s *storage) Close() error { return s.parts.Close() }
+
+// stages puts the rooms' stages into the order of ARCHITECTURE.md: what records comes first, so that a turn freed in a
+// group can be taken in it.
+func (s *storage) stages() []db.Stage {
+	closing, closed := s.calls.RecordStages()
+	opening, opened := s.calls.OpenStages()
+	return slices.Concat(
+		closing, s.threads.RecordStages(), []db.Stage{s.ledger.Stage()}, closed,
+		opening, s.threads.OpenStages(), opened,
+	)
+}
+
+// openMigrated opens the store at this version's schema. A SQLite file is opened first, so that the schema does not
+// change under another server that has it; Postgres is migrated first, as the app's role is made there.
+func openMigrated(ctx context.Context, cfg *config.Config, o db.Options) (db.Store, error) {
+	migration := migrations.Options{Log: o.Log}
+	if _, embedded := cfg.SQLiteFile(); !embedded {
+		if err := migrate(ctx, cfg, migration); err != nil {
+			return nil, err
+		}
+		return db.Open(ctx, o)
+	}
+	store, err := db.Open(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := migrate(ctx, cfg, migration); err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
+	return store, nil
+}
+
+// openBus joins the other processes, where there can be some.
+func (s *storage) openBus(cfg *config.Config, log *slog.Logger) (bus.Bus, error) {
+	if cfg.RedisURL.Empty() {
+		return bus.NewLocal(), nil
+	}
+	o, err := redis.ParseURL(cfg.RedisURL.Reveal())
+	if err != nil { // its text may repeat the URL, and with it the password
+		return nil, errors.New("REDIS_URL is not an address that Redis understands: redis://user:password@host:6379/0")
+	}
+	client := redis.NewClient(o)
+	s.parts.add(client)
+	b := bus.NewRedis(client, bus.Options{Timeout: cfg.Timeouts.Redis, Log: log})
+	s.parts.add(b)
+	return b, nil
+}
