@@ -49,7 +49,8 @@ type Upstream struct {
 // Timeouts bound every wait on another part.
 type Timeouts struct {
 	Connect     time.Duration // dial and TLS handshake with a provider
-	Headers     time.Duration // from a request sent to the provider's first header byte
+	Headers     time.Duration // from a request sent to the first header byte of a provider's stream
+	Whole       time.Duration // the same where no stream was asked for: the header comes when the model is done
 	Idle        time.Duration // silence inside a provider's stream
 	Stream      time.Duration // a whole stream
 	Write       time.Duration // a client that does not read
@@ -97,6 +98,7 @@ func Default() *Config {
 		Timeouts: Timeouts{
 			Connect:     2 * time.Second,
 			Headers:     time.Minute,
+			Whole:       10 * time.Minute,
 			Idle:        time.Minute,
 			Stream:      30 * time.Minute,
 			Write:       20 * time.Second,

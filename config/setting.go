@@ -48,7 +48,8 @@ func settings(c *Config) []setting {
 	}
 	s = append(s,
 		duration("timeouts.connect", "dial and TLS handshake with a provider", &t.Connect, short, long),
-		duration("timeouts.headers", "until a provider's first header byte", &t.Headers, short, long),
+		duration("timeouts.headers", "until the first header byte of a provider's stream", &t.Headers, short, long),
+		duration("timeouts.whole", "until the first header byte of a whole answer", &t.Whole, short, long),
 		duration("timeouts.idle", "silence inside a provider's stream", &t.Idle, short, long),
 		duration("timeouts.stream", "a whole stream", &t.Stream, short, 24*long),
 		duration("timeouts.write", "a client that does not read", &t.Write, short, long),

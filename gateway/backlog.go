@@ -76,9 +76,10 @@ func (b *backlog) close() {
 	b.wg.Wait()
 }
 
-// abandon closes a call of which it is not known whether it was opened. If it was not, that changes nothing.
-func (g *Gateway) abandon(e *exchange) {
-	e.asked = time.Now()
-	u, _ := g.recordUnit(e, ending{outcome: calls.Failed, state: calls.FailedTry, code: "outcome_unknown"})
+// abandon closes, in the background, a call that its handler can no longer close: it is not known whether it was opened,
+// or a panic ended the handler. If it is not open, that changes nothing.
+func (g *Gateway) abandon(e *exchange, code string) {
+	u, _ := g.recordUnit(e, ending{outcome: calls.Failed, state: calls.FailedTry, code: code, maybeBilled: !e.asked.IsZero()})
 	g.backlog.add(u)
+	e.leave()
 }

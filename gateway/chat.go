@@ -26,6 +26,12 @@ func (g *Gateway) chat(x *request) {
 	e := &exchange{id: x.id, arrived: x.arrived, caller: x.caller, leave: func() {}}
 	streaming := false
 	defer func() {
+		if v := recover(); v != nil {
+			if e.opening != nil && e.opening.Result == calls.Won {
+				g.abandon(e, "internal_error")
+			}
+			panic(v) // the router answers
+		}
 		if !streaming {
 			e.leave()
 		}
@@ -43,8 +49,8 @@ func (g *Gateway) chat(x *request) {
 	case err != nil:
 		x.fail(g.failed(e, err))
 	case e.req.Stream:
-		streaming = true
 		g.relay(x, e)
+		streaming = true
 	default:
 		g.whole(x, e)
 	}
@@ -235,7 +241,7 @@ func (g *Gateway) open(ctx context.Context, e *exchange) error {
 	err := g.opts.Store.Commit(ctx, u)
 	chaos.Point("open")
 	if fault.HasCode(err, "outcome_unknown") {
-		g.abandon(e) // it may be open; nobody but us would ever close it
+		g.abandon(e, "outcome_unknown") // it may be open; nobody but us would ever close it
 	}
 	return err
 }

@@ -14,3 +14,11 @@ func departed(c net.Conn) bool {
 	tcp := tcpOf(c)
 	return tcp != nil && closedByPeer(tcp)
 }
+
+// halfClosed reports whether the client at the other end of c sends no more: it has left, as a client does whose own
+// timeout ends, or it has said all and waits for the answer. Which of the two, its kernel tells when it is sent something:
+// the first answers with a reset, which departed sees. As departed, it never blocks, and may not know.
+func halfClosed(c net.Conn) bool {
+	tcp := tcpOf(c)
+	return tcp != nil && halfClosedByPeer(tcp)
+}

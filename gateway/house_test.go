@@ -93,7 +93,7 @@ func newHouse(t testing.TB, url string, o Options) *house {
 	catalogue, err := metering.Embedded()
 	must(err)
 	router := routing.New(routing.Options{Catalogue: catalogue, Providers: []string{"openai", "openrouter"}})
-	oa, err := openai.New(upstreams.Options{BaseURL: h.sim.URL("openai"), IdleTimeout: 2 * time.Second, HeaderTimeout: 2 * time.Second})
+	oa, err := openai.New(upstreams.Options{BaseURL: h.sim.URL("openai"), IdleTimeout: 2 * time.Second, HeaderTimeout: 2 * time.Second, WholeTimeout: 2 * time.Second})
 	must(err)
 	or, err := openrouter.New(upstreams.Options{BaseURL: h.sim.URL("openrouter")})
 	must(err)
@@ -241,3 +241,6 @@ func events(body []byte) (list []string) {
 	}
 	return list
 }
+
+// viewAll sees every thread of an org.
+var viewAll = threads.Viewer{Admin: true}

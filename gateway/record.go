@@ -89,7 +89,7 @@ func (g *Gateway) recordUnit(e *exchange, end ending) (*db.Unit, *calls.Closing)
 		Org: e.caller.Org, ID: e.id, RecordID: string(e.id), Outcome: end.outcome, Reason: end.code, Facts: facts,
 		Attempts: []calls.AttemptEnd{{
 			State: end.state, Status: end.status, Code: end.code, UpstreamID: clean(end.upstreamID), MaybeBilled: end.maybeBilled,
-			FirstMS: sinceMS(e.asked, e.began), TotalMS: now.Sub(e.asked).Milliseconds(),
+			FirstMS: sinceMS(e.asked, e.began), TotalMS: sinceMS(e.asked, now),
 		}},
 	}
 	u := &db.Unit{Org: e.caller.Org, Record: true, Patience: recordPatience}

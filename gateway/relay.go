@@ -38,10 +38,10 @@ type relay struct {
 	unwatch func() bool
 
 	taken int    // bytes of payloads so far
-	out   []byte // framed, not yet read by fasthttp
-	ended bool   // out holds the last of it
-	once  sync.Once
-	wrote time.Time // when the client was last given something: what it has WriteTimeout to take
+	out   []byte // framed; read up to read
+	read  int
+	ended bool      // out holds the last of it
+	wrote time.Time // when the client was last given something
 
 	// While Read waits, the beat may write to the connection: fasthttp has flushed all it had and is waiting too.
 	mu      sync.Mutex
@@ -69,32 +69,50 @@ func (g *Gateway) relay(x *request, e *exchange) {
 }
 
 // Read gives fasthttp the next piece. It returns when there is one, however long that takes.
-func (r *relay) Read(p []byte) (n int, err error) {
-	defer func() {
-		if v := recover(); v != nil {
-			r.g.panicked(v)
-			r.end(fault.From(errors.New("panic")))
-			n, err = copy(p, r.out), nil
-			r.out = r.out[n:]
-		}
-	}()
-	if len(r.out) == 0 {
+func (r *relay) Read(p []byte) (int, error) {
+	if r.read == len(r.out) {
 		if r.ended {
 			return 0, io.EOF
 		}
-		r.out = r.out[:0]
-		r.wait(true)
-		for !r.ended && (len(r.out) == 0 || len(r.out) < maxWrite && r.ready()) {
-			r.next()
-		}
-		r.wait(false)
+		r.fill()
 	}
-	n = copy(p, r.out)
-	r.out = r.out[n:]
+	n := copy(p, r.out[r.read:])
+	r.read += n
 	r.wrote = time.Now()
-	_ = r.conn.SetWriteDeadline(r.wrote.Add(r.g.opts.WriteTimeout))
 	return n, nil
 }
+
+// fill waits for the next event, and takes along those that are there already.
+func (r *relay) fill() {
+	defer r.wait(false)
+	defer func() {
+		if v := recover(); v != nil {
+			r.g.panicked(v)
+			r.broken()
+		}
+	}()
+	r.out, r.read = r.out[:0], 0
+	r.wait(true)
+	for !r.ended && (len(r.out) == 0 || len(r.out) < maxWrite && r.ready()) {
+		r.next()
+	}
+}
+
+// broken ends a stream whose relay panicked. What can be recorded of it is; a call that cannot is abandoned.
+func (r *relay) broken() {
+	err := fault.From(errPanicked)
+	if r.ended {
+		r.g.abandon(r.e, err.Code)
+	} else {
+		r.ended = true
+		_ = r.g.record(r.e, r.ending(err))
+	}
+	r.x.ended(err.Code, err)
+	r.out = append(r.out, errorEvent(err)...)
+}
+
+// errPanicked stands for a panic that was caught.
+var errPanicked = errors.New("panic")
 
 // maxAnswer bounds what one stream may bring, pictures and all: it is kept until it is recorded.
 const maxAnswer = 64 << 20
@@ -152,33 +170,36 @@ func (r *relay) next() {
 
 // end records what came and frames the last event: [DONE] only when the provider said so and the record is durable.
 func (r *relay) end(err error) {
-	r.once.Do(func() {
-		e := r.e
-		end := ending{
-			outcome: calls.Complete, state: calls.OK, status: e.answer.Status, upstreamID: e.answer.UpstreamID,
-			usage: e.generated.Usage(), outBytes: e.generated.TextBytes(), served: e.generated.Model(), finish: e.generated.FinishReason(),
-		}
-		if !e.generated.Empty() {
-			end.message, end.others = e.generated.Message(), e.generated.Others()
-		}
-		if err == nil && end.message == nil && end.finish == "" {
-			err = fault.New(fault.Upstream, "the provider ended the stream without an answer").WithCode("upstream_truncated")
-		}
-		if err != nil {
-			end.fail(err)
-		}
-		if rerr := r.g.record(e, end); rerr != nil && err == nil {
-			err = rerr
-		}
-		if err != nil {
-			r.x.ended(fault.From(err).Code, err)
-			r.out = append(r.out, errorEvent(err)...)
-			return
-		}
-		r.x.ended("done", nil)
-		r.out = sse.AppendData(r.out, []byte("[DONE]"))
-	})
 	r.ended = true
+	if err == nil && r.e.generated.Empty() {
+		err = fault.New(fault.Upstream, "the provider ended the stream without an answer").WithCode("upstream_truncated")
+	}
+	if rerr := r.g.record(r.e, r.ending(err)); rerr != nil && err == nil {
+		err = rerr
+	}
+	if err != nil {
+		r.x.ended(fault.From(err).Code, err)
+		r.out = append(r.out, errorEvent(err)...)
+		return
+	}
+	r.x.ended("done", nil)
+	r.out = sse.AppendData(r.out, []byte("[DONE]"))
+}
+
+// ending is what the stream has brought, and err the reason if that is not all.
+func (r *relay) ending(err error) ending {
+	e, got := r.e, r.e.generated
+	end := ending{
+		outcome: calls.Complete, state: calls.OK, status: e.answer.Status, upstreamID: e.answer.UpstreamID,
+		usage: got.Usage(), outBytes: got.TextBytes(), served: got.Model(), finish: got.FinishReason(),
+	}
+	if !got.Empty() {
+		end.message, end.others = got.Message(), got.Others()
+	}
+	if err != nil {
+		end.fail(err)
+	}
+	return end
 }
 
 // Close is called by fasthttp once, when the body is through or the client could not be written to.
@@ -188,6 +209,7 @@ func (r *relay) Close() error {
 	defer func() {
 		if v := recover(); v != nil {
 			r.g.panicked(v)
+			r.g.abandon(r.e, "internal_error")
 		}
 	}()
 	r.beat.Stop()
@@ -224,7 +246,6 @@ func (r *relay) tick() {
 	silent := time.Since(r.spoke)
 	next := r.g.opts.Heartbeat - silent
 	if r.waiting && r.chunked && next <= 0 {
-		_ = r.conn.SetWriteDeadline(time.Now().Add(r.g.opts.WriteTimeout))
 		if _, err := r.conn.Write(heartbeat); err != nil {
 			r.cancel(errClientGone)
 			return

@@ -7,16 +7,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// tcpClosed is the state TCP_CLOSE of include/net/tcp_states.h: reset, or given up.
-const tcpClosed = 7
+// States of include/net/tcp_states.h.
+const (
+	tcpClosed    = 7 // TCP_CLOSE: reset, or given up
+	tcpCloseWait = 8 // TCP_CLOSE_WAIT: the peer sends no more
+)
 
-func closedByPeer(tcp *net.TCPConn) bool {
-	gone := false
+func closedByPeer(tcp *net.TCPConn) bool { return hasState(tcp, tcpClosed) }
+
+func halfClosedByPeer(tcp *net.TCPConn) bool { return hasState(tcp, tcpCloseWait) }
+
+func hasState(tcp *net.TCPConn, state uint8) (has bool) {
 	withSocket(tcp, func(fd int) {
 		info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO)
-		gone = err == nil && info.State == tcpClosed
+		has = err == nil && info.State == state
 	})
-	return gone
+	return has
 }
 
 // unacknowledged returns how many bytes sent on c the peer's kernel has not yet taken, -1 if that cannot be told.

@@ -9,19 +9,27 @@ import (
 
 // watch looks at a client's connection now and then while its handler waits for the provider, and cancels the request
 // when the client is certainly gone. It ends with stop, which waits for a look under way.
+//
+// Most clients that give up close their socket, which looks like the end of what they have to say. Nothing can be sent
+// to find out, before there is an answer, but an interim response; the one that every client of HTTP/1.1 has always had
+// to skip (RFC 9110, 15.2) is 100 Continue.
 type watch struct {
 	conn   net.Conn
 	cancel context.CancelCauseFunc
 
 	mu    sync.Mutex
 	timer *time.Timer
+	asked bool // whether a half-closed client is still there; true from the start for HTTP/1.0, which knows no interim
 	over  bool
 }
+
+// stillThere is what a half-closed client is sent.
+var stillThere = []byte("HTTP/1.1 100 Continue\r\n\r\n")
 
 func (g *Gateway) watch(x *request) *watch {
 	ctx, cancel := context.WithCancelCause(x.ctx)
 	x.ctx = ctx
-	w := &watch{conn: x.conn(), cancel: cancel}
+	w := &watch{conn: x.conn(), cancel: cancel, asked: !x.rc.Request.Header.IsHTTP11()}
 	w.mu.Lock()
 	w.timer = time.AfterFunc(departureLook, w.look)
 	w.mu.Unlock()
@@ -36,6 +44,13 @@ func (w *watch) look() {
 	case departed(w.conn):
 		w.cancel(errClientGone)
 	default:
+		if !w.asked && halfClosed(w.conn) {
+			w.asked = true
+			if _, err := w.conn.Write(stillThere); err != nil {
+				w.cancel(errClientGone)
+				return
+			}
+		}
 		w.timer.Reset(departureLook)
 	}
 }

@@ -95,7 +95,11 @@ type call struct {
 func (c *Client) Chat(ctx context.Context, r *Request) (*Answer, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	k := &call{client: c, key: r.Key.Reveal()}
-	k.watch = newWatch(cancel, c.options.HeaderTimeout, c.options.TotalTimeout)
+	patience := c.options.HeaderTimeout
+	if !r.Stream {
+		patience = c.options.WholeTimeout
+	}
+	k.watch = newWatch(cancel, patience, c.options.TotalTimeout)
 	k.ctx = httptrace.WithClientTrace(ctx, k.trace())
 	answer, err := k.do(r)
 	if err != nil || answer.Stream == nil {
@@ -222,8 +226,12 @@ func (k *call) givenUp(cause error, silence fault.Kind, code, text string) error
 	return cause
 }
 
-// fault is an error of this provider, in words for the client.
+// fault is an error of this provider, in words for the client. It never is io.EOF, whatever caused it: that would be the
+// good end of a stream to whoever asks by errors.Is.
 func (c *Client) fault(kind fault.Kind, cause error, code, text string) *fault.Error {
+	if errors.Is(cause, io.EOF) {
+		cause = errors.New(cause.Error())
+	}
 	return fault.Wrap(kind, cause, "%s %s", c.dialect.Provider, text).WithCode(code)
 }
 

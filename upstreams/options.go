@@ -14,7 +14,8 @@ import (
 type Options struct {
 	BaseURL        string         // where the provider is; "" is its own address
 	ConnectTimeout time.Duration  // to connect, and again for the TLS handshake; 0 is 2 s
-	HeaderTimeout  time.Duration  // from the start of a call to the header of its answer; 0 is 60 s
+	HeaderTimeout  time.Duration  // from the start of a call to the header of its stream; 0 is 60 s
+	WholeTimeout   time.Duration  // the same for a whole answer, whose header comes only when the model is done; 0 is 10 min
 	IdleTimeout    time.Duration  // between two bytes of an answer; comments count as life; 0 is 60 s
 	TotalTimeout   time.Duration  // for a call, its stream included; 0 is 30 min
 	MaxLine        int            // bytes of one event of a stream; 0 is 1 MiB
@@ -27,6 +28,7 @@ type Options struct {
 func (o Options) withDefaults() Options {
 	o.ConnectTimeout = cmp.Or(o.ConnectTimeout, 2*time.Second)
 	o.HeaderTimeout = cmp.Or(o.HeaderTimeout, time.Minute)
+	o.WholeTimeout = cmp.Or(o.WholeTimeout, 10*time.Minute)
 	o.IdleTimeout = cmp.Or(o.IdleTimeout, time.Minute)
 	o.TotalTimeout = cmp.Or(o.TotalTimeout, 30*time.Minute)
 	o.MaxLine = cmp.Or(o.MaxLine, 1<<20)

@@ -148,6 +148,7 @@ func (s *server) openUpstreams() (map[string]upstreams.Upstream, error) {
 			BaseURL:        s.cfg.Upstreams[name].BaseURL,
 			ConnectTimeout: t.Connect,
 			HeaderTimeout:  t.Headers,
+			WholeTimeout:   t.Whole,
 			IdleTimeout:    t.Idle,
 			TotalTimeout:   t.Stream,
 			MaxLine:        int(s.cfg.Streams.MaxLineBytes),

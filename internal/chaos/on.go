@@ -14,7 +14,7 @@ import (
 )
 
 // Env names the point and how often it is passed before it kills: "record:20".
-const Env = "THREADHUB_CHAOS"
+const Env = "THREADHUB_TEST_CHAOS"
 
 var (
 	point, after = read()

@@ -5,6 +5,7 @@ import (
 	"compress/flate"
 	"compress/gzip"
 	"compress/zlib"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -82,7 +83,7 @@ func testEncodings(t *testing.T, s Subject) {
 			t.Errorf("%s: %v", name, err)
 		}
 		got, err := listen(t, s.open(t, Replies(t, Reply("200 OK", pack(with, events), "Content-Type: text/event-stream", encoding))))
-		if err != io.EOF || len(got) != 1 || got[0] != Delta("one") {
+		if !errors.Is(err, io.EOF) || len(got) != 1 || got[0] != Delta("one") {
 			t.Errorf("%s: the stream is %q, %v", name, got, err)
 		}
 		no := `{"error":{"message":"the parameter is wrong","code":"odd_parameter","param":"p"}}`
@@ -162,10 +163,10 @@ func testHostile(t *testing.T, s Subject) {
 		}
 		_, err = drain(a.Stream)
 		a.Stream.Close()
-		if f := fault.From(err); err != io.EOF && f.Code == "internal_error" {
+		if f := fault.From(err); !errors.Is(err, io.EOF) && f.Code == "internal_error" {
 			t.Errorf("%q ended in %v", b.String(), err)
 		}
-		if err == io.EOF && !strings.Contains(b.String(), "[DONE]") {
+		if errors.Is(err, io.EOF) && !strings.Contains(b.String(), "[DONE]") {
 			t.Errorf("%q ended well", b.String())
 		}
 	}

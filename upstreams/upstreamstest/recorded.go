@@ -1,6 +1,7 @@
 package upstreamstest
 
 import (
+	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -62,7 +63,7 @@ func (s Subject) Streams(t *testing.T, folder string, want map[string]Fault) {
 		got, err := listen(t, s.open(t, Replies(t, EventStream+raw)))
 		if fails {
 			expected.check(t, name, err)
-		} else if err != io.EOF {
+		} else if !errors.Is(err, io.EOF) {
 			t.Errorf("%s: ended in %v", name, err)
 		}
 		if strings.Join(got, "\n") != strings.Join(payloads, "\n") {

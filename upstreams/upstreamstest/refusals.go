@@ -2,6 +2,7 @@ package upstreamstest
 
 import (
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -206,7 +207,7 @@ func testTLS(t *testing.T, s Subject) {
 		return a.Stream
 	}
 	st := stream("stream")
-	if got, err := drain(st); len(got) != 1 || err == nil || err.Error() != "EOF" {
+	if got, err := drain(st); len(got) != 1 || !errors.Is(err, io.EOF) {
 		t.Errorf("a stream over HTTP/2: %q, %v", got, err)
 	}
 	st.Close()

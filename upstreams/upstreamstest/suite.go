@@ -65,7 +65,7 @@ func Run(t *testing.T, s Subject) {
 // open makes the subject ask at s, with limits short enough for a test; adjust may change them.
 func (s Subject) open(t testing.TB, server *Server, adjust ...func(*upstreams.Options)) *upstreams.Client {
 	t.Helper()
-	o := upstreams.Options{BaseURL: server.URL, HeaderTimeout: Patience, IdleTimeout: Patience}
+	o := upstreams.Options{BaseURL: server.URL, HeaderTimeout: Patience, WholeTimeout: Patience, IdleTimeout: Patience}
 	for _, f := range adjust {
 		f(&o)
 	}
@@ -115,7 +115,7 @@ func listen(t testing.TB, u upstreams.Upstream) (payloads []string, err error) {
 // wantFault checks the kind and the code of err.
 func wantFault(t testing.TB, about string, err error, kind fault.Kind, code string) {
 	t.Helper()
-	if err == nil || err == io.EOF {
+	if err == nil || errors.Is(err, io.EOF) {
 		t.Errorf("%s: got %v, want %s", about, err, code)
 		return
 	}
@@ -265,20 +265,20 @@ func testStream(t *testing.T, s Subject) {
 		"null errors":               EventStream + Data(a) + Data(b) + Done,
 	} {
 		got, err := listen(t, s.open(t, Replies(t, raw)))
-		if err != io.EOF || len(got) != 2 || got[0] != a || got[1] != b {
+		if !errors.Is(err, io.EOF) || len(got) != 2 || got[0] != a || got[1] != b {
 			t.Errorf("%s: got %q, %v", about, got, err)
 		}
 	}
 
 	null := `{"id":"1","choices":[{"index":0,"delta":{"content":"\"error\" and {\"error\":1}"},"error":null,"finish_reason":null}],"error":null}`
 	got, err := listen(t, s.open(t, Replies(t, EventStream+Data(null)+Done)))
-	if err != io.EOF || len(got) != 1 || got[0] != null {
+	if !errors.Is(err, io.EOF) || len(got) != 1 || got[0] != null {
 		t.Errorf("a chunk that speaks of errors: %q, %v", got, err)
 	}
 
 	long := Delta(strings.Repeat("x", 900<<10))
 	got, err = listen(t, s.open(t, Replies(t, EventStream+Data(long)+Done)))
-	if err != io.EOF || len(got) != 1 || got[0] != long {
+	if !errors.Is(err, io.EOF) || len(got) != 1 || got[0] != long {
 		t.Errorf("a long event: %d payloads, %v", len(got), err)
 	}
 }
@@ -345,7 +345,7 @@ func testBrokenStream(t *testing.T, s Subject) {
 	_, err = an.Stream.Next()
 	wantFault(t, "a reset", err, fault.Upstream, "upstream_reset")
 	_, again := an.Stream.Next()
-	if again != err {
+	if !errors.Is(again, err) {
 		t.Errorf("after its end a stream says %v", again)
 	}
 }

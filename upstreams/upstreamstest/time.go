@@ -46,7 +46,7 @@ func testSilence(t *testing.T, s Subject) {
 			began := time.Now()
 			u := s.open(t, server, impatient, func(o *upstreams.Options) {
 				if !strings.Contains(c.raw, "\r\n\r\n") {
-					o.HeaderTimeout = blink
+					o.HeaderTimeout, o.WholeTimeout = blink, blink
 				}
 			})
 			a, err := u.Chat(t.Context(), ask(c.stream))
@@ -82,7 +82,7 @@ func testTime(t *testing.T, s Subject) {
 			c.Send(Done[7:])
 			c.Close()
 		})
-		if got, err := listen(t, s.open(t, server, func(o *upstreams.Options) { o.IdleTimeout = 4 * blink })); err != io.EOF || len(got) != 1 {
+		if got, err := listen(t, s.open(t, server, func(o *upstreams.Options) { o.IdleTimeout = 4 * blink })); !errors.Is(err, io.EOF) || len(got) != 1 {
 			t.Errorf("a slow stream gave %q, %v", got, err)
 		}
 	})
@@ -106,7 +106,7 @@ func testTime(t *testing.T, s Subject) {
 		}
 		<-time.After(3 * blink) // nobody waits for the provider: that is no silence of its
 		close(asked)
-		if got, err := drain(a.Stream); err != io.EOF || len(got) != 1 {
+		if got, err := drain(a.Stream); !errors.Is(err, io.EOF) || len(got) != 1 {
 			t.Errorf("then came %q, %v", got, err)
 		}
 	})
@@ -178,7 +178,7 @@ func testClose(t *testing.T, s Subject) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := drain(a.Stream); err != io.EOF {
+	if _, err := drain(a.Stream); !errors.Is(err, io.EOF) {
 		t.Fatal(err)
 	}
 	began := time.Now()
@@ -186,7 +186,7 @@ func testClose(t *testing.T, s Subject) {
 	if took := time.Since(began); took > time.Second || !<-held {
 		t.Errorf("closing a finished stream took %v", took)
 	}
-	if _, err := a.Stream.Next(); err != io.EOF {
+	if _, err := a.Stream.Next(); !errors.Is(err, io.EOF) {
 		t.Errorf("after its end a stream says %v", err)
 	}
 }
@@ -276,7 +276,7 @@ func oneOfMany(t *testing.T, u upstreams.Upstream, tag string, events int, rando
 		}
 		p, err := a.Stream.Next()
 		if err != nil {
-			whole := err == io.EOF && i == events
+			whole := errors.Is(err, io.EOF) && i == events
 			stopped := how < 3 && (errors.Is(err, context.Canceled) || errors.Is(err, upstreams.ErrClosed))
 			if !whole && !stopped {
 				t.Errorf("%s: after %d events: %v", tag, i, err)
@@ -308,7 +308,7 @@ func testMany(t *testing.T, s Subject) {
 		wait.Add(1)
 		go func() {
 			defer wait.Done()
-			if _, err := listen(t, u); err != io.EOF {
+			if _, err := listen(t, u); !errors.Is(err, io.EOF) {
 				t.Error(err)
 			}
 		}()
