@@ -277,9 +277,11 @@ func (g *Gateway) call(x *request, e *exchange) (err error) {
 // failed records a call that brought nothing and returns what the client is told.
 func (g *Gateway) failed(e *exchange, err error) error {
 	f := fault.From(err)
-	end := ending{outcome: calls.Failed, state: calls.FailedTry, code: f.Code, err: f}
+	end := ending{outcome: calls.Failed, state: calls.FailedTry, code: answerFor(f).code, err: f}
 	failure := upstreams.FailureOf(err)
-	end.status, end.upstreamID, end.maybeBilled = failure.Status, failure.UpstreamID, failure.Sent && failure.Status == 0
+	end.status, end.upstreamID = failure.Status, failure.UpstreamID
+	// An answer of which only the beginning came was worked for. One that carries an error instead was not.
+	end.maybeBilled = failure.Sent && failure.Status < 400 && failure.Body == nil
 	if rerr := g.record(e, end); rerr != nil {
 		g.opts.Log.Error("a failed call could not be recorded yet", "request_id", e.id, "error", rerr)
 	}

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -254,11 +255,11 @@ func TestClientLeavesAStream(t *testing.T) {
 				got += string(b[:n])
 			}
 			_ = conn.Close()
-			testkit.Eventually(t, 1500*time.Millisecond, func() bool {
+			testkit.Eventually(t, 5*time.Second, func() bool {
 				m := h.messages(id.Thread(name))
 				return len(m) == 2 && strings.HasSuffix(m[1], ":incomplete:client_closed")
 			}, "%s: the answer to be kept as incomplete", name)
-			testkit.Eventually(t, time.Second, func() bool {
+			testkit.Eventually(t, 5*time.Second, func() bool {
 				log := h.sim.Log()
 				return log[len(log)-1].End == "client_gone" || log[len(log)-1].End == "stall"
 			}, "%s: the provider to be cancelled", name)
@@ -266,7 +267,8 @@ func TestClientLeavesAStream(t *testing.T) {
 	})
 }
 
-// One that resets the connection while a whole answer is made is gone, too; one that only closes its side is not.
+// One that resets or closes the connection while a whole answer is made is gone, too; one that only closes its side is
+// not, and tells so by taking an interim response.
 func TestClientLeavesAWholeAnswer(t *testing.T) {
 	h := newHouse(t, testkit.SQLite(t), Options{})
 	open := func(thread string) *net.TCPConn {
@@ -274,24 +276,32 @@ func TestClientLeavesAWholeAnswer(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		body := `{"model":"openai/gpt-5-mini","messages":[{"role":"user","content":"[[sim first=1500ms text=late]]"}]}`
+		body := `{"model":"openai/gpt-5-mini","messages":[{"role":"user","content":"[[sim first=2700ms text=late]]"}]}`
 		fmt.Fprintf(conn, "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nX-Thread-Id: %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
 			h.admin.APIKey.Reveal(), thread, len(body), body)
 		return conn.(*net.TCPConn)
 	}
-	half, gone := open("half"), open("gone")
+	half, gone, left := open("half"), open("gone"), open("left")
 	defer func() { _ = half.Close() }()
 	_ = half.CloseWrite()
-	testkit.Eventually(t, 5*time.Second, func() bool { return len(h.sim.Log()) == 2 })
+	testkit.Eventually(t, 5*time.Second, func() bool { return len(h.sim.Log()) == 3 })
 	_ = gone.SetLinger(0)
 	_ = gone.Close()
-	testkit.Eventually(t, 1400*time.Millisecond, func() bool {
-		m := h.messages("gone")
-		return len(m) == 2 && strings.HasSuffix(m[1], ":incomplete:client_closed")
-	}, "the call of a client that reset to be recorded")
-	b := make([]byte, 1<<16)
-	n, err := half.Read(b)
-	if err != nil || !strings.HasPrefix(string(b[:n]), "HTTP/1.1 200") {
-		t.Errorf("a client that closed its sending side got %q, %v", b[:n], err)
+	_ = left.Close()
+	for _, thread := range []id.Thread{"gone", "left"} {
+		testkit.Eventually(t, 2600*time.Millisecond, func() bool {
+			m := h.messages(thread)
+			return len(m) == 2 && strings.HasSuffix(m[1], ":incomplete:client_closed")
+		}, "the call of a client that is %s to be recorded", thread)
+	}
+	var got []byte
+	for b := make([]byte, 1<<16); !bytes.Contains(got, []byte("late")); {
+		n, err := half.Read(b)
+		if got = append(got, b[:n]...); err != nil {
+			t.Fatalf("a client that closed its sending side got %q, %v", got, err)
+		}
+	}
+	if !strings.HasPrefix(strings.TrimPrefix(string(got), string(stillThere)), "HTTP/1.1 200") {
+		t.Errorf("a client that closed its sending side got %q", got)
 	}
 }

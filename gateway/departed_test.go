@@ -26,7 +26,7 @@ func TestDeparted(t *testing.T) {
 	}
 
 	client, server := pair()
-	if departed(server) {
+	if departed(server) || halfClosed(server) {
 		t.Error("a quiet client has not departed")
 	}
 	_, _ = io.WriteString(client, "more")
@@ -37,6 +37,9 @@ func TestDeparted(t *testing.T) {
 	until(t, "the FIN behind the data", func() bool { b := make([]byte, 8); n, err := server.Read(b); return n == 0 && err == io.EOF })
 	if departed(server) {
 		t.Error("a half-close is not a departure")
+	}
+	if !halfClosed(server) {
+		t.Error("a half-close is one")
 	}
 
 	// A reset, also one behind a byte that nobody has read: a peek would see the byte.

@@ -114,3 +114,16 @@ func TestScrub(t *testing.T) {
 		t.Errorf("%d bytes", len(got))
 	}
 }
+
+// A handler that panics after it has taken hold leaves nothing in flight, or the next drain would wait for it.
+func TestPanicWhileHeld(t *testing.T) {
+	held := Route{Method: "GET", Pattern: "/t/held", Needs: Open, handler: func(_ *Gateway, x *request) {
+		_ = x.hold()
+		panic("after hold")
+	}}
+	e := newEdge(t, Options{}, held).serveTCP()
+	if r := e.do("GET", "/t/held", ""); r.status != 500 {
+		t.Errorf("%v", r)
+	}
+	<-e.flights.empty()
+}

@@ -50,13 +50,6 @@ func (fl *flight) hold() (release func()) {
 	return func() { once.Do(fl.release) }
 }
 
-// held reports whether anyone but the handler holds the request.
-func (fl *flight) held() bool {
-	fl.mu.Lock()
-	defer fl.mu.Unlock()
-	return fl.holds > 1
-}
-
 func (fl *flight) release() {
 	fl.mu.Lock()
 	fl.holds--

@@ -93,7 +93,7 @@ func newHouse(t testing.TB, url string, o Options) *house {
 	catalogue, err := metering.Embedded()
 	must(err)
 	router := routing.New(routing.Options{Catalogue: catalogue, Providers: []string{"openai", "openrouter"}})
-	oa, err := openai.New(upstreams.Options{BaseURL: h.sim.URL("openai"), IdleTimeout: 2 * time.Second, HeaderTimeout: 2 * time.Second, WholeTimeout: 2 * time.Second})
+	oa, err := openai.New(upstreams.Options{BaseURL: h.sim.URL("openai"), IdleTimeout: 2 * time.Second, HeaderTimeout: 2 * time.Second, WholeTimeout: 3 * time.Second})
 	must(err)
 	or, err := openrouter.New(upstreams.Options{BaseURL: h.sim.URL("openrouter")})
 	must(err)

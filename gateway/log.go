@@ -14,17 +14,16 @@ import (
 
 // logLine becomes the one line a request leaves. It never holds content, keys, or a path as the client wrote it.
 type logLine struct {
-	id      id.Request
-	method  string
-	route   string // the template
-	status  int
-	org     id.Org
-	key     id.Key
-	bytes   int64 // of the answer's body
-	fault   *fault.Error
-	reason  string // how a stream ended; empty for a whole answer
-	arrived time.Time
-	more    []slog.Attr
+	id     id.Request
+	method string
+	route  string // the template
+	status int
+	org    id.Org
+	key    id.Key
+	bytes  int64 // of the answer's body
+	fault  *fault.Error
+	reason string // how a stream ended; empty for a whole answer
+	more   []slog.Attr
 }
 
 func (l *logLine) write(log *slog.Logger, took time.Duration) {

@@ -36,7 +36,7 @@ type ending struct {
 // fail makes end that of a call that err ended: incomplete if something came before, else failed.
 func (end *ending) fail(err error) {
 	end.err = fault.From(err)
-	end.code = end.err.Code
+	end.code = answerFor(end.err).code
 	end.outcome, end.state = calls.Incomplete, calls.Cut
 	if end.message == nil && end.outBytes == 0 {
 		end.outcome, end.state = calls.Failed, calls.FailedTry

@@ -40,13 +40,15 @@ type relay struct {
 	taken int    // bytes of payloads so far
 	out   []byte // framed; read up to read
 	read  int
-	ended bool      // out holds the last of it
+	over  error     // how the provider's stream ended; nil while it runs
+	ended bool      // that is recorded, and out holds the last of it
 	wrote time.Time // when the client was last given something
 
 	// While Read waits, the beat may write to the connection: fasthttp has flushed all it had and is waiting too.
 	mu      sync.Mutex
 	chunked bool // the answer is, so that a heartbeat can be put between two pieces; not to HTTP/1.0 clients
 	waiting bool
+	asked   bool // whether a half-closed client is still there
 	spoke   time.Time
 	beat    *time.Timer
 }
@@ -64,7 +66,7 @@ func (g *Gateway) relay(x *request, e *exchange) {
 	x.rc.Response.ImmediateHeaderFlush = true // so that a heartbeat can never come before the head
 	// Ending the context closes the provider's stream, which ends a Next that waits.
 	r.unwatch = context.AfterFunc(ctx, func() { _ = e.answer.Stream.Close() })
-	r.beat = time.AfterFunc(g.opts.Heartbeat, r.tick)
+	r.beat = time.AfterFunc(min(g.opts.Heartbeat, departureLook), r.tick)
 	x.rc.SetBodyStream(r, -1)
 }
 
@@ -78,6 +80,7 @@ func (r *relay) Read(p []byte) (int, error) {
 	}
 	n := copy(p, r.out[r.read:])
 	r.read += n
+	r.x.sent(n)
 	r.wrote = time.Now()
 	return n, nil
 }
@@ -93,8 +96,11 @@ func (r *relay) fill() {
 	}()
 	r.out, r.read = r.out[:0], 0
 	r.wait(true)
-	for !r.ended && (len(r.out) == 0 || len(r.out) < maxWrite && r.ready()) {
-		r.next()
+	for r.over == nil && (len(r.out) == 0 || len(r.out) < maxWrite && r.ready()) {
+		r.over = r.next()
+	}
+	if len(r.out) == 0 { // what came goes out first: the record may have to wait for the store
+		r.end(r.over)
 	}
 }
 
@@ -133,44 +139,44 @@ func (r *relay) wait(on bool) {
 	r.mu.Unlock()
 }
 
-// next takes one event from the provider and frames it, or ends the stream.
-func (r *relay) next() {
+// next takes one event from the provider and frames it. Its error says how the stream ended: io.EOF itself that the
+// provider ended it well, and anything else, also what wraps it, that it did not.
+func (r *relay) next() error {
 	chaos.Point("relay")
 	payload, err := r.e.answer.Stream.Next()
 	if err != nil {
-		switch cause := context.Cause(r.ctx); {
-		case err == io.EOF: // itself, and not an error that wraps it: only this means the end marker came
-			err = nil
-		case cause != nil:
-			err = cause
+		if cause := context.Cause(r.ctx); cause != nil && err != io.EOF {
+			return cause
 		}
-		r.end(err)
-		return
+		return err
 	}
 	chunk, err := r.e.generated.Add(payload)
 	if r.taken += len(payload); err == nil && r.taken > maxAnswer {
 		err = fault.New(fault.Upstream, "the provider's answer is larger than the gateway takes").WithCode("upstream_oversize")
 	}
 	if err != nil {
-		r.end(err)
-		return
+		return err
 	}
 	if r.e.first.IsZero() && chunk.HasText {
 		r.e.first = time.Now()
 	}
 	if chunk.UsageOnly && !r.e.req.IncludeUsage {
-		return
+		return nil
 	}
 	if chunk.UsageSpan != [2]int{} && r.e.req.IncludeUsage {
 		cost, status := priced(r.g.charge(r.e, r.e.generated.Usage(), r.e.generated.TextBytes()))
 		chunk.Payload = openai.AppendUsageCost(chunk.Payload, chunk.UsageSpan, cost, status)
 	}
 	r.out = sse.AppendData(r.out, chunk.Payload)
+	return nil
 }
 
 // end records what came and frames the last event: [DONE] only when the provider said so and the record is durable.
 func (r *relay) end(err error) {
 	r.ended = true
+	if err == io.EOF {
+		err = nil
+	}
 	if err == nil && r.e.generated.Empty() {
 		err = fault.New(fault.Upstream, "the provider ended the stream without an answer").WithCode("upstream_truncated")
 	}
@@ -214,12 +220,14 @@ func (r *relay) Close() error {
 	}()
 	r.beat.Stop()
 	if !r.ended {
-		gone := errClientGone
-		if time.Since(r.wrote) >= r.g.opts.WriteTimeout {
-			gone = errClientSlow
+		if r.over == nil {
+			r.over = errClientGone
+			if time.Since(r.wrote) >= r.g.opts.WriteTimeout {
+				r.over = errClientSlow
+			}
+			r.cancel(r.over)
 		}
-		r.cancel(gone)
-		r.end(gone)
+		r.end(r.over)
 	}
 	r.unwatch()
 	r.cancel(context.Canceled)
@@ -245,7 +253,9 @@ func (r *relay) tick() {
 	}
 	silent := time.Since(r.spoke)
 	next := r.g.opts.Heartbeat - silent
-	if r.waiting && r.chunked && next <= 0 {
+	ask := !r.asked && halfClosed(r.conn) // a heartbeat before its time finds out
+	if r.waiting && r.chunked && (next <= 0 || ask) {
+		r.asked = r.asked || ask
 		if _, err := r.conn.Write(heartbeat); err != nil {
 			r.cancel(errClientGone)
 			return

@@ -69,7 +69,7 @@ func (g *Gateway) serve(rc *fasthttp.RequestCtx) {
 // begin makes the request and registers it in flight.
 func (g *Gateway) begin(rc *fasthttp.RequestCtx) *request {
 	x := &request{g: g, rc: rc, id: id.NewRequest(), arrived: time.Now()}
-	x.line = logLine{id: x.id, method: methodLabel(rc.Method()), route: "unknown", arrived: x.arrived}
+	x.line = logLine{id: x.id, method: methodLabel(rc.Method()), route: "unknown"}
 	g.metrics.inflight.Inc()
 	x.ctx, x.flight = g.flights.begin(func() {
 		took := time.Since(x.arrived)

@@ -19,7 +19,6 @@ const (
 type frame struct {
 	length  int64 // bytes of body; -1 when chunked
 	chunked bool
-	expect  bool // the client waits for "100 Continue" before it sends the body
 }
 
 func malformed(format string, args ...any) *fault.Error {
@@ -96,7 +95,6 @@ func checkHead(head []byte) (frame, *fault.Error) {
 			if !bytes.EqualFold(value, []byte("100-continue")) {
 				return frame{}, malformed("the only expectation understood is 100-continue")
 			}
-			f.expect = !old
 		}
 	}
 	switch {

@@ -267,3 +267,20 @@ func FuzzHead(f *testing.F) {
 		}
 	})
 }
+
+// The framing rules hold by themselves, not because fasthttp happens to share some of them.
+func TestCheckHead(t *testing.T) {
+	for _, lines := range []string{
+		"Content-Length: 5\r\nContent-Length: 5\r\n", "Content-Length: 5\r\ncontent-length: 6\r\n", "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+		"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "Transfer-Encoding: identity\r\n", "Content-Length: +5\r\n", "Content-Length: 5,5\r\n",
+		"Host: other\r\n", "X A: b\r\n", "X-A : b\r\n", " X-A: b\r\n", ": b\r\n", "X-A\r\n", "Expect: nothing\r\n",
+	} {
+		if _, err := checkHead([]byte("POST / HTTP/1.1\r\nHost: gw\r\n" + lines + "\r\n")); err == nil {
+			t.Errorf("%q is let through", lines)
+		}
+	}
+	f, err := checkHead([]byte("POST / HTTP/1.1\r\nHost: gw\r\nContent-Length: 0012\r\nExpect: 100-Continue\r\n\r\n"))
+	if err != nil || f != (frame{length: 12}) {
+		t.Errorf("%+v, %v", f, err)
+	}
+}
