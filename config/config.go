@@ -22,11 +22,11 @@ type Config struct {
 
 	DatabaseURL        seal.Secret // sqlite://path or postgres://…; empty: see Database
 	MigrateDatabaseURL seal.Secret // postgres://… of the role that may migrate; empty: DatabaseURL
-	RedisURL           seal.Secret // redis://… or rediss://…; empty: in-process parts
-	QdrantURL          seal.Secret // http(s)://host:port; empty: in-process vectors
+	RedisURL           seal.Secret // redis://… or rediss://…; tells other processes of changes at once; empty: they notice in time
+	QdrantURL          seal.Secret // http(s)://host:port, for memory; not used yet
 
 	EncryptionKey seal.Secret // one or several keys of 32 bytes in url-safe base64, commas between; the first seals
-	SecretKey     seal.Secret // signs sessions; at least 32 characters
+	SecretKey     seal.Secret // signs sessions of the console, at least 32 characters; not used yet
 
 	MaxBodyBytes int64 // largest request body
 	Profiling    bool  // /debug/pprof on the operator's listener
@@ -69,7 +69,7 @@ type Threads struct {
 
 // Streams is how streamed answers behave.
 type Streams struct {
-	ResumeGrace  time.Duration // how long a call runs on after its client left, if somebody may come back for it
+	ResumeGrace  time.Duration // how long a call runs on after its client left, if somebody may come back for it; not used yet
 	MaxLineBytes int64         // longest line of a provider's event stream
 }
 

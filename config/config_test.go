@@ -75,6 +75,7 @@ func TestDefaults(t *testing.T) {
 		"drain":          c.Timeouts.Drain == 120*time.Second,
 		"drain accept":   c.Timeouts.DrainAccept == 5*time.Second,
 		"stream":         c.Timeouts.Stream == 30*time.Minute,
+		"lease":          c.Timeouts.Lease == 20*time.Second,
 		"no profiling":   !c.Profiling,
 		"openai":         c.Upstreams["openai"].BaseURL == "https://api.openai.com/v1",
 		"openrouter":     c.Upstreams["openrouter"].DefaultModel == "openrouter/auto",

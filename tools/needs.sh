@@ -1,10 +1,11 @@
 #!/bin/sh
 # Finds what the tests need, and installs what is missing where it may: as root on Debian or Ubuntu. Anywhere else it says
-# what to install. The simulator plays the providers, so no key and no account is needed.
+# what to install. The servers themselves are needed, not only their addresses: some tests freeze and kill them. The
+# simulator plays the providers, so no key and no account is needed.
 set -eu
 
-compose='`docker compose up -d` starts both: then run
-  TEST_POSTGRES_URL=postgres://postgres:threadhub@127.0.0.1:55432/postgres TEST_REDIS_URL=redis://127.0.0.1:56379 make test'
+compose='Without them most tests run against other servers, such as those of `docker compose up -d`:
+  TEST_POSTGRES_URL=postgres://postgres:threadhub@127.0.0.1:55432/postgres TEST_REDIS_URL=redis://127.0.0.1:56379 go test ./...'
 
 have() { command -v "$1" >/dev/null 2>&1; }
 say() { printf '%s\n' "$*"; }
@@ -23,8 +24,8 @@ missing=''
 packages=''
 lacks() { missing="$missing${missing:+, }$1"; shift; packages="$packages $*"; }
 
-if [ -z "${TEST_POSTGRES_URL:-}" ] && ! at_least "$(postgres_version)" 15; then lacks 'Postgres 15 or newer' postgresql; fi
-if [ -z "${TEST_REDIS_URL:-}" ] && ! have redis-server; then lacks 'redis-server' redis-server; fi
+if ! at_least "$(postgres_version)" 15; then lacks 'Postgres 15 or newer' postgresql; fi
+if ! have redis-server; then lacks 'redis-server' redis-server; fi
 if ! have node; then lacks 'node 20 or newer' nodejs; fi
 if ! have npm; then lacks 'npm' npm; fi
 if ! have "${CC:-cc}" && ! have gcc; then lacks 'a C compiler (for the race detector)' gcc libc6-dev; fi
@@ -37,16 +38,16 @@ if [ -n "$packages" ]; then
 		DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $packages >/dev/null
 	else
 		say "make test needs $missing. Install it; as root on Debian or Ubuntu make test does that by itself." >&2
-		case "$missing" in *Postgres*|*redis*) say "For Postgres and Redis, $compose" >&2 ;; esac
+		case "$missing" in *Postgres*|*redis*) say "$compose" >&2 ;; esac
 		exit 1
 	fi
 fi
 
-if [ -z "${TEST_POSTGRES_URL:-}" ] && ! at_least "$(postgres_version)" 15; then
+if ! at_least "$(postgres_version)" 15; then
 	die "make test needs Postgres 15 or newer, and this system's packages have only $(postgres_version). $compose"
 fi
 if ! at_least "$(node_version)" 20; then
 	die "make test needs node 20 or newer for the suites that run the OpenAI SDK; this is $(node --version 2>/dev/null || echo none). See https://nodejs.org/en/download"
 fi
 if ! have npm; then die 'make test needs npm beside node. See https://nodejs.org/en/download'; fi
-say "$(go version | cut -d' ' -f3), node $(node --version), npm $(npm --version), Postgres ${TEST_POSTGRES_URL:+given}$([ -n "${TEST_POSTGRES_URL:-}" ] || postgres_version), Redis ${TEST_REDIS_URL:+given}$([ -n "${TEST_REDIS_URL:-}" ] || redis-server --version | sed 's/.*v=\([0-9.]*\).*/\1/')"
+say "$(go version | cut -d' ' -f3), node $(node --version), npm $(npm --version), Postgres $(postgres_version), $(redis-server --version | sed 's/.*v=\([0-9.]*\).*/Redis \1/')"

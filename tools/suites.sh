@@ -6,16 +6,24 @@ began=$(date +%s)
 
 section() { printf '\n== %s (%s s)\n' "$*" "$(($(date +%s) - began))"; }
 
+rooms() { go list ./... | grep -v '^threadhub/test/'; }
+
 export CI=true # a missing service is a failure, not a skip
 
 if [ -n "${THREADHUB_SOAK:-}" ]; then
-	section "go test -race ./..., the long forms"
-	go test -race -count=1 -timeout 4h ./...
+	section "every room, with the race detector, the long forms"
+	# shellcheck disable=SC2046 # a list of packages
+	go test -race -count=1 -timeout 4h $(rooms)
+	section "the binary from outside, the long forms"
+	go test -v -count=1 -timeout 4h ./test/...
 	section "fuzzing, 5 minutes each"
 	FUZZTIME=5m sh tools/fuzz.sh
 else
-	section "go test -race ./..."
-	go test -race ./...
+	section "every room, with the race detector"
+	# shellcheck disable=SC2046
+	go test -race $(rooms)
+	section "the binary from outside: SDKs, kills, tenancy, secrets, fidelity"
+	go test -v ./test/... # -v shows the tables
 	section "fuzzing, 5 s each"
 	FUZZTIME=5s sh tools/fuzz.sh
 fi

@@ -65,7 +65,7 @@ func makeKeyFile(path string) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name())
+	defer func() { _ = os.Remove(f.Name()) }()
 	_, err = f.WriteString(seal.NewKey() + "\n")
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return err

@@ -20,7 +20,7 @@ func keysCreateCommand(fs *flag.FlagSet) func(context.Context, *program, *config
 	name := fs.String("name", "", "what the key is for")
 	expires := fs.String("expires", "", "`when` it ends: a time like 2027-01-31T12:00:00Z, or a duration from now like 720h; empty: never")
 	asJSON := fs.Bool("json", false, "print one line of JSON: org_id, user_id, key_id, api_key")
-	return func(ctx context.Context, p *program, cfg *config.Config) error {
+	return func(ctx context.Context, p *program, cfg *config.Config) (err error) {
 		switch {
 		case *org == "":
 			return usageError("--org is needed: the id of the org")
@@ -35,7 +35,7 @@ func keysCreateCommand(fs *flag.FlagSet) func(context.Context, *program, *config
 		if err != nil {
 			return err
 		}
-		defer s.Close()
+		defer func() { err = errors.Join(err, s.Close()) }()
 		owner, err := userOf(ctx, s.store, id.Org(*org), *user)
 		if err != nil {
 			return err
@@ -83,12 +83,12 @@ func userOf(ctx context.Context, store db.Store, org id.Org, user string) (id.Us
 
 func keysRotateCommand(fs *flag.FlagSet) func(context.Context, *program, *config.Config) error {
 	asJSON := fs.Bool("json", false, "print one line of JSON: orgs, provider_keys, failed")
-	return func(ctx context.Context, p *program, cfg *config.Config) error {
+	return func(ctx context.Context, p *program, cfg *config.Config) (err error) {
 		s, err := openStorage(ctx, cfg, p.log(cfg), false)
 		if err != nil {
 			return err
 		}
-		defer s.Close()
+		defer func() { err = errors.Join(err, s.Close()) }()
 		report, err := s.orgs.Rotate(ctx, nil)
 		if *asJSON {
 			return errors.Join(err, p.printJSON(map[string]any{

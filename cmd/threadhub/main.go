@@ -39,7 +39,6 @@ type program struct {
 // command is what follows the program's name.
 type command struct {
 	name  string // "keys create"
-	args  string // what it takes besides flags, for --help
 	about string
 	more  string // told by its own --help
 	flags func(*flag.FlagSet) func(ctx context.Context, p *program, cfg *config.Config) error
@@ -49,18 +48,24 @@ type command struct {
 func commands() []command {
 	return []command{
 		{name: "serve", about: "run the gateway", flags: serveCommand},
-		{name: "demo", about: "run it with embedded parts, a demo org, and simulated providers where there is no key", flags: demoCommand, demo: true,
+		{
+			name: "demo", about: "run it with embedded parts, a demo org, and simulated providers where there is no key", flags: demoCommand, demo: true,
 			more: "It keeps its data in data/demo and listens on 127.0.0.1, unless told otherwise. DATABASE_URL, REDIS_URL and QDRANT_URL\n" +
-				"are not used. Providers whose key is in the environment are asked for real, and cost real money."},
+				"are not used. Providers whose key is in the environment are asked for real, and cost real money.",
+		},
 		{name: "migrate up", about: "bring the database to this version's schema", flags: migrateUpCommand},
 		{name: "migrate down", about: "take back the newest migration, with the data in its tables", flags: migrateDownCommand},
 		{name: "migrate status", about: "tell which migrations are in the database", flags: migrateStatusCommand},
-		{name: "seed", about: "make an org with a user and an API key; what is there already is used", flags: seedCommand,
-			more: "It works beside a running server."},
+		{
+			name: "seed", about: "make an org with a user and an API key; what is there already is used", flags: seedCommand,
+			more: "It works beside a running server.",
+		},
 		{name: "keys create", about: "make an API key for a user", flags: keysCreateCommand},
-		{name: "keys rotate", about: "seal what is stored with the first key of ENCRYPTION_KEY", flags: keysRotateCommand,
+		{
+			name: "keys rotate", about: "seal what is stored with the first key of ENCRYPTION_KEY", flags: keysRotateCommand,
 			more: "To change the key without downtime: give every process the new key behind the old one (ENCRYPTION_KEY=old,new), then in\n" +
-				"front of it (new,old), run this, and take the old one away."},
+				"front of it (new,old), run this, and take the old one away.",
+		},
 		{name: "version", about: "print the version", flags: versionCommand},
 	}
 }
@@ -219,8 +224,12 @@ func (p *program) printJSON(v any) error {
 	return enc.Encode(v)
 }
 
-func versionCommand(*flag.FlagSet) func(context.Context, *program, *config.Config) error {
+func versionCommand(fs *flag.FlagSet) func(context.Context, *program, *config.Config) error {
+	asJSON := fs.Bool("json", false, "print one line of JSON: version")
 	return func(_ context.Context, p *program, _ *config.Config) error {
+		if *asJSON {
+			return p.printJSON(map[string]string{"version": version})
+		}
 		_, err := fmt.Fprintln(p.stdout, "threadhub", version)
 		return err
 	}

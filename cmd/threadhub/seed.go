@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 
@@ -16,7 +17,7 @@ func seedCommand(fs *flag.FlagSet) func(context.Context, *program, *config.Confi
 	tier := fs.String("tier", "", "tier of the org; empty: as it is, and trial for a new org")
 	seats := fs.Int("seats", 0, "most users of the org; 0: as it is, and 10 for a new org")
 	asJSON := fs.Bool("json", false, "print one line of JSON: org_id, user_id, api_key")
-	return func(ctx context.Context, p *program, cfg *config.Config) error {
+	return func(ctx context.Context, p *program, cfg *config.Config) (err error) {
 		switch {
 		case *org == "":
 			return usageError("--org is needed: the name of the org")
@@ -27,7 +28,7 @@ func seedCommand(fs *flag.FlagSet) func(context.Context, *program, *config.Confi
 		if err != nil {
 			return err
 		}
-		defer s.Close()
+		defer func() { err = errors.Join(err, s.Close()) }()
 		seeded, err := s.orgs.Seed(ctx, orgs.SeedSpec{Org: *org, Email: *email, Role: orgs.Role(*role), Tier: *tier, Seats: *seats})
 		if err != nil {
 			return err

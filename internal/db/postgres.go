@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -40,7 +41,9 @@ type postgresStore struct {
 	pool   *pgxpool.Pool
 	writer *writer
 	lane   chan struct{}
-	conn   *pgx.Conn // the writer's; nil: connect first
+	alones sync.WaitGroup // units that run by themselves
+	conn   *pgx.Conn      // the writer's; nil: connect first
+	used   time.Time      // when the writer's connection last answered
 }
 
 func openPostgres(ctx context.Context, o Options) (Store, error) {
@@ -119,19 +122,20 @@ func (s *postgresStore) Common(ctx context.Context, f func(Tx) error) error {
 // tx runs f in a transaction. What fails before COMMIT was sent has not happened, so a lost connection or a conflict is
 // tried again; a COMMIT that was not answered is told as outcome_unknown.
 func (s *postgresStore) tx(ctx context.Context, set settings, mode string, f func(Tx) error) error {
+	start := time.Now()
 	for try := 1; ; try++ {
 		committing, err := s.tryTx(ctx, set, mode, f)
 		switch {
 		case err == nil:
 			return nil
-		case ctx.Err() != nil:
-			return postgresFault(err)
 		case committing && lost(err):
 			return unknown(err)
+		case ctx.Err() != nil:
+			return ended(ctx, err)
 		case try < conflictTries && conflict(err):
 			pause(ctx, try)
-		case try == 1 && lost(err):
-			s.pool.Reset() // one dead idle connection rarely is alone
+		case try == 1 && s.stale(err, start):
+			s.pool.Reset()
 		default:
 			return postgresFault(err)
 		}
@@ -155,17 +159,32 @@ func (s *postgresStore) tryTx(ctx context.Context, set settings, mode string, f 
 	return true, s.send(ctx, conn.Conn(), func(b *pgx.Batch) { b.Queue("COMMIT") })
 }
 
+// stale reports whether err is a connection that was found dead at once, as after a restart of the server: one dead idle
+// connection rarely is alone, and a fresh one is worth a try. A server that is silent has had its time.
+func (s *postgresStore) stale(err error, start time.Time) bool {
+	return lost(err) && time.Since(start) < s.o.Timeout/2
+}
+
+// acquire takes a connection. A pool whose connections are all in use is waited for acquireTimeout; one that can make
+// another, for as long as one read may take.
 func (s *postgresStore) acquire(ctx context.Context) (*pgxpool.Conn, error) {
-	wait, cancel := context.WithTimeout(ctx, acquireTimeout+connectTimeout)
-	defer cancel()
-	conn, err := s.pool.Acquire(wait)
-	switch {
-	case err == nil:
-		return conn, nil
-	case ctx.Err() != nil:
-		return nil, context.Cause(ctx)
-	case s.pool.Stat().AcquiredConns() >= s.pool.Config().MaxConns:
-		return nil, busy(err)
+	var err error
+	for _, d := range []time.Duration{acquireTimeout, s.o.Timeout} {
+		wait, cancel := context.WithTimeout(ctx, d)
+		var conn *pgxpool.Conn
+		conn, err = s.pool.Acquire(wait)
+		timedOut := wait.Err() != nil
+		cancel()
+		switch {
+		case err == nil:
+			return conn, nil
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		case s.pool.Stat().AcquiredConns() >= s.pool.Config().MaxConns:
+			return nil, busy(err)
+		case !timedOut:
+			return nil, lostError{err, false}
+		}
 	}
 	return nil, lostError{err, false}
 }
@@ -191,14 +210,16 @@ func (s *postgresStore) rollback(c *pgx.Conn) {
 }
 
 func (s *postgresStore) Query(ctx context.Context, org id.Org, qs ...Query) error {
-	for try := 1; ; try++ {
-		err := s.tryQuery(ctx, org, qs)
-		if try == 1 && lost(err) && ctx.Err() == nil {
-			s.pool.Reset()
-			continue
-		}
-		return postgresFault(err)
+	start := time.Now()
+	err := s.tryQuery(ctx, org, qs)
+	if s.stale(err, start) && ctx.Err() == nil {
+		s.pool.Reset()
+		err = s.tryQuery(ctx, org, qs)
 	}
+	if err != nil && ctx.Err() != nil {
+		return ended(ctx, err)
+	}
+	return postgresFault(err)
 }
 
 func (s *postgresStore) tryQuery(ctx context.Context, org id.Org, qs []Query) error {
@@ -241,18 +262,14 @@ func (s *postgresStore) Commit(ctx context.Context, u *Unit) error { return s.wr
 // group commits units together. If that fails, for whatever reason, they go to the side lane, each alone and each
 // repeated by its own keys, while the writer goes on.
 func (s *postgresStore) group(units []*Unit) {
-	ctx, cancel := context.WithTimeout(context.Background(), s.o.Timeout+connectTimeout)
-	defer cancel()
-	var err error
-	if s.conn == nil {
-		s.conn, err = s.connect(ctx)
-	}
+	ctx := context.Background()
+	start := time.Now()
+	err := s.connected(ctx)
 	if err == nil {
-		err = s.run(ctx, s.conn, units, groupLockWait, s.o.Timeout)
-		if lost(err) {
-			_ = s.conn.Close(ctx)
-			s.conn = nil
+		if err = s.run(ctx, s.conn, units, groupLockWait, s.o.Timeout); lost(err) {
+			s.disconnect()
 		}
+		s.used = time.Now()
 	}
 	s.writer.reached(err == nil || !lost(err))
 	if err == nil {
@@ -262,10 +279,41 @@ func (s *postgresStore) group(units []*Unit) {
 		return
 	}
 	s.o.Log.Warn("a group of units failed and is run one by one", "units", len(units), "error", err)
-	start := time.Now()
 	for _, u := range units {
-		go s.alone(u, start, err)
+		s.alones.Go(func() { s.alone(u, start, err) })
 	}
+}
+
+// rest is after how much of it a connection is asked whether it still is one: what is sent into a dead one has to be
+// taken for sent.
+const rest = time.Second
+
+// connected sees to it that the writer has a connection.
+func (s *postgresStore) connected(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, s.o.Timeout)
+	defer cancel()
+	if s.conn != nil && (s.conn.IsClosed() || time.Since(s.used) > rest && s.conn.Ping(ctx) != nil) {
+		s.disconnect()
+	}
+	if s.conn != nil {
+		return nil
+	}
+	c, err := s.connect(ctx)
+	if err != nil {
+		return err
+	}
+	s.conn = c
+	return nil
+}
+
+func (s *postgresStore) disconnect() {
+	if s.conn == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), s.o.Timeout)
+	defer cancel()
+	_ = s.conn.Close(ctx)
+	s.conn = nil
 }
 
 func (s *postgresStore) connect(ctx context.Context) (*pgx.Conn, error) {
@@ -286,6 +334,20 @@ func (s *postgresStore) run(ctx context.Context, c *pgx.Conn, units []*Unit, loc
 	defer cancel()
 	var b pgx.Batch
 	settings{orgs: orgsOf(units)}.begin(&b, "BEGIN", lockWait, timeout)
+	if err := s.statements(&b, units); err != nil {
+		return err
+	}
+	b.Queue("COMMIT")
+	if err := seen(c, c.SendBatch(ctx, &b).Close()); err != nil {
+		s.rollback(c)
+		return err
+	}
+	return nil
+}
+
+// statements adds each stage that has rows.
+func (s *postgresStore) statements(b *pgx.Batch, units []*Unit) (err error) {
+	defer caught(&err)
 	for i, stage := range s.o.Stages {
 		var rows []any
 		for _, u := range units {
@@ -301,17 +363,13 @@ func (s *postgresStore) run(ctx context.Context, c *pgx.Conn, units []*Unit, loc
 			continue
 		}
 		name, read := stage.Name(), rowsTo(st.Each)
-		b.Queue(st.SQL, st.Args...).Query(func(rows pgx.Rows) error {
+		b.Queue(st.SQL, st.Args...).Query(func(rows pgx.Rows) (err error) {
+			defer caught(&err)
 			if err := read(rows); err != nil {
 				return fmt.Errorf("%s: %w", name, err)
 			}
 			return nil
 		})
-	}
-	b.Queue("COMMIT")
-	if err := seen(c, c.SendBatch(ctx, &b).Close()); err != nil {
-		s.rollback(c)
-		return err
 	}
 	return nil
 }
@@ -333,41 +391,56 @@ func orgsOf(units []*Unit) string {
 }
 
 // alone runs u by itself until it is done, refused, or its patience is over. After a lost connection the first
-// transaction may still be running: running u again waits behind it, and finds it or happens.
-func (s *postgresStore) alone(u *Unit, start time.Time, first error) {
+// transaction may still be running: running u again waits behind it, and finds it or happens. From then on no failure
+// says that u has not happened, whatever it is.
+func (s *postgresStore) alone(u *Unit, start time.Time, err error) {
 	ctx, cancel := context.WithDeadline(context.Background(), start.Add(u.Patience))
 	defer cancel()
-	sent := lost(first) && !dialing(first)
-	err := first
-	for try, conflicts := 1, 0; ; try++ {
-		select {
-		case s.lane <- struct{}{}:
-			err = s.aloneOnce(ctx, u)
-			<-s.lane
-		case <-ctx.Done():
-		}
+	sent := lost(err) && !dialing(err)
+	for try, conflicts := 0, 0; ; {
 		switch {
 		case err == nil:
 			u.finish(nil)
 			return
-		case ctx.Err() == nil && lost(err):
-			sent = sent || !dialing(err)
-			pause(ctx, try)
-			continue
-		case ctx.Err() == nil && conflict(err) && conflicts < conflictTries:
-			conflicts++
-			pause(ctx, conflicts)
-			continue
-		case lost(err) && sent:
-			err = unknown(err)
+		case ctx.Err() != nil, try > 0 && !lost(err) && !conflict(err) && !waited(err):
+			u.finish(verdict(u, sent, err))
+			return
+		case lost(err) && !sent && !u.Record && time.Since(start) >= s.o.Timeout, // nothing is in doubt
+			waited(err) && try > 0 && !sent && !u.Record:
+			u.finish(postgresFault(err))
+			return
+		case conflict(err):
+			if conflicts++; conflicts > conflictTries {
+				u.finish(verdict(u, sent, err))
+				return
+			}
 		}
-		u.finish(postgresFault(err))
-		return
+		if try > 0 {
+			pause(ctx, try)
+		}
+		try++
+		select {
+		case s.lane <- struct{}{}:
+			err = s.aloneOnce(ctx, u)
+			<-s.lane
+			sent = sent || lost(err) && !dialing(err)
+		case <-ctx.Done():
+		}
 	}
 }
 
+// verdict is what u's caller is told of its last failure.
+func verdict(u *Unit, sent bool, err error) error {
+	if sent && !u.Record { // a record's caller repeats it, and need not know
+		return unknown(err)
+	}
+	return postgresFault(err)
+}
+
 func (s *postgresStore) aloneOnce(ctx context.Context, u *Unit) error {
-	conn, err := s.pool.Acquire(ctx)
+	wait, cancel := context.WithTimeout(ctx, s.o.Timeout)
+	defer cancel()
+	conn, err := s.pool.Acquire(wait)
 	if err != nil {
 		return lostError{err, false}
 	}
@@ -379,14 +452,8 @@ func (s *postgresStore) aloneOnce(ctx context.Context, u *Unit) error {
 
 func (s *postgresStore) Close() error {
 	s.writer.close()
-	for range laneWidth {
-		s.lane <- struct{}{} // the side lane is empty when all of it is ours
-	}
-	if s.conn != nil {
-		ctx, cancel := context.WithTimeout(context.Background(), s.o.Timeout)
-		defer cancel()
-		_ = s.conn.Close(ctx)
-	}
+	s.alones.Wait()
+	s.disconnect()
 	s.pool.Close()
 	return nil
 }
@@ -445,6 +512,24 @@ func conflict(err error) bool {
 	return errors.As(err, &e) && (e.Code == "40001" || e.Code == "40P01")
 }
 
+// waited reports whether err is a wait that came to nothing: for a lock, or for the statement itself.
+func waited(err error) bool {
+	var e *pgconn.PgError
+	return errors.As(err, &e) && (e.Code == "55P03" || e.Code == "57014")
+}
+
+// ErrLocked is in the chain of an error that says that somebody else held what was to be written.
+var ErrLocked = errors.New("db: locked by another transaction")
+
+// ended is the error of what the end of ctx has ended: its cause, if that is one for clients.
+func ended(ctx context.Context, err error) error {
+	var f *fault.Error
+	if cause := context.Cause(ctx); errors.As(cause, &f) {
+		return cause
+	}
+	return postgresFault(err)
+}
+
 func unknown(cause error) *fault.Error {
 	return fault.Wrap(fault.Unavailable, cause, "the gateway's storage did not say whether it stored this; repeating the request is safe").
 		WithCode("outcome_unknown").After(time.Second)
@@ -464,8 +549,12 @@ func postgresFault(err error) error {
 		return err
 	case e.Code == "53100":
 		return full(err)
-	case e.Code == "55P03", e.Code == "57014":
+	case e.Code == "55P03":
+		return busy(fmt.Errorf("%w: %w", ErrLocked, err))
+	case e.Code == "57014":
 		return busy(err)
+	case e.Code == "42501": // row-level security stands between the statement and the row
+		return fault.Wrap(fault.Internal, err, "the gateway lost track of whose data this is, and stored and showed nothing").WithCode("tenant_context")
 	}
 	return err
 }

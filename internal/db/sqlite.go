@@ -142,58 +142,66 @@ func (s *sqliteStore) Query(ctx context.Context, org id.Org, qs ...Query) error 
 
 func (s *sqliteStore) Commit(ctx context.Context, u *Unit) error { return s.writer.commit(ctx, u) }
 
-// group runs each unit behind a savepoint: one that is refused or fails leaves nothing, and the others stand.
+// group runs each unit behind a savepoint: one that is refused or fails leaves nothing, and the others stand. Some
+// failures, a full disk above all, end SQLite's transaction and not only the unit: then each unit is run by itself.
 func (s *sqliteStore) group(units []*Unit) {
+	failed, err := s.together(units)
+	if errors.Is(err, errAborted) && len(units) > 1 {
+		for _, u := range units {
+			s.group([]*Unit{u})
+		}
+		return
+	}
+	for i, u := range units {
+		if err != nil {
+			u.finish(sqliteFault(err))
+			continue
+		}
+		u.finish(sqliteFault(failed[i]))
+	}
+}
+
+// errAborted is a transaction that is over before its COMMIT: nothing of it stands.
+var errAborted = errors.New("db: the transaction was aborted")
+
+// together runs units in one transaction. failed is what became of each; err is for all of them.
+func (s *sqliteStore) together(units []*Unit) (failed []error, err error) {
 	ctx := context.Background()
 	tx, err := s.writes.BeginTx(ctx, nil)
 	if err != nil {
-		s.finishAll(units, nil, sqliteFault(err))
-		return
+		return nil, err
 	}
-	failed := make([]error, len(units))
+	defer func() { _ = tx.Rollback() }()
+	failed = make([]error, len(units))
 	for i, u := range units {
-		if err := s.unit(ctx, tx, u); err != nil {
-			failed[i] = sqliteFault(err)
+		if failed[i], err = s.unit(ctx, tx, u); err != nil {
+			return nil, err
 		}
 	}
-	if err := tx.Commit(); err != nil {
-		_ = tx.Rollback()
-		s.finishAll(units, nil, sqliteFault(err))
-		return
-	}
-	s.finishAll(units, failed, nil)
+	return failed, tx.Commit()
 }
 
-func (s *sqliteStore) finishAll(units []*Unit, failed []error, all error) {
-	for i, u := range units {
-		if all == nil && failed[i] != nil {
-			u.finish(failed[i])
-			continue
-		}
-		u.finish(all)
-	}
-}
-
-func (s *sqliteStore) unit(ctx context.Context, tx *sql.Tx, u *Unit) error {
+// unit runs u. failed is u's own failure, err that of the whole transaction.
+func (s *sqliteStore) unit(ctx context.Context, tx *sql.Tx, u *Unit) (failed, err error) {
 	if _, err := tx.ExecContext(ctx, "SAVEPOINT unit"); err != nil {
-		return err
+		return nil, fmt.Errorf("%w: %w", errAborted, err)
 	}
-	err := s.stagesOf(ctx, tx, u)
-	if err != nil {
-		if _, e := tx.ExecContext(ctx, "ROLLBACK TO unit"); e != nil {
-			return errors.Join(err, e)
+	if failed = s.stagesOf(ctx, tx, u); failed != nil {
+		if _, err := tx.ExecContext(ctx, "ROLLBACK TO unit"); err != nil {
+			return nil, fmt.Errorf("%w: %w", errAborted, failed)
 		}
 	}
-	if _, e := tx.ExecContext(ctx, "RELEASE unit"); e != nil {
-		return errors.Join(err, e)
+	if _, err := tx.ExecContext(ctx, "RELEASE unit"); err != nil {
+		return nil, fmt.Errorf("%w: %w", errAborted, err)
 	}
-	if errors.Is(err, ErrRefused) {
-		return nil
+	if errors.Is(failed, ErrRefused) {
+		failed = nil
 	}
-	return err
+	return failed, nil
 }
 
-func (s *sqliteStore) stagesOf(ctx context.Context, tx *sql.Tx, u *Unit) error {
+func (s *sqliteStore) stagesOf(ctx context.Context, tx *sql.Tx, u *Unit) (err error) {
+	defer caught(&err)
 	for i, rows := range u.rows {
 		for _, row := range rows {
 			if err := s.stages[i].one(ctx, tx, row); err != nil {

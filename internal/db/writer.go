@@ -2,6 +2,8 @@ package db
 
 import (
 	"context"
+	"fmt"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -161,6 +163,14 @@ func (w *writer) close() {
 	default:
 	}
 	<-w.done
+}
+
+// caught, deferred, makes a panic the error of the unit whose stage it came from: the writer serves all others too. Of
+// its value, which may hold content, only the type is told.
+func caught(err *error) {
+	if v := recover(); v != nil {
+		*err = fault.Wrap(fault.Internal, fmt.Errorf("panic: %T\n%s", v, debug.Stack()), "the gateway failed to store this").WithCode("internal_error")
+	}
 }
 
 // finish answers u's caller.

@@ -160,15 +160,19 @@ func (h *house) kill(point, next string) (line, []Violation) {
 	}
 	h.round++
 	death := h.dieUnderLoad(point)
+	if err := h.db.buried(h.t.Context(), death); err != nil {
+		h.t.Fatal(err)
+	}
+	buried := time.Now() // a call that was on its way may be younger than its process's death
 	h.g = h.house.Serve(h.chaos(next)...)
 	if h.store == "sqlite" {
-		if n := h.orphans(death); n > 0 {
+		if n := h.orphans(buried); n > 0 {
 			h.t.Errorf("%s: %d calls of the past were open when the gateway was ready", point, n)
 		}
 	}
 	settled := make(chan time.Duration, 1)
 	go func() {
-		for h.orphans(death) > 0 && time.Since(death) < nextTurn {
+		for h.orphans(buried) > 0 && time.Since(death) < nextTurn {
 			<-time.After(50 * time.Millisecond)
 		}
 		settled <- time.Since(death)

@@ -3,7 +3,10 @@ package kills
 import (
 	"context"
 	"encoding/json"
+	"strings"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"threadhub/internal/db"
 	"threadhub/internal/id"
@@ -91,6 +94,28 @@ func (d database) read(ctx context.Context, orgs ...id.Org) (all []*Rows, err er
 		return nil
 	})
 	return all, err
+}
+
+// buried returns when nothing the process that died at death had sent can still be carried out: Postgres finishes a
+// transaction it has received, whoever waits for it or no longer does.
+func (d database) buried(ctx context.Context, death time.Time) error {
+	if !strings.HasPrefix(d.url, "postgres") {
+		return nil
+	}
+	conn, err := pgx.Connect(ctx, d.url)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	for left := 1; left > 0; {
+		err := conn.QueryRow(ctx, `SELECT count(*) FROM pg_stat_activity
+WHERE datname = current_database() AND application_name = 'threadhub' AND backend_start < $1`, death).Scan(&left)
+		if err != nil {
+			return err
+		}
+		<-time.After(10 * time.Millisecond)
+	}
+	return nil
 }
 
 // orphans counts the calls of orgs that were opened before since and are still open.

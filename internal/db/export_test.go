@@ -1,0 +1,35 @@
+package db
+
+import (
+	"errors"
+	"time"
+)
+
+// What tests with a real server need of the store's inside.
+const (
+	GroupLockWait = groupLockWait
+	LaneLockWait  = laneLockWait
+)
+
+// Group runs units in one group and returns what each was told.
+func Group(s Store, units ...*Unit) []error {
+	errs := make([]error, len(units))
+	for _, u := range units {
+		u.done = make(chan error, 1)
+	}
+	s.(*postgresStore).group(units)
+	for i, u := range units {
+		errs[i] = <-u.done
+	}
+	return errs
+}
+
+// Alone runs u in the side lane after its group's connection was lost, with or without u having been sent.
+func Alone(s Store, u *Unit, sent bool) error {
+	u.done = make(chan error, 1)
+	s.(*postgresStore).alone(u, time.Now(), lostError{errors.New("cut"), sent})
+	return <-u.done
+}
+
+// Unreachable ends every connection s has, and lets it have no other.
+func Unreachable(s Store) { s.(*postgresStore).pool.Close() }
