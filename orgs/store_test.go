@@ -345,6 +345,24 @@ func TestCreateKey(t *testing.T) {
 }
 
 // What another org has looks, to the letter, like what nobody has.
+func TestFindUser(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		s := w.open(t)
+		k := member(t, s, "acme")
+		info, err := s.Seed(t.Context(), SeedSpec{Org: "acme", Email: "Zoe@Acme.example", Role: Member})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for name, want := range map[string]id.User{string(k.User): k.User, "zoe@acme.example": info.User, " ZOE@acme.example": info.User} {
+			if got, err := s.FindUser(t.Context(), k.Org, name); err != nil || got != want {
+				t.Errorf("%q: %q, %v, want %q", name, got, err, want)
+			}
+		}
+		_, err = s.FindUser(t.Context(), "org_other", string(k.User))
+		hasCode(t, err, fault.NotFound, "user_not_found")
+	})
+}
+
 func TestAnotherOrgSeesNothing(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		s := w.open(t)

@@ -1,9 +1,11 @@
 package orgs
 
 import (
+	"context"
 	"strings"
 	"unicode/utf8"
 
+	"threadhub/internal/db"
 	"threadhub/internal/fault"
 	"threadhub/internal/id"
 )
@@ -46,4 +48,19 @@ func cleanEmail(s string) (string, error) {
 		return "", fault.New(fault.Invalid, "the user must be named by an email address").WithCode("invalid_email").WithParam("email")
 	}
 	return s, nil
+}
+
+// FindUser returns the id of the org's user that is named by email address or by id. Errors: fault.NotFound
+// user_not_found.
+func (s *Service) FindUser(ctx context.Context, org id.Org, name string) (id.User, error) {
+	var found id.User
+	err := s.store.Query(ctx, org, db.Query{
+		SQL:  `SELECT user_id FROM users WHERE org_id = $1 AND (user_id = $2 OR email = $3)`,
+		Args: []any{string(org), name, strings.ToLower(strings.TrimSpace(name))},
+		Each: func(r db.Row) error { return r.Scan(&found) },
+	})
+	if err == nil && found == "" {
+		err = fault.New(fault.NotFound, "the org %s has no user %s", org, name).WithCode("user_not_found")
+	}
+	return found, err
 }

@@ -5,12 +5,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"strings"
 	"time"
 
 	"threadhub/config"
-	"threadhub/internal/db"
-	"threadhub/internal/fault"
 	"threadhub/internal/id"
 )
 
@@ -36,7 +33,7 @@ func keysCreateCommand(fs *flag.FlagSet) func(context.Context, *program, *config
 			return err
 		}
 		defer func() { err = errors.Join(err, s.Close()) }()
-		owner, err := userOf(ctx, s.store, id.Org(*org), *user)
+		owner, err := s.orgs.FindUser(ctx, id.Org(*org), *user)
 		if err != nil {
 			return err
 		}
@@ -64,21 +61,6 @@ func when(text string, now time.Time) (time.Time, error) {
 		return now.Add(d), nil
 	}
 	return time.Time{}, usageError("--expires must be a time like 2027-01-31T12:00:00Z or a duration like 720h")
-}
-
-// userOf returns the id of a user named by id or by email address.
-func userOf(ctx context.Context, store db.Store, org id.Org, user string) (id.User, error) {
-	if !strings.Contains(user, "@") {
-		return id.User(user), nil
-	}
-	var found id.User
-	err := store.Read(ctx, org, func(tx db.Tx) error {
-		return tx.QueryRow(ctx, `SELECT user_id FROM users WHERE org_id = $1 AND email = $2`, []any{string(org), strings.ToLower(strings.TrimSpace(user))}, &found)
-	})
-	if errors.Is(err, db.ErrNoRows) {
-		return "", fault.New(fault.NotFound, "the org %s has no user %s", org, user)
-	}
-	return found, err
 }
 
 func keysRotateCommand(fs *flag.FlagSet) func(context.Context, *program, *config.Config) error {
