@@ -7,6 +7,18 @@ import (
 
 // answerHeaders tells what is known when the answer begins.
 func (g *Gateway) answerHeaders(x *request, e *exchange) {
+	g.openedHeaders(x, e)
+	h := &x.rc.Response.Header
+	for name, values := range e.answer.Header {
+		if len(values) > 0 {
+			h.Set("X-Upstream-"+http.CanonicalHeaderKey(name), values[0])
+		}
+	}
+}
+
+// openedHeaders tells what is known when the call is open, also of one that then fails: its input is in the thread, and a
+// client that asked for a new one learns its name.
+func (g *Gateway) openedHeaders(x *request, e *exchange) {
 	h := &x.rc.Response.Header
 	h.Set("X-Threadhub-Provider", e.target.Provider)
 	h.Set("X-Threadhub-Model", e.target.Model)
@@ -16,10 +28,5 @@ func (g *Gateway) answerHeaders(x *request, e *exchange) {
 		h.Set("X-Thread-Id", string(e.thread))
 		h.Set("X-Threadhub-Thread-Seq", strconv.Itoa(e.turn.NewestSeq()))
 		h.Set("X-Threadhub-Thread-Mode", string(e.turn.Mode))
-	}
-	for name, values := range e.answer.Header {
-		if len(values) > 0 {
-			h.Set("X-Upstream-"+http.CanonicalHeaderKey(name), values[0])
-		}
 	}
 }

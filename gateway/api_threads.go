@@ -250,13 +250,14 @@ func (g *Gateway) addMessage(x *request) {
 		x.fail(err)
 		return
 	}
+	end := time.Now().Add(g.opts.TurnWait)
 	leave, ok := g.turns.enter(x.ctx, x.caller.Org, thread, g.opts.TurnWait)
 	if !ok {
 		x.fail(locked(x.ctx, thread))
 		return
 	}
 	defer leave()
-	err = g.await(x.ctx, thread, func() (calls.Result, error) { return g.tryAdd(x, thread, &m) })
+	err = g.await(x.ctx, thread, end, func() (calls.Result, error) { return g.tryAdd(x, thread, &m) })
 	if err != nil {
 		x.fail(err)
 		return

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"sync"
 	"time"
@@ -11,28 +12,59 @@ import (
 )
 
 // backlog repeats what could not be recorded while the store was away. Its owner is alive, so nobody else would close
-// these calls; a unit that finds its call closed already changes nothing. Its goroutine lives while there is work.
+// these calls; a unit that finds its call closed already changes nothing. Its goroutines live while there is work.
 type backlog struct {
 	store db.Store
 	log   *slog.Logger
 
 	mu      sync.Mutex
-	units   []*db.Unit
+	left    []*leftover
 	running bool
 	wg      sync.WaitGroup
 	stop    chan struct{}
 }
 
-const backlogPause = time.Second
+// leftover is a call that must still be closed.
+type leftover struct {
+	// open, if set, is the unit that was to open the call, of which nobody knows whether it did, or will: it may still be
+	// under way. It is run again first, which waits for that and settles it.
+	open    *db.Unit
+	opening *calls.Opening
+
+	record *db.Unit
+}
+
+func (l *leftover) commit(ctx context.Context, store db.Store) error {
+	if l.open != nil {
+		if err := store.Commit(ctx, l.open); err != nil {
+			return err
+		}
+		l.open = nil
+		if l.opening.Result != calls.Won {
+			l.record = nil // another has the turn: this call never was
+		}
+	}
+	if l.record == nil {
+		return nil
+	}
+	return store.Commit(ctx, l.record)
+}
+
+const (
+	backlogPause    = time.Second
+	backlogPatience = 2 * time.Second // of one try; the end of the process waits for one
+)
 
 func newBacklog(store db.Store, log *slog.Logger) *backlog {
 	return &backlog{store: store, log: log, stop: make(chan struct{})}
 }
 
-func (b *backlog) add(u *db.Unit) {
+// add takes over l. Nobody else may use it, or its units, from then on.
+func (b *backlog) add(l *leftover) {
+	l.record.Patience = backlogPatience
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.units = append(b.units, u)
+	b.left = append(b.left, l)
 	if !b.running {
 		b.running = true
 		b.wg.Go(b.run)
@@ -50,23 +82,31 @@ func (b *backlog) run() {
 	}
 }
 
-// flush tries each unit once, and reports whether any are left.
+// flush tries all that is left once, side by side, and reports whether any of it still is.
 func (b *backlog) flush() (more bool) {
 	b.mu.Lock()
-	units := b.units
-	b.units = nil
+	left := b.left
+	b.left = nil
 	b.mu.Unlock()
-	var failed []*db.Unit
-	for _, u := range units {
-		if err := b.store.Commit(context.Background(), u); err != nil {
-			b.log.Warn("a record still waits for the store", "error", err)
-			failed = append(failed, u)
+	errs := make([]error, len(left))
+	var wg sync.WaitGroup
+	for i, l := range left {
+		wg.Go(func() { errs[i] = l.commit(context.Background(), b.store) })
+	}
+	wg.Wait()
+	var failed []*leftover
+	for i, err := range errs {
+		if err != nil {
+			failed = append(failed, left[i])
 		}
+	}
+	if len(failed) > 0 {
+		b.log.Warn("records still wait for the store", "records", len(failed), "error", errors.Join(errs[:min(len(errs), 4)]...))
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.units = append(failed, b.units...)
-	b.running = len(b.units) > 0
+	b.left = append(failed, b.left...)
+	b.running = len(b.left) > 0
 	return b.running
 }
 
@@ -76,10 +116,10 @@ func (b *backlog) close() {
 	b.wg.Wait()
 }
 
-// abandon closes, in the background, a call that its handler can no longer close: it is not known whether it was opened,
-// or a panic ended the handler. If it is not open, that changes nothing.
-func (g *Gateway) abandon(e *exchange, code string) {
+// abandon closes, in the background, a call that its handler can no longer close: it is not known whether open, if that is
+// given, has opened it, or a panic ended the handler. If it is not open, that changes nothing.
+func (g *Gateway) abandon(e *exchange, code string, open *db.Unit) {
 	u, _ := g.recordUnit(e, ending{outcome: calls.Failed, state: calls.FailedTry, code: code, maybeBilled: !e.asked.IsZero()})
-	g.backlog.add(u)
+	g.backlog.add(&leftover{open: open, opening: e.opening, record: u})
 	e.leave()
 }

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"hash/fnv"
 	"strings"
 	"time"
@@ -26,14 +27,16 @@ func (g *Gateway) chat(x *request) {
 	e := &exchange{id: x.id, arrived: x.arrived, caller: x.caller, leave: func() {}}
 	streaming := false
 	defer func() {
-		if v := recover(); v != nil {
-			if e.opening != nil && e.opening.Result == calls.Won {
-				g.abandon(e, "internal_error")
-			}
-			panic(v) // the router answers
-		}
 		if !streaming {
 			e.leave()
+		}
+	}()
+	defer func() {
+		if v := recover(); v != nil {
+			if e.opening != nil && e.opening.Result == calls.Won {
+				g.abandon(e, "internal_error", nil)
+			}
+			panic(v) // the router answers
 		}
 	}()
 	if err := g.parse(x, e); err != nil {
@@ -44,9 +47,12 @@ func (g *Gateway) chat(x *request) {
 		x.fail(err)
 		return
 	}
+	x.note("provider", e.target.Provider)
+	x.note("stream", e.req.Stream)
 	err := g.call(x, e)
 	switch {
 	case err != nil:
+		g.openedHeaders(x, e)
 		x.fail(g.failed(e, err))
 	case e.req.Stream:
 		g.relay(x, e)
@@ -95,6 +101,7 @@ const staleTries = 3
 
 // take walks from load to open, in the order this process's requests for the thread came, and again where it must.
 func (g *Gateway) take(ctx context.Context, e *exchange) error {
+	end := time.Now().Add(g.opts.TurnWait)
 	if e.thread != "" {
 		leave, ok := g.turns.enter(ctx, e.caller.Org, e.thread, g.opts.TurnWait)
 		if !ok {
@@ -102,7 +109,7 @@ func (g *Gateway) take(ctx context.Context, e *exchange) error {
 		}
 		e.leave = leave
 	}
-	return g.await(ctx, e.thread, func() (calls.Result, error) {
+	return g.await(ctx, e.thread, end, func() (calls.Result, error) {
 		for _, step := range []func(context.Context, *exchange) error{g.load, g.route, g.admit, g.translate, g.open} {
 			if err := step(ctx, e); err != nil {
 				return 0, err
@@ -113,13 +120,15 @@ func (g *Gateway) take(ctx context.Context, e *exchange) error {
 }
 
 // await tries to open a call until it is won. What found its thread moved on is tried again at once, staleTries times at
-// most; what found the turn taken waits for it, up to TurnWait. Another process's turn cannot be waited for but by asking
+// most; what found the turn taken waits for it, until end. Another process's turn cannot be waited for but by asking
 // again, in growing steps; no connection is held meanwhile.
-func (g *Gateway) await(ctx context.Context, thread id.Thread, try func() (calls.Result, error)) error {
-	end := time.Now().Add(g.opts.TurnWait)
+func (g *Gateway) await(ctx context.Context, thread id.Thread, end time.Time, try func() (calls.Result, error)) error {
 	wait := 50 * time.Millisecond
 	for stale := 0; stale < staleTries; {
 		result, err := try()
+		if thread != "" && errors.Is(err, db.ErrLocked) { // whoever takes or frees the turn does not come to an end
+			return locked(ctx, thread)
+		}
 		if err != nil {
 			return err
 		}
@@ -241,7 +250,8 @@ func (g *Gateway) open(ctx context.Context, e *exchange) error {
 	err := g.opts.Store.Commit(ctx, u)
 	chaos.Point("open")
 	if fault.HasCode(err, "outcome_unknown") {
-		g.abandon(e, "outcome_unknown") // it may be open; nobody but us would ever close it
+		g.abandon(e, "outcome_unknown", u) // it may be open; nobody but us would ever close it
+		e.opening = nil
 	}
 	return err
 }
@@ -274,6 +284,18 @@ func (g *Gateway) call(x *request, e *exchange) (err error) {
 	return nil
 }
 
+// usageIn reads the usage of an answer that carries an error; nil if it has none, or none that can be.
+func usageIn(body []byte) *openai.Usage {
+	if body == nil {
+		return nil
+	}
+	u, err := openai.ParseUsage([]byte(gjson.GetBytes(body, "usage").Raw))
+	if err != nil {
+		return nil
+	}
+	return u
+}
+
 // failed records a call that brought nothing and returns what the client is told.
 func (g *Gateway) failed(e *exchange, err error) error {
 	f := fault.From(err)
@@ -282,6 +304,7 @@ func (g *Gateway) failed(e *exchange, err error) error {
 	end.status, end.upstreamID = failure.Status, failure.UpstreamID
 	// An answer of which only the beginning came was worked for. One that carries an error instead was not.
 	end.maybeBilled = failure.Sent && failure.Status < 400 && failure.Body == nil
+	end.usage = usageIn(failure.Body)
 	if rerr := g.record(e, end); rerr != nil {
 		g.opts.Log.Error("a failed call could not be recorded yet", "request_id", e.id, "error", rerr)
 	}

@@ -256,7 +256,7 @@ func (c *conn) receive(p []byte) (int, error) {
 		return n, nil
 	case timedOut(err):
 		c.blame(fault.New(fault.Slow, "the request body came too slowly").WithCode("request_timeout"))
-	case err == io.EOF:
+	case errors.Is(err, io.EOF):
 		c.blame(malformed("the body ended early"))
 		err = io.ErrUnexpectedEOF
 	}

@@ -80,7 +80,7 @@ func TestAnOpenThatComesLateIsClosed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			h := newHouse(t, url(t), Options{})
 			m := &moody{Store: h.store}
-			h.opts.Store, h.backlog.store = m, m
+			h.use(m)
 			var late *db.Unit
 			records := make(chan struct{}, 64)
 			m.set(func(u *db.Unit) (bool, error) {
@@ -116,6 +116,44 @@ func TestAnOpenThatComesLateIsClosed(t *testing.T) {
 				t.Errorf("the thread reads %q", got)
 			}
 		})
+	}
+}
+
+// use puts a store in front of the gateway's own.
+func (h *house) use(m db.Store) { h.opts.Store, h.backlog.store = m, m }
+
+// The store is there and takes everything but this one record.
+func TestARecordTheStoreRefusesFreesItsTurn(t *testing.T) {
+	h := newHouse(t, testkit.SQLite(t), Options{})
+	m := &moody{Store: h.store}
+	h.use(m)
+	var bad *db.Unit
+	m.set(func(u *db.Unit) (bool, error) {
+		if u.Record && bad == nil {
+			bad = u
+		}
+		return u == bad, errors.New("invalid byte sequence")
+	})
+	h.chat("hello", "", "X-Thread-Id", "bad").want(t, 500)
+	testkit.Eventually(t, 5*time.Second, func() bool { return h.free("bad") }, "the turn is held for ever")
+	h.chat("again", "", "X-Thread-Id", "bad").want(t, 200)
+}
+
+// The end of the process must not wait for one record after the other.
+func TestTheBacklogEndsInTime(t *testing.T) {
+	m := &moody{}
+	m.set(func(u *db.Unit) (bool, error) {
+		time.Sleep(100 * time.Millisecond) // a store that is away takes its time to say so
+		return true, fault.New(fault.Unavailable, "away")
+	})
+	b := newBacklog(m, slog.New(slog.DiscardHandler))
+	for range 100 {
+		b.add(&leftover{record: &db.Unit{Record: true}})
+	}
+	start := time.Now()
+	b.close()
+	if took := time.Since(start); took > 2*time.Second {
+		t.Errorf("it took %v", took)
 	}
 }
 

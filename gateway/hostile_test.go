@@ -16,6 +16,7 @@ func TestStrangersInput(t *testing.T) {
 		message := func(model, content, more string) string {
 			return `{"model":"` + model + `","messages":[{"role":"user","content":` + content + `}]` + more + `}`
 		}
+		h.chat("hello", "", "X-Thread-Id", "nul").want(t, 200)
 		for name, tt := range map[string]struct {
 			method, path, body string
 			header             []string

@@ -64,8 +64,18 @@ func (g *Gateway) record(e *exchange, end ending) error {
 	chaos.Point("recorded")
 	e.leave()
 	switch {
+	case err != nil && !fault.Is(err, fault.Unavailable):
+		// The store is there and does not take this, and would not later. What it does take is better than a call that
+		// stays open, and a turn that stays held.
+		g.opts.Log.Error("a call could not be recorded as it was", "request_id", e.id, "error", err)
+		bare, _ := g.recordUnit(e, ending{
+			outcome: calls.Failed, state: calls.FailedTry, code: "internal_error", err: fault.From(err), status: end.status,
+			usage: end.usage, outBytes: end.outBytes, maybeBilled: end.usage == nil,
+		})
+		g.backlog.add(&leftover{record: bare})
+		return err
 	case err != nil:
-		g.backlog.add(u)
+		g.backlog.add(&leftover{record: u})
 		return err
 	case !closing.Recorded:
 		return errLostLease

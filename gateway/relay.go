@@ -107,14 +107,20 @@ func (r *relay) fill() {
 // broken ends a stream whose relay panicked. What can be recorded of it is; a call that cannot is abandoned.
 func (r *relay) broken() {
 	err := fault.From(errPanicked)
-	if r.ended {
-		r.g.abandon(r.e, err.Code)
-	} else {
-		r.ended = true
-		_ = r.g.record(r.e, r.ending(err))
-	}
 	r.x.ended(err.Code, err)
 	r.out = append(r.out, errorEvent(err)...)
+	defer func() {
+		if v := recover(); v != nil {
+			r.g.panicked(v)
+			r.g.abandon(r.e, err.Code, nil)
+		}
+	}()
+	if r.ended {
+		r.g.abandon(r.e, err.Code, nil)
+		return
+	}
+	r.ended = true
+	_ = r.g.record(r.e, r.ending(err))
 }
 
 // errPanicked stands for a panic that was caught.
@@ -145,7 +151,7 @@ func (r *relay) next() error {
 	chaos.Point("relay")
 	payload, err := r.e.answer.Stream.Next()
 	if err != nil {
-		if cause := context.Cause(r.ctx); cause != nil && err != io.EOF {
+		if cause := context.Cause(r.ctx); cause != nil && err != io.EOF { //nolint:errorlint // only itself means a good end
 			return cause
 		}
 		return err
@@ -174,7 +180,7 @@ func (r *relay) next() error {
 // end records what came and frames the last event: [DONE] only when the provider said so and the record is durable.
 func (r *relay) end(err error) {
 	r.ended = true
-	if err == io.EOF {
+	if err == io.EOF { //nolint:errorlint // only itself means a good end
 		err = nil
 	}
 	if err == nil && r.e.generated.Empty() {
@@ -215,7 +221,7 @@ func (r *relay) Close() error {
 	defer func() {
 		if v := recover(); v != nil {
 			r.g.panicked(v)
-			r.g.abandon(r.e, "internal_error")
+			r.g.abandon(r.e, "internal_error", nil)
 		}
 	}()
 	r.beat.Stop()

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"threadhub/calls"
+	"threadhub/internal/fault"
 	"threadhub/internal/id"
 	"threadhub/metering"
 )
@@ -18,7 +19,10 @@ func (g *Gateway) getRequest(x *request) {
 	}
 	if c.Thread != "" { // a private thread's calls are as private as it
 		if _, _, err := g.opts.Threads.Load(x.ctx, x.caller.Org, c.Thread, x.viewer()); err != nil {
-			x.fail(calls.Absent(c.ID))
+			if fault.Is(err, fault.NotFound) {
+				err = calls.Absent(c.ID)
+			}
+			x.fail(err)
 			return
 		}
 	}

@@ -2,7 +2,10 @@ package gateway
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"time"
 
 	"threadhub/calls"
@@ -26,6 +29,10 @@ type Settler struct {
 	Lease     *calls.Lease
 	Every     time.Duration // 0: 2 s
 	Log       *slog.Logger
+
+	// half are the calls this settler began to settle and could not: they may be its own by now, and as it is alive, it is
+	// not an owner whose calls anybody would look for.
+	half []calls.Orphan
 }
 
 // reasonLost is why such a call is incomplete.
@@ -49,9 +56,7 @@ func (s *Settler) Run(ctx context.Context) {
 			continue
 		}
 		found, err := s.Calls.Orphans(ctx, s.Lease.Owner())
-		if err == nil {
-			err = s.settleAll(ctx, found)
-		}
+		err = errors.Join(err, s.settleAll(ctx, append(s.half, found...)))
 		if err != nil && ctx.Err() == nil {
 			s.Log.Warn("orphans could not be settled", "error", err)
 		}
@@ -71,21 +76,35 @@ func (s *Settler) Leftovers(ctx context.Context) error {
 	}
 }
 
+// settleAll settles each of found that nobody else does. One that fails does not keep it from the others, and is kept for
+// the next round.
 func (s *Settler) settleAll(ctx context.Context, found []calls.Orphan) error {
+	var errs []error
+	s.half = nil
 	for _, o := range found {
-		c, err := s.Calls.TakeOver(ctx, s.Lease.Owner(), o)
-		if err != nil {
-			return err
+		settled, err := s.settleOne(ctx, o)
+		switch {
+		case err != nil:
+			s.half = append(s.half, o)
+			errs = append(errs, err)
+		case settled:
+			s.Log.Info("an orphaned call was settled", "org", o.Org, "request_id", o.ID)
 		}
-		if c == nil {
-			continue // another was faster
-		}
-		if err := s.settle(ctx, c); err != nil {
-			return err
-		}
-		s.Log.Info("an orphaned call was settled", "org", c.Org, "request_id", c.ID)
 	}
-	return nil
+	return errors.Join(errs...)
+}
+
+func (s *Settler) settleOne(ctx context.Context, o calls.Orphan) (settled bool, err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			err = fmt.Errorf("settling %s: panic: %T\n%s", o.ID, v, debug.Stack())
+		}
+	}()
+	c, err := s.Calls.TakeOver(ctx, s.Lease.Owner(), o)
+	if err != nil || c == nil { // nil: another was faster
+		return false, err
+	}
+	return true, s.settle(ctx, c)
 }
 
 func (s *Settler) settle(ctx context.Context, c *calls.Call) error {

@@ -32,11 +32,11 @@ func (g *Gateway) whole(x *request, e *exchange) {
 	if rerr := g.record(e, end); rerr != nil && err == nil {
 		err = rerr
 	}
+	g.answerHeaders(x, e)
 	if err != nil {
 		x.fail(err)
 		return
 	}
-	g.answerHeaders(x, e)
 	cost, status := priced(e.charge)
 	h := &x.rc.Response.Header
 	if cost != "" {

@@ -123,7 +123,7 @@ func FuzzCanon(f *testing.F) {
 	for _, raw := range fixtures(f, "*/*/*.req.json", 20) {
 		if c, err := ParseChat(raw); err == nil {
 			for _, m := range c.Messages {
-				f.Add([]byte(m.Raw))
+				f.Add(m.Raw)
 			}
 		}
 	}

@@ -55,7 +55,7 @@ type exchange struct {
 
 // serve answers requests until the client leaves, a fault says so, or the simulator is closed.
 func (c *conn) serve() {
-	defer c.tcp.Close()
+	defer func() { _ = c.tcp.Close() }()
 	for {
 		req, err := http.ReadRequest(c.r)
 		if err != nil {

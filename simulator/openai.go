@@ -369,10 +369,10 @@ func usageHead(b []byte, u Usage) []byte {
 
 // believable is what a made-up usage says, where it says something a provider could mean.
 func (p *plan) believable(raw string) *Usage {
-	switch {
-	case p.fault == "zero_usage":
+	switch p.fault {
+	case "zero_usage":
 		return &Usage{}
-	case p.fault == "usage_twice":
+	case "usage_twice":
 		return &Usage{Prompt: 1, Completion: 1, Total: 2}
 	}
 	return nil

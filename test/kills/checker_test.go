@@ -149,10 +149,10 @@ func TestCheckerSees(t *testing.T) {
 	f("a repeat of a complete turn stored again", Repeat, func(e *Evidence, a *Rows) {
 		e.Asked[1].Text, e.Asked[1].Try, a.Messages[2].Text = "one", 1, "one"
 	})
-	f("a repeat of a broken turn stored again", Twice, func(e *Evidence, a *Rows) {
+	f("a repeat of a broken turn stored again", Twice, func(e *Evidence, _ *Rows) {
 		*e = *repeated()
-		a = e.Orgs[0]
-		a.Messages[4].Role, a.Messages[4].Text = "user", "two"
+		m := &e.Orgs[0].Messages[4]
+		m.Role, m.Text = "user", "two"
 	})
 }
 

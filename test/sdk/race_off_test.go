@@ -1,0 +1,5 @@
+//go:build !race
+
+package sdk
+
+var goFlags []string // see race_on_test.go
