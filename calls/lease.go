@@ -19,14 +19,17 @@ type LeaseOptions struct {
 // Lease says that this process is alive. One row for the process, not one per call: ten thousand streams cost one
 // update each quarter of the TTL.
 type Lease struct {
-	owner  id.Owner
-	db     db.Store
-	ttl    time.Duration
-	log    *slog.Logger
-	steady atomic.Int64 // since when it has been renewed without a break, in nanoseconds of the process's clock; 0: broken
-	start  time.Time
-	stop   context.CancelFunc
-	done   chan struct{}
+	owner id.Owner
+	db    db.Store
+	ttl   time.Duration
+	log   *slog.Logger
+	start time.Time
+
+	// In nanoseconds of the process's clock since start; 0: never.
+	steady  atomic.Int64 // since when it has been renewed without a break
+	renewed atomic.Int64 // when it was last
+	stop    context.CancelFunc
+	done    chan struct{}
 }
 
 // TakeLease makes this process an incarnation and keeps its lease until Close. It must be there before a call is opened.
@@ -52,35 +55,30 @@ func (l *Lease) Owner() id.Owner { return l.owner }
 
 // Steady reports whether the lease has been renewed without a break for a whole TTL. After an outage of the store all
 // leases are over, and the first process to come back would take every healthy stream of the others: it must wait until
-// those that live had time to say so.
+// those that live had time to say so. A renewal that failed is a break, as the outage may have been longer for others; so
+// is a long time without one, as everything may have stood still.
 func (l *Lease) Steady() bool {
-	since := l.steady.Load()
-	return since != 0 && time.Since(l.start)-time.Duration(since) >= l.ttl
+	now, since := time.Since(l.start), time.Duration(l.steady.Load())
+	return since != 0 && now-since >= l.ttl && now-time.Duration(l.renewed.Load()) <= l.pause()
 }
+
+// pause is the longest time between two renewals that is no break.
+func (l *Lease) pause() time.Duration { return l.ttl / 2 }
 
 func (l *Lease) run(ctx context.Context) {
 	defer close(l.done)
 	tick := time.NewTicker(l.ttl / 4)
 	defer tick.Stop()
-	last := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		asked := time.Now()
 		if err := l.renew(ctx); err != nil {
+			l.steady.Store(0)
 			l.log.Warn("the process's lease was not renewed", "error", err)
-			if asked.Sub(last) > l.ttl {
-				l.steady.Store(0)
-			}
-			continue
 		}
-		if asked.Sub(last) > l.ttl { // it had ended meanwhile: what others did since is not known
-			l.steady.Store(max(1, int64(asked.Sub(l.start))))
-		}
-		last = asked
 	}
 }
 
@@ -91,10 +89,14 @@ func (l *Lease) renew(ctx context.Context) error {
 ON CONFLICT (owner) DO UPDATE SET lease_until = excluded.lease_until`, l.owner, l.ttl)
 		return err
 	})
-	if err == nil {
-		l.steady.CompareAndSwap(0, max(1, int64(asked)))
+	if err != nil {
+		return err
 	}
-	return err
+	if l.steady.Load() == 0 || asked-time.Duration(l.renewed.Load()) > l.pause() {
+		l.steady.Store(max(1, int64(asked)))
+	}
+	l.renewed.Store(int64(asked))
+	return nil
 }
 
 // Close ends the lease now, so that others need not wait for it to run out.

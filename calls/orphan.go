@@ -83,11 +83,12 @@ func scanOrphan(found *[]Orphan) func(db.Row) error {
 }
 
 // TakeOver makes me the owner of o, under a new epoch, and returns the call; nil if somebody else was faster or its
-// owner closed it after all.
+// owner closed it after all. It may be repeated: what I took over by it already is mine.
 func (s *Store) TakeOver(ctx context.Context, me id.Owner, o Orphan) (*Call, error) {
 	taken := false
 	err := s.db.Write(ctx, o.Org, func(tx db.Tx) error {
-		n, err := tx.Exec(ctx, `UPDATE calls SET owner = $1, epoch = epoch + 1 WHERE org_id = $2 AND call_id = $3 AND epoch = $4 AND state = 'open'`,
+		n, err := tx.Exec(ctx, `UPDATE calls SET owner = $1, epoch = $4 + 1
+WHERE org_id = $2 AND call_id = $3 AND state = 'open' AND (epoch = $4 OR owner = $1 AND epoch = $4 + 1)`,
 			me, o.Org, o.ID, o.Epoch)
 		taken = n == 1
 		return err

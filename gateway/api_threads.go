@@ -35,8 +35,10 @@ type threadShape struct {
 }
 
 func shapeOfThread(t *threads.Thread) threadShape {
-	return threadShape{ID: t.ID, Org: t.Org, Title: t.Title, Description: t.Description, Visibility: t.Visibility,
-		CreatedAt: t.CreatedAt.UTC(), UpdatedAt: t.UpdatedAt.UTC()}
+	return threadShape{
+		ID: t.ID, Org: t.Org, Title: t.Title, Description: t.Description, Visibility: t.Visibility,
+		CreatedAt: t.CreatedAt.UTC(), UpdatedAt: t.UpdatedAt.UTC(),
+	}
 }
 
 const (
@@ -324,6 +326,11 @@ func (x *request) newMessage() (threads.Message, error) {
 	content, ok := m["content"]
 	if first := strings.TrimLeft(string(content), " \t\r\n"); !ok || first == "" || first[0] != '"' && first[0] != '[' {
 		return threads.Message{}, fault.New(fault.Invalid, "content is a string or a list of parts").WithParam("content")
+	}
+	for _, part := range gjson.ParseBytes(content).Array() { // a string is a list of itself
+		if content[0] == '[' && (!part.IsObject() || part.Get("type").Type != gjson.String) {
+			return threads.Message{}, fault.New(fault.Invalid, "a part of content is an object with a type").WithParam("content")
+		}
 	}
 	raw := append([]byte(`{"role":"`+role+`","content":`), content...)
 	raw = append(raw, '}')

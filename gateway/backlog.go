@@ -9,6 +9,7 @@ import (
 
 	"threadhub/calls"
 	"threadhub/internal/db"
+	"threadhub/internal/fault"
 )
 
 // backlog repeats what could not be recorded while the store was away. Its owner is alive, so nobody else would close
@@ -31,23 +32,32 @@ type leftover struct {
 	open    *db.Unit
 	opening *calls.Opening
 
-	record *db.Unit
+	record  *db.Unit
+	closing *calls.Closing
+	lost    func() error // what is done when another process has closed the call meanwhile; nil: nothing
 }
 
 func (l *leftover) commit(ctx context.Context, store db.Store) error {
 	if l.open != nil {
-		if err := store.Commit(ctx, l.open); err != nil {
+		err := store.Commit(ctx, l.open)
+		if fault.Is(err, fault.Unavailable) {
 			return err
 		}
-		l.open = nil
-		if l.opening.Result != calls.Won {
+		l.open = nil // a store that does not take it now did not take it then
+		if err == nil && l.opening.Result != calls.Won {
 			l.record = nil // another has the turn: this call never was
 		}
 	}
 	if l.record == nil {
 		return nil
 	}
-	return store.Commit(ctx, l.record)
+	if err := store.Commit(ctx, l.record); err != nil {
+		return err
+	}
+	if l.lost != nil && !l.closing.Recorded {
+		return l.lost()
+	}
+	return nil
 }
 
 const (

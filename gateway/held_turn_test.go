@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"threadhub/calls"
 	"threadhub/internal/db"
 	"threadhub/internal/fault"
@@ -168,16 +170,20 @@ func (h *house) settler(m db.Store) *Settler {
 		h.t.Fatal(err)
 	}
 	h.t.Cleanup(func() { _ = lease.Close(context.Background()) })
-	return &Settler{Store: m, Calls: h.calls, Threads: h.threads, Ledger: h.opts.Ledger, Catalogue: catalogue, Lease: lease,
-		Every: 10 * time.Millisecond, Log: slog.New(slog.DiscardHandler)}
+	return &Settler{
+		Store: m, Calls: h.calls, Threads: h.threads, Ledger: h.opts.Ledger, Catalogue: catalogue, Lease: lease,
+		Every: 10 * time.Millisecond, Log: slog.New(slog.DiscardHandler),
+	}
 }
 
 // orphan opens a call that belongs to nobody.
 func (h *house) orphan(thread id.Thread) {
 	h.t.Helper()
 	u := &db.Unit{Org: h.admin.Org}
-	h.calls.Open(u, &calls.Opening{Org: h.admin.Org, ID: id.NewRequest(), Key: "key", User: h.admin.User, Thread: thread, Owner: "own_dead",
-		Provider: "openai", Model: "gpt-5-mini", Facts: calls.Facts{Kind: "chat", Provider: "openai", Model: "gpt-5-mini"}})
+	h.calls.Open(u, &calls.Opening{
+		Org: h.admin.Org, ID: id.NewRequest(), Key: "key", User: h.admin.User, Thread: thread, Owner: "own_dead",
+		Provider: "openai", Model: "gpt-5-mini", Facts: calls.Facts{Kind: "chat", Provider: "openai", Model: "gpt-5-mini"},
+	})
 	if err := h.store.Commit(h.t.Context(), u); err != nil {
 		h.t.Fatal(err)
 	}
@@ -204,4 +210,32 @@ func TestASettlerThatFailsHalfwayGoesOn(t *testing.T) {
 		defer func() { stop(); <-ended }()
 		testkit.Eventually(t, 5*time.Second, func() bool { return h.free("first") && h.free("second") }, "an orphan is held for ever")
 	})
+}
+
+// Another process is about to take the turn and does not come to an end.
+func TestATurnUnderAStuckTransaction(t *testing.T) {
+	url := testkit.Postgres(t)
+	h := newHouse(t, url, Options{})
+	h.chat("hello", "", "X-Thread-Id", "stuck").want(t, 200)
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.Background()) }()
+	tx, err := conn.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = tx.Exec(t.Context(), `INSERT INTO calls (org_id, call_id, key_id, user_id, thread_id, owner) VALUES ($1, 'req_stuck', 'key', 'usr', 'stuck', 'own_other')`, h.admin.Org)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r := h.chat("me too", "", "X-Thread-Id", "stuck"); r.status != 409 || r.code() != "thread_locked" || r.header.Get("Retry-After") != "1" {
+		t.Errorf("status %d, headers %v: %s", r.status, r.header, r.body)
+	}
+	h.chat("elsewhere", "", "X-Thread-Id", "free").want(t, 200)
+	if err := tx.Rollback(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	h.chat("me too", "", "X-Thread-Id", "stuck").want(t, 200)
 }

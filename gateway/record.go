@@ -68,16 +68,18 @@ func (g *Gateway) record(e *exchange, end ending) error {
 		// The store is there and does not take this, and would not later. What it does take is better than a call that
 		// stays open, and a turn that stays held.
 		g.opts.Log.Error("a call could not be recorded as it was", "request_id", e.id, "error", err)
-		bare, _ := g.recordUnit(e, ending{
-			outcome: calls.Failed, state: calls.FailedTry, code: "internal_error", err: fault.From(err), status: end.status,
-			usage: end.usage, outBytes: end.outBytes, maybeBilled: end.usage == nil,
-		})
-		g.backlog.add(&leftover{record: bare})
+		bare := ending{status: end.status, usage: end.usage, outBytes: end.outBytes}
+		bare.fail(err)
+		u, closing := g.recordUnit(e, bare)
+		g.backlog.add(&leftover{record: u, closing: closing, lost: func() error { return g.late(e) }})
 		return err
 	case err != nil:
-		g.backlog.add(&leftover{record: u})
+		g.backlog.add(&leftover{record: u, closing: closing, lost: func() error { return g.late(e) }})
 		return err
 	case !closing.Recorded:
+		if err := g.late(e); err != nil {
+			g.opts.Log.Error("the true cost of a call that was settled as lost is not in the ledger", "request_id", e.id, "error", err)
+		}
 		return errLostLease
 	}
 	return nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"threadhub/calls"
@@ -82,6 +83,9 @@ func (s *Settler) settleAll(ctx context.Context, found []calls.Orphan) error {
 	var errs []error
 	s.half = nil
 	for _, o := range found {
+		if slices.Contains(s.half, o) { // found once more, as it is not ours yet
+			continue
+		}
 		settled, err := s.settleOne(ctx, o)
 		switch {
 		case err != nil:
@@ -144,8 +148,10 @@ func (s *Settler) settle(ctx context.Context, c *calls.Call) error {
 		if cost != "" {
 			p.CostUSD = &cost
 		}
-		s.Threads.Answer(u, &threads.Answer{Org: c.Org, Call: c.ID,
-			Message: threads.NewAnswer([]byte(threads.EmptyAnswer), threads.Incomplete, reasonLost, chain, p)})
+		s.Threads.Answer(u, &threads.Answer{
+			Org: c.Org, Call: c.ID,
+			Message: threads.NewAnswer([]byte(threads.EmptyAnswer), threads.Incomplete, reasonLost, chain, p),
+		})
 	}
 	return s.Store.Commit(ctx, u)
 }

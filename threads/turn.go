@@ -3,6 +3,7 @@ package threads
 import (
 	"bytes"
 	"encoding/json"
+	"slices"
 
 	"threadhub/internal/fault"
 	"threadhub/internal/id"
@@ -38,13 +39,12 @@ func (t *Turn) FirstSeq() int { return t.PrevSeq + 1 }
 // NewestSeq is the sequence of the newest input message: the answer's is one more.
 func (t *Turn) NewestSeq() int { return t.PrevSeq + len(t.New) }
 
-// incoming is a message of the request with its hashes.
+// incoming is a message of the request with its hash.
 type incoming struct {
 	role    string
 	raw     []byte
 	own     [32]byte
 	chained bool
-	chain   []byte // over the request's chained messages up to it
 }
 
 // Decide says what of a request is new in the thread whose messages are stored, in sequence. The rules, in order, compare
@@ -68,8 +68,7 @@ func Decide(stored []*Message, request []openai.Message) (*Turn, error) {
 	if n := len(stored); n > 0 {
 		t.PrevSeq, t.PrevChain = stored[n-1].Seq, stored[n-1].Chain
 	}
-	old := chainedOf(stored)
-	matched, from, err := match(old, in)
+	matched, from, err := match(stored, in)
 	if err != nil {
 		return nil, err
 	}
@@ -78,73 +77,86 @@ func Decide(stored []*Message, request []openai.Message) (*Turn, error) {
 	}
 	t.addNew(stored, in, matched)
 	if !hasAssistant(in) {
-		t.History, t.At = history(stored, old, from, in), leadingSystem(in)
+		t.History, t.At = history(stored, from, in), leadingSystem(in)
 	}
 	return t, nil
 }
 
-// match returns how many of the request's chained messages the thread has already, at its end, and the index in old of
-// the first of them (len(old) if none).
-func match(old []*Message, in []incoming) (matched, from int, err error) {
-	var chainedIn []incoming
+// match returns how many of the request's messages, system ones not counted, the thread has already, at its end, and the
+// first of them (nil if none).
+func match(stored []*Message, in []incoming) (matched int, from *Message, err error) {
+	var asked []incoming
 	for _, m := range in {
 		if m.chained {
-			chainedIn = append(chainedIn, m)
+			asked = append(asked, m)
 		}
 	}
-	if len(old) == 0 || len(chainedIn) == 0 {
-		return 0, len(old), nil
-	}
-	head := old[len(old)-1].Chain
-	for i := len(chainedIn) - 1; i >= 0; i-- {
-		if bytes.Equal(chainedIn[i].chain, head) {
-			return i + 1, 0, nil
+	var told []*Message
+	for _, m := range stored {
+		if !isSystem(m.Role) {
+			told = append(told, m)
 		}
 	}
-	for n := min(len(chainedIn), len(old)-1); n > 0; n-- {
-		if sameOwn(old[len(old)-n:], chainedIn[:n]) {
-			return n, len(old) - n, nil
+	if len(asked) == 0 {
+		return 0, nil, nil
+	}
+	for i, m := range told {
+		if !bytes.Equal(m.Own, asked[0].own[:]) {
+			continue
+		}
+		if n, end := align(told[i:], asked); end == len(told[i:]) {
+			return n, m, nil
 		}
 	}
 	if !hasAssistant(in) {
-		return 0, len(old), nil
+		return 0, nil, nil
 	}
-	common := 0
-	for common < len(chainedIn) && common < len(old) && bytes.Equal(chainedIn[common].chain, old[common].Chain) {
-		common++
-	}
-	if common > 0 {
-		seq := old[common-1].Seq + 1
-		if common < len(old) {
-			seq = old[common].Seq
-		}
-		return 0, 0, fault.New(fault.Conflict,
-			"the request differs from the thread at sequence %d; send only what is new, or the thread's own messages", seq).
+	if n, end := align(told, asked); n > 0 {
+		return 0, nil, fault.New(fault.Conflict,
+			"the request differs from the thread at sequence %d; send only what is new, or the thread's own messages", told[end].Seq).
 			WithCode("thread_diverged").WithParam("messages").NoRetry()
 	}
-	return 0, len(old), nil
+	return 0, nil, nil
 }
 
-func sameOwn(old []*Message, in []incoming) bool {
-	for i, m := range old {
-		if !bytes.Equal(m.Own, in[i].own[:]) {
-			return false
+// align goes along both for as long as they say the same, and returns how far it came in each: n in asked, end in told.
+// Incomplete answers in told are passed over, with their copies in asked if the client sends them back.
+func align(told []*Message, asked []incoming) (n, end int) {
+	for ; end < len(told); end++ {
+		m := told[end]
+		same := n < len(asked) && bytes.Equal(m.Own, asked[n].own[:])
+		switch {
+		case m.chained() && !same:
+			return n, end
+		case m.chained(), same && !copyOfNext(told[end+1:], asked[n:]):
+			n++
 		}
 	}
-	return true
+	return n, end
+}
+
+// copyOfNext reports whether asked begins with the next complete message of told, and so not with an incomplete answer
+// that says the same and stands before it.
+func copyOfNext(told []*Message, asked []incoming) bool {
+	for _, m := range told {
+		if m.chained() {
+			return bytes.Equal(m.Own, asked[0].own[:]) && (len(asked) < 2 || !bytes.Equal(m.Own, asked[1].own[:]))
+		}
+	}
+	return false
 }
 
 // addNew numbers and hashes what must be stored: the chained messages after the first matched, and system messages the
-// thread does not have. An incomplete answer that the client resends right after its match is ours already.
+// thread does not have.
 func (t *Turn) addNew(stored []*Message, in []incoming, matched int) {
 	known := map[string]bool{}
 	for _, m := range stored {
-		if !m.chained() {
+		if isSystem(m.Role) {
 			known[string(m.Own)] = true
 		}
 	}
 	t.Chain = t.PrevChain
-	seen, fresh := 0, false
+	seen := 0
 	for _, m := range in {
 		switch {
 		case !m.chained:
@@ -155,10 +167,7 @@ func (t *Turn) addNew(stored []*Message, in []incoming, matched int) {
 		case seen < matched:
 			seen++
 			continue
-		case !fresh && matched > 0 && m.role == "assistant" && known[string(m.own[:])]:
-			continue
 		default:
-			fresh = true
 			c := openai.Chain(t.Chain, m.own)
 			t.Chain = c[:]
 		}
@@ -170,15 +179,10 @@ func (t *Turn) addNew(stored []*Message, in []incoming, matched int) {
 
 // history is what goes before a thin request: the thread up to the match, without its system messages if the request has
 // its own, else with its newest ones in front.
-func history(stored, old []*Message, from int, in []incoming) []*Message {
+func history(stored []*Message, from *Message, in []incoming) []*Message {
 	end := len(stored) // stored messages before the match
-	if from < len(old) {
-		for i, m := range stored {
-			if m == old[from] {
-				end = i
-				break
-			}
-		}
+	if i := slices.Index(stored, from); i >= 0 {
+		end = i
 	}
 	var h []*Message
 	if !hasSystem(in) {
@@ -221,29 +225,14 @@ func retried(stored []*Message, i int) bool {
 
 func hashed(request []openai.Message) ([]incoming, error) {
 	in := make([]incoming, len(request))
-	chain := []byte{}
 	for i, m := range request {
 		own, chained, err := openai.Canon(m.Raw)
 		if err != nil {
 			return nil, err
 		}
-		if chained {
-			c := openai.Chain(chain, own)
-			chain = c[:]
-		}
-		in[i] = incoming{role: m.Role, raw: m.Raw, own: own, chained: chained, chain: chain}
+		in[i] = incoming{role: m.Role, raw: m.Raw, own: own, chained: chained}
 	}
 	return in, nil
-}
-
-func chainedOf(stored []*Message) []*Message {
-	var c []*Message
-	for _, m := range stored {
-		if m.chained() {
-			c = append(c, m)
-		}
-	}
-	return c
 }
 
 func hasAssistant(in []incoming) bool {

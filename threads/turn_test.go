@@ -91,6 +91,12 @@ func TestDecide(t *testing.T) {
 		{"a cut answer is shown upstream", "u:1 x:hal /", "u:go-on", "u:go-on", "u:1 a:hal", "appended"},
 		{"a cut answer that was tried again is not", "u:1 x:hal / a:half /", "u:go-on", "u:go-on", "u:1 a:half", "appended"},
 		{"a cut answer resent is ours already", "u:1 x:hal /", "u:1 a:hal u:go-on", "u:go-on", "", "deduplicated"},
+		{"and in every later request", "u:1 x:hal / u:go-on a:f /", "u:1 a:hal u:go-on a:f u:2", "u:2", "", "deduplicated"},
+		{"also where some are not resent", "u:1 x:hal / u:2 x:ha / u:3 a:f /", "u:1 u:2 a:ha u:3 a:f u:4", "u:4", "", "deduplicated"},
+		{"also by a client that trims", "u:0 a:0 / u:1 x:hal / u:2 a:f /", "u:1 a:hal u:2 a:f u:3", "u:3", "", "deduplicated"},
+		{"a cut answer that is also a whole one", "u:1 x:yes / u:2 a:yes /", "u:1 a:yes u:2 a:yes u:3", "u:3", "", "deduplicated"},
+		{"a cut answer resent, the turn to be tried again", "u:1 x:hal /", "u:1 a:hal", "", "", "deduplicated"},
+		{"cut again and resent", "u:1 x:hal / u:2 x:ha /", "u:1 a:hal u:2 a:ha u:3", "u:3", "", "deduplicated"},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -64,6 +64,7 @@ func openPostgres(ctx context.Context, o Options) (Store, error) {
 		pool.Close()
 		return nil, fmt.Errorf("db: connecting to Postgres: %w", err)
 	}
+	s.used = time.Now()
 	s.writer = newWriter(s)
 	return s, nil
 }
@@ -302,7 +303,7 @@ func (s *postgresStore) connected(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.conn = c
+	s.conn, s.used = c, time.Now()
 	return nil
 }
 

@@ -127,6 +127,7 @@ type House struct {
 	Bin string
 	Env []string
 	Log *Log // what all its processes wrote to stderr
+	Out *Log // what those that serve wrote to stdout
 	t   testing.TB
 }
 
@@ -157,7 +158,7 @@ func NewHouse(t testing.TB, o Options) *House {
 			env = append(env, "THREADHUB_UPSTREAMS__"+strings.ToUpper(p)+"__BASE_URL="+o.Sim.URL(p))
 		}
 	}
-	return &House{Bin: o.Bin, Env: append(env, o.Env...), Log: &Log{}, t: t}
+	return &House{Bin: o.Bin, Env: append(env, o.Env...), Log: &Log{}, Out: &Log{}, t: t}
 }
 
 // Log collects what processes write. Safe for concurrent use.
@@ -261,6 +262,7 @@ func (h *House) start(command string, env []string) (*Gateway, error) {
 	ready := make(chan announced, 1)
 	go func() {
 		var line announced
+		out := io.TeeReader(out, h.Out)
 		_ = json.NewDecoder(out).Decode(&line)
 		ready <- line
 		_, _ = io.Copy(io.Discard, out)

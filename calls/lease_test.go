@@ -1,0 +1,57 @@
+package calls_test
+
+import (
+	"context"
+	"errors"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"threadhub/calls"
+	"threadhub/internal/db"
+	"threadhub/internal/testkit"
+)
+
+// failing is a store whose common transactions fail while it is told to.
+type failing struct {
+	db.Store
+	on     atomic.Bool
+	failed chan struct{}
+}
+
+func (f *failing) Common(ctx context.Context, do func(db.Tx) error) error {
+	if f.on.Load() {
+		select {
+		case f.failed <- struct{}{}:
+		default:
+		}
+		return errors.New("away")
+	}
+	return f.Store.Common(ctx, do)
+}
+
+// An outage shorter than the TTL may still have outlasted the leases of others, who renewed theirs at another time: who
+// missed even one renewal must not take calls over before all that live had time to renew.
+func TestALeaseThatMissedARenewalIsNotSteady(t *testing.T) {
+	eachStore(t, func(t *testing.T, url string) {
+		h := open(t, url)
+		f := &failing{Store: h.db, failed: make(chan struct{}, 1)}
+		h.calls.Use(f)
+		const ttl = 400 * time.Millisecond
+		l, err := h.calls.TakeLease(t.Context(), calls.LeaseOptions{TTL: ttl})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = l.Close(context.Background()) }()
+		testkit.Eventually(t, 5*time.Second, l.Steady, "it is not steady")
+		f.on.Store(true)
+		<-f.failed
+		f.on.Store(false)
+		missed := time.Now()
+		testkit.Eventually(t, 5*time.Second, func() bool { return !l.Steady() }, "it is still steady")
+		testkit.Eventually(t, 5*time.Second, l.Steady, "it is not steady again")
+		if took := time.Since(missed); took < ttl {
+			t.Errorf("steady again after %v", took)
+		}
+	})
+}
