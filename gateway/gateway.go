@@ -79,6 +79,7 @@ type Options struct {
 	Router       *routing.Router
 	Upstreams    map[string]upstreams.Upstream
 	Owner        id.Owner             // this process, as calls know it
+	Checkpoints  *calls.Checkpoints   // where only this process serves the store; nil: what a killed process streamed is lost
 	Registry     *prometheus.Registry // nil: one of its own
 	Version      string               // shown by /health
 	Profiling    bool                 // pprof on the operator's listener

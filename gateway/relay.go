@@ -44,6 +44,9 @@ type relay struct {
 	ended bool      // that is recorded, and out holds the last of it
 	wrote time.Time // when the client was last given something
 
+	kept     kept // what the client was given, should this process die
+	recorded bool
+
 	// While Read waits, the beat may write to the connection: fasthttp has flushed all it had and is waiting too.
 	mu      sync.Mutex
 	chunked bool // the answer is, so that a heartbeat can be put between two pieces; not to HTTP/1.0 clients
@@ -66,6 +69,7 @@ func (g *Gateway) relay(x *request, e *exchange) {
 	x.rc.Response.ImmediateHeaderFlush = true // so that a heartbeat can never come before the head
 	// Ending the context closes the provider's stream, which ends a Next that waits.
 	r.unwatch = context.AfterFunc(ctx, func() { _ = e.answer.Stream.Close() })
+	r.keep()
 	r.beat = time.AfterFunc(min(g.opts.Heartbeat, departureLook), r.tick)
 	x.rc.SetBodyStream(r, -1)
 }
@@ -99,6 +103,7 @@ func (r *relay) fill() {
 	for r.over == nil && (len(r.out) == 0 || len(r.out) < maxWrite && r.ready()) {
 		r.over = r.next()
 	}
+	r.kept.add(r.out)
 	if len(r.out) == 0 { // what came goes out first: the record may have to wait for the store
 		r.end(r.over)
 	}
@@ -120,7 +125,7 @@ func (r *relay) broken() {
 		return
 	}
 	r.ended = true
-	_ = r.g.record(r.e, r.ending(err))
+	r.recorded = r.g.record(r.e, r.ending(err)) == nil
 }
 
 // errPanicked stands for a panic that was caught.
@@ -186,7 +191,9 @@ func (r *relay) end(err error) {
 	if err == nil && r.e.generated.Empty() {
 		err = fault.New(fault.Upstream, "the provider ended the stream without an answer").WithCode("upstream_truncated")
 	}
-	if rerr := r.g.record(r.e, r.ending(err)); rerr != nil && err == nil {
+	rerr := r.g.record(r.e, r.ending(err))
+	r.recorded = rerr == nil
+	if err == nil {
 		err = rerr
 	}
 	if err != nil {
@@ -235,6 +242,7 @@ func (r *relay) Close() error {
 		}
 		r.end(r.over)
 	}
+	r.kept.close(r.recorded)
 	r.unwatch()
 	r.cancel(context.Canceled)
 	return r.e.answer.Stream.Close()

@@ -19,7 +19,7 @@ import (
 )
 
 // Settler closes the calls of processes that died: incomplete, with the reason gateway_lost, an estimated ledger line
-// marked maybe_billed, and an empty answer where the thread waits for one. It takes each call over first, under a new
+// marked maybe_billed, and where the thread waits for an answer what a checkpoint kept of it, or an empty one. It takes each call over first, under a new
 // epoch, so that of several settlers and a late owner exactly one record counts.
 type Settler struct {
 	Store     db.Store
@@ -28,8 +28,11 @@ type Settler struct {
 	Ledger    *metering.Ledger
 	Catalogue *metering.Catalogue
 	Lease     *calls.Lease
-	Every     time.Duration // 0: 2 s
-	Log       *slog.Logger
+
+	Checkpoints *calls.Checkpoints // nil: there are none
+
+	Every time.Duration // 0: 2 s
+	Log   *slog.Logger
 
 	// half are the calls this settler began to settle and could not: they may be its own by now, and as it is alive, it is
 	// not an owner whose calls anybody would look for.
@@ -68,8 +71,11 @@ func (s *Settler) Run(ctx context.Context) {
 func (s *Settler) Leftovers(ctx context.Context) error {
 	for {
 		found, err := s.Calls.Leftovers(ctx, s.Lease.Owner())
-		if err != nil || len(found) == 0 {
+		if err != nil {
 			return err
+		}
+		if len(found) == 0 {
+			return s.Checkpoints.Clear()
 		}
 		if err := s.settleAll(ctx, found); err != nil {
 			return err
@@ -112,9 +118,15 @@ func (s *Settler) settleOne(ctx context.Context, o calls.Orphan) (settled bool, 
 }
 
 func (s *Settler) settle(ctx context.Context, c *calls.Call) error {
-	charge := s.Catalogue.Charge(c.Facts.Provider, c.Facts.Model, nil, metering.Estimate{In: c.Facts.InputBytes})
+	events, err := s.Checkpoints.Read(c.ID)
+	if err != nil {
+		return err
+	}
+	got := brought(events)
+	charge := s.Catalogue.Charge(c.Facts.Provider, c.Facts.Model, got.Usage(), metering.Estimate{In: c.Facts.InputBytes, Out: got.TextBytes()})
 	cost, status := priced(charge)
 	facts := calls.Facts{
+		ModelServed: clean(got.Model()), FinishReason: clean(got.FinishReason()),
 		Status: answerFor(fault.New(fault.Internal, "")).status, CostUSD: cost, CostStatus: status,
 		Usage: openai.AppendUsage(nil, usageOf(charge)),
 	}
@@ -143,14 +155,19 @@ func (s *Settler) settle(ctx context.Context, c *calls.Call) error {
 		}
 		p := threads.Provenance{
 			RequestID: c.ID, Provider: c.Facts.Provider, ModelRequested: c.Facts.ModelRequested, Route: c.Facts.Route, Reason: c.Facts.Why,
+			ModelServed: facts.ModelServed, FinishReason: facts.FinishReason,
 			Attempts: len(c.Attempts), Usage: facts.Usage, CostStatus: status,
+		}
+		raw := []byte(threads.EmptyAnswer)
+		if !got.Empty() {
+			raw = got.Message()
 		}
 		if cost != "" {
 			p.CostUSD = &cost
 		}
 		s.Threads.Answer(u, &threads.Answer{
 			Org: c.Org, Call: c.ID,
-			Message: threads.NewAnswer([]byte(threads.EmptyAnswer), threads.Incomplete, reasonLost, chain, p),
+			Message: threads.NewAnswer(raw, threads.Incomplete, reasonLost, chain, p),
 		})
 	}
 	return s.Store.Commit(ctx, u)

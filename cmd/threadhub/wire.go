@@ -41,6 +41,7 @@ type server struct {
 	level          *slog.LevelVar // of log
 	storage        *storage
 	lease          *calls.Lease
+	checkpoints    *calls.Checkpoints // on SQLite
 	gateway        *gateway.Gateway
 	reloadFailures prometheus.Counter
 	parts          closers
@@ -66,6 +67,11 @@ func openServer(ctx context.Context, cfg *config.Config, logTo io.Writer) (_ *se
 		return nil, err
 	}
 	s.parts.addContext(s.lease.Close)
+	if file, embedded := cfg.SQLiteFile(); embedded {
+		if s.checkpoints, err = calls.OpenCheckpoints(file + ".streams"); err != nil {
+			return nil, err
+		}
+	}
 	catalogue, err := metering.Embedded()
 	if err != nil {
 		return nil, err
@@ -95,6 +101,7 @@ func openServer(ctx context.Context, cfg *config.Config, logTo io.Writer) (_ *se
 		Router:       models,
 		Upstreams:    providers,
 		Owner:        s.lease.Owner(),
+		Checkpoints:  s.checkpoints,
 		Registry:     registry,
 		Version:      version,
 		Profiling:    cfg.Profiling,
@@ -120,7 +127,7 @@ func orNone(d time.Duration) time.Duration {
 func (s *server) settle(ctx context.Context, catalogue *metering.Catalogue) error {
 	settler := &gateway.Settler{
 		Store: s.storage.store, Calls: s.storage.calls, Threads: s.storage.threads, Ledger: s.storage.ledger,
-		Catalogue: catalogue, Lease: s.lease, Every: s.cfg.Timeouts.Lease / 10, Log: s.log,
+		Catalogue: catalogue, Lease: s.lease, Checkpoints: s.checkpoints, Every: s.cfg.Timeouts.Lease / 10, Log: s.log,
 	}
 	if s.storage.store.Dialect() == db.SQLite {
 		return settler.Leftovers(ctx)

@@ -108,6 +108,7 @@ func TestCheckerSees(t *testing.T) {
 	f("another answer stored than sent", Answer, func(e *Evidence, _ *Rows) { e.Seen[0].Text = "First" })
 	f("a plain answer other than sent", Answer, func(e *Evidence, _ *Rows) { e.Seen[2].Text = "Third" })
 	f("a cut answer that was never sent", Prefix, func(_ *Evidence, a *Rows) { a.Messages[3].Text = "other" })
+	f("seen more than an embedded store kept", Prefix, func(e *Evidence, a *Rows) { e.Embedded, a.Messages[3].Text = true, "s" })
 	f("seen what is not stored", Prefix, func(_ *Evidence, a *Rows) {
 		a.Messages[3].Text, a.Messages[3].Reason, a.Calls[1].Reason = "s", "upstream_reset", "upstream_reset"
 	})

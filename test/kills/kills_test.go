@@ -232,7 +232,7 @@ func (h *house) orphans(since time.Time) int {
 // judge gathers the evidence of all rounds so far, and counts this one.
 func (h *house) judge(point string, recovery time.Duration) (line, []Violation) {
 	h.t.Helper()
-	e := Evidence{Seen: h.sim.Log()}
+	e := Evidence{Seen: h.sim.Log(), Embedded: h.store == "sqlite"}
 	e.Asked, e.Reads = h.crowd.evidence()
 	var err error
 	if e.Orgs, err = h.db.read(h.t.Context(), h.crowd.orgs()...); err != nil {
