@@ -62,11 +62,12 @@ func notFound() *fault.Error {
 	return fault.New(fault.NotFound, "there is no such thing here").WithCode("not_found")
 }
 
-// errorBody is the OpenAI error object for err. An error without a kind shows nothing of its text.
+// errorBody is the OpenAI error object for err. An error without a kind shows nothing of its text. What an error quotes of
+// the request may be a key in the wrong place, and people paste errors into tickets: it is scrubbed.
 func errorBody(err error) []byte {
 	f := fault.From(err)
 	a := answerFor(f)
-	return openai.AppendError(nil, f.Message, a.typ, f.Param, a.code)
+	return openai.AppendError(nil, scrub(f.Message), a.typ, scrub(f.Param), a.code)
 }
 
 // errorEvent is err as an event of a stream: the last one, as [DONE] never follows an error.
@@ -108,14 +109,20 @@ func setRetry(rc *fasthttp.RequestCtx, d time.Duration) {
 	rc.Response.Header.Set("Retry-After-Ms", strconv.FormatInt(max(1, d.Milliseconds()), 10))
 }
 
-// cause is what the log line says about a failure whose reason is not the client's: the error's text, shortened, with
-// whatever looks like a key cut out. Empty for other kinds, whose code tells enough and whose text may hold content.
-func cause(f *fault.Error) string {
+// cause is what the log line says about a failure, and whether its reason is not the client's: the error's text,
+// shortened, with whatever looks like a key cut out. Where the message may be the provider's, which may quote the prompt,
+// only what lies below it is told; for the client's own failures the code tells enough.
+func cause(f *fault.Error) (text string, ours bool) {
 	switch f.Kind {
-	case fault.Internal, fault.Upstream, fault.Unavailable, fault.Timeout:
-		return scrub(f.Error())
+	case fault.Internal, fault.Unavailable:
+		return scrub(f.Error()), true
+	case fault.Upstream, fault.Timeout:
+		if below := f.Unwrap(); below != nil {
+			text = scrub(below.Error())
+		}
+		return text, true
 	default:
-		return ""
+		return "", false
 	}
 }
 
@@ -124,7 +131,8 @@ const maxCause = 512 // bytes of an error's text in the log
 // keyPrefixes begin the keys of this gateway and of the providers.
 var keyPrefixes = []string{"th_", "sk-", "pplx-", "AIza", "Bearer "}
 
-// scrub shortens s and replaces what looks like a key: a known prefix and eight or more bytes of key after it.
+// scrub shortens s and replaces what looks like a key: a word that begins with a known prefix and has eight or more bytes
+// of key after it.
 func scrub(s string) string {
 	for _, prefix := range keyPrefixes {
 		for from := 0; ; {
@@ -133,6 +141,10 @@ func scrub(s string) string {
 				break
 			}
 			start := from + i + len(prefix)
+			if at := from + i; at > 0 && wordByte(s[at-1]) { // a desk-assistant is no key
+				from = start
+				continue
+			}
 			end := start
 			for end < len(s) && keyByte(s[end]) {
 				end++
@@ -149,6 +161,10 @@ func scrub(s string) string {
 	return s
 }
 
+func wordByte(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+}
+
 func keyByte(c byte) bool {
-	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '-' || c == '_' || c == '.' || c == '~' || c == '+' || c == '/'
+	return wordByte(c) || c == '-' || c == '_' || c == '.' || c == '~' || c == '+' || c == '/'
 }

@@ -40,9 +40,12 @@ func (l *logLine) write(log *slog.Logger, took time.Duration) {
 	level := slog.LevelInfo
 	if l.fault != nil {
 		attrs = append(attrs, slog.String("code", answerFor(l.fault).code))
-		if c := cause(l.fault); c != "" {
+		text, ours := cause(l.fault)
+		if ours {
 			level = slog.LevelWarn
-			attrs = append(attrs, slog.String("cause", c))
+		}
+		if text != "" {
+			attrs = append(attrs, slog.String("cause", text))
 		}
 		if l.fault.Kind == fault.Internal {
 			level = slog.LevelError

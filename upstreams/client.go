@@ -11,6 +11,7 @@ import (
 	"net/http/httptrace"
 	"net/textproto"
 	"net/url"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -208,7 +209,7 @@ func (k *call) unanswered(err error) error {
 		return c.fault(fault.Upstream, err, "upstream_unreachable", "cannot be reached")
 	case k.heard.Load() && !isCut(err) && !k.conn.Load().isBroken():
 		// net/http quotes what it cannot read, and a provider may have put anything there.
-		return c.fault(fault.Upstream, errors.New(scrub(err.Error(), k.key)), "upstream_protocol", "sent something that is no answer in HTTP")
+		return c.fault(fault.Upstream, errors.New(scrub(unquoted(err), k.key)), "upstream_protocol", "sent something that is no answer in HTTP")
 	default:
 		return c.fault(fault.Upstream, err, "upstream_reset", "closed the connection before it answered")
 	}
@@ -238,3 +239,9 @@ func (c *Client) fault(kind fault.Kind, cause error, code, text string) *fault.E
 // broke reports whether err, met in the body of an answer, is a broken connection. The errors of a stream of HTTP/2 have
 // no types to tell them by; but there is little else to go wrong, as the framing is not in the body.
 func (k *call) broke(err error) bool { return k.http2 || isCut(err) }
+
+// unquoted is the text of an error up to what it quotes of the provider, which may be what the provider was asked.
+func unquoted(err error) string {
+	text, _, _ := strings.Cut(err.Error(), `"`)
+	return strings.TrimSpace(text)
+}

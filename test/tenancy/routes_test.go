@@ -1,0 +1,159 @@
+package tenancy
+
+import (
+	"net/url"
+	"testing"
+
+	"threadhub/internal/id"
+	"threadhub/orgs"
+)
+
+// cell is one square of the table: who asks for what by which route.
+type cell struct {
+	route, thing, asker string
+}
+
+func (c cell) String() string { return c.route + " " + c.thing + " by " + c.asker }
+
+// ask is a request, and the id in it that names the thing asked for.
+type ask struct {
+	path, body string
+	header     []string
+	id         string
+}
+
+// things that can be asked for by the routes that name one of a kind.
+var (
+	nothing = []string{"any"}
+	anOrg   = []string{"own", "foreign", "absent", "malformed"}
+	aModel  = anOrg
+	aThread = []string{"own", "shared", "private", "foreign", "absent", "malformed"}
+	aCall   = aThread
+)
+
+// routes says of every route what it can be asked for, and how.
+var routes = map[string]struct {
+	things []string
+	ask    func(o *tenant, id string) ask
+	id     func(o *tenant, c cell) string
+}{
+	"GET /health":            {nothing, path("/health"), noID},
+	"GET /v1/models":         {nothing, path("/v1/models"), noID},
+	"GET /v1/models/{id...}": {aModel, func(_ *tenant, id string) ask { return ask{path: "/v1/models/" + id} }, modelID},
+	"POST /v1/chat/completions": {aThread, func(o *tenant, id string) ask {
+		return ask{path: "/v1/chat/completions", body: chatBody(o.model, "and then?"), header: []string{"X-Thread-Id", id}}
+	}, threadID},
+	"GET /v1/requests/{id}": {aCall, func(_ *tenant, id string) ask { return ask{path: "/v1/requests/" + id} }, callID},
+	"POST /api/threads":     {anOrg, newThread("/api/threads"), orgID},
+	"POST /api/threads/":    {anOrg, newThread("/api/threads/"), orgID},
+	"GET /api/threads":      {anOrg, listThreads("/api/threads"), orgID},
+	"GET /api/threads/":     {anOrg, listThreads("/api/threads/"), orgID},
+	"GET /api/threads/{id}": {aThread, func(_ *tenant, id string) ask { return ask{path: "/api/threads/" + id} }, threadID},
+	"POST /api/threads/{id}/messages": {aThread, func(_ *tenant, id string) ask {
+		return ask{path: "/api/threads/" + id + "/messages", body: `{"content":"a note"}`}
+	}, threadID},
+	"PUT /api/orgs/{org}/providers/{provider}": {anOrg, func(_ *tenant, id string) ask {
+		return ask{path: "/api/orgs/" + id + "/providers/gemini", body: `{"api_key":"sk-of-somebody"}`}
+	}, orgID},
+	"DELETE /api/orgs/{org}/providers/{provider}": {anOrg, func(_ *tenant, id string) ask {
+		return ask{path: "/api/orgs/" + id + "/providers/gemini"}
+	}, orgID},
+	"GET /api/orgs/{org}/providers/status": {anOrg, func(_ *tenant, id string) ask {
+		return ask{path: "/api/orgs/" + id + "/providers/status"}
+	}, orgID},
+}
+
+func path(p string) func(*tenant, string) ask {
+	return func(*tenant, string) ask { return ask{path: p} }
+}
+
+func newThread(p string) func(*tenant, string) ask {
+	return func(_ *tenant, id string) ask { return ask{path: p, body: `{"title":"new","org_id":"` + id + `"}`} }
+}
+
+func listThreads(p string) func(*tenant, string) ask {
+	return func(_ *tenant, id string) ask { return ask{path: p + "?org_id=" + url.QueryEscape(id)} }
+}
+
+func noID(*tenant, cell) string { return "" }
+
+// malformed can name nothing, and passes through a URL as it is.
+const malformed = "no!such*name"
+
+func modelID(o *tenant, c cell) string {
+	switch c.thing {
+	case "own":
+		return map[string]string{"openai": "openai/gpt-5-mini", "openrouter": "openrouter/anthropic/claude-sonnet-5.5"}[o.provider]
+	case "foreign":
+		return modelID(o.other, cell{thing: "own"})
+	case "absent":
+		return "openai/sim-of-nobody"
+	}
+	return malformed
+}
+
+func orgID(o *tenant, c cell) string {
+	switch c.thing {
+	case "own":
+		return o.id
+	case "foreign":
+		return o.other.id
+	case "absent":
+		return string(orgs.OrgID("Acme Six"))
+	}
+	return malformed
+}
+
+// owner is whose things an asker calls own: those without a good key had the member's.
+func owner(asker string) string {
+	switch asker {
+	case "admin", "viewer":
+		return asker
+	}
+	return "member"
+}
+
+func threadID(o *tenant, c cell) string {
+	switch c.thing {
+	case "own":
+		return o.threads[owner(c.asker)]
+	case "shared":
+		return o.shared
+	case "private":
+		return o.private
+	case "foreign":
+		return o.other.shared
+	case "absent":
+		return string(id.NewThread())
+	}
+	return malformed
+}
+
+func callID(o *tenant, c cell) string {
+	switch c.thing {
+	case "own":
+		return o.requests[owner(c.asker)]
+	case "shared":
+		return o.sharedRequest
+	case "private":
+		return o.privateCall
+	case "foreign":
+		return o.other.sharedRequest
+	case "absent":
+		return string(id.NewRequest())
+	}
+	return malformed
+}
+
+// ask builds the request of a cell.
+func (c cell) ask(t *testing.T, o *tenant) ask {
+	t.Helper()
+	r, ok := routes[c.route]
+	if !ok {
+		t.Fatalf("routes_test.go does not say how to ask %s", c.route)
+	}
+	name := r.id(o, c)
+	a := r.ask(o, name)
+	a.id = name
+	return a
+}
