@@ -32,6 +32,9 @@ type Lease struct {
 	done    chan struct{}
 }
 
+// longOver is when a lease that ended is forgotten. A process without one is as dead as a process whose lease is over.
+const longOver = 24 * time.Hour
+
 // TakeLease makes this process an incarnation and keeps its lease until Close. It must be there before a call is opened.
 func (s *Store) TakeLease(ctx context.Context, o LeaseOptions) (*Lease, error) {
 	if o.TTL == 0 {
@@ -44,10 +47,21 @@ func (s *Store) TakeLease(ctx context.Context, o LeaseOptions) (*Lease, error) {
 	if err := l.renew(ctx); err != nil {
 		return nil, err
 	}
+	if err := s.forget(ctx); err != nil {
+		return nil, err
+	}
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
 	l.stop = stop
 	go l.run(run)
 	return l, nil
+}
+
+// forget removes the leases of processes that ended long ago: each start of a process leaves one.
+func (s *Store) forget(ctx context.Context) error {
+	return s.db.Common(ctx, func(tx db.Tx) error {
+		_, err := tx.Exec(ctx, `DELETE FROM incarnations WHERE lease_until < now() - CAST($1 AS interval)`, longOver)
+		return err
+	})
 }
 
 // Owner is this incarnation.

@@ -55,3 +55,37 @@ func TestALeaseThatMissedARenewalIsNotSteady(t *testing.T) {
 		}
 	})
 }
+
+func TestLeasesThatEndedLongAgoAreForgotten(t *testing.T) {
+	eachStore(t, func(t *testing.T, url string) {
+		h := open(t, url)
+		count := func() (n int) {
+			err := h.db.Common(t.Context(), func(tx db.Tx) error {
+				return tx.QueryRow(t.Context(), `SELECT count(*) FROM incarnations`, nil, &n)
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		for owner, age := range map[string]time.Duration{"own_old": 25 * time.Hour, "own_recent": time.Hour} {
+			err := h.db.Common(t.Context(), func(tx db.Tx) error {
+				_, err := tx.Exec(t.Context(), `INSERT INTO incarnations (owner, lease_until) VALUES ($1, now() - CAST($2 AS interval))`, owner, age)
+				return err
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		l, err := h.calls.TakeLease(t.Context(), calls.LeaseOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := count(); n != 2 {
+			t.Errorf("%d incarnations, want the recent one and this", n)
+		}
+		if err := l.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	})
+}

@@ -2,7 +2,6 @@ package calls
 
 import (
 	"context"
-	"time"
 
 	"threadhub/internal/db"
 	"threadhub/internal/id"
@@ -97,12 +96,4 @@ WHERE org_id = $2 AND call_id = $3 AND state = 'open' AND (epoch = $4 OR owner =
 		return nil, err
 	}
 	return s.Call(ctx, o.Org, o.ID)
-}
-
-// Forget removes leases that ended long ago and own nothing open.
-func (s *Store) Forget(ctx context.Context, before time.Duration) error {
-	return s.db.Common(ctx, func(tx db.Tx) error {
-		_, err := tx.Exec(ctx, `DELETE FROM incarnations WHERE lease_until < now() - CAST($1 AS interval)`, before)
-		return err
-	})
 }

@@ -37,15 +37,15 @@ FROM attempts WHERE org_id = $1 AND call_id = $2 ORDER BY n`,
 		return nil, err
 	}
 	if c == nil {
-		return nil, Absent(call)
+		return nil, Absent()
 	}
 	c.Attempts = attempts
 	return c, nil
 }
 
-// Absent is the answer for a call that is not there, or not for this caller to know of.
-func Absent(call id.Request) error {
-	return fault.New(fault.NotFound, "no request %q", call).WithCode("request_not_found")
+// Absent is the answer for a call that is not there, or not for this caller to know of: the same bytes whatever the id.
+func Absent() error {
+	return fault.New(fault.NotFound, "there is no such request").WithCode("request_not_found")
 }
 
 // Holder returns the open call that holds thread's turn, or nil.

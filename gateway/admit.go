@@ -21,16 +21,37 @@ func (x *request) admit() error {
 		return err
 	}
 	x.line.org, x.line.key = x.caller.Org, x.caller.Key
+	if err := x.inOwnOrg(); err != nil { // before the role: what is foreign is not there, whoever asks
+		return err
+	}
 	if !may(x.caller.Role, x.route.Needs) {
-		return fault.New(fault.Denied, "the role %q may not do this; it needs the right to %s", x.caller.Role, x.route.Needs).
+		if x.route.foreign != nil {
+			if err := x.route.foreign(x.g, x); err != nil {
+				return err
+			}
+		}
+		return fault.New(fault.Denied, "the role %q may not do this; it needs the role %s", x.caller.Role, x.route.Needs.roles()).
 			WithCode("permission_denied").NoRetry()
 	}
-	if !x.route.isV1() {
-		for name, value := range x.rc.QueryArgs().All() {
-			if string(name) == "org_id" {
-				if err := x.ownOrg(string(value)); err != nil {
-					return err
-				}
+	return nil
+}
+
+// inOwnOrg refuses, as the common 404, a URL that names another org than the caller's, in its path or its query.
+func (x *request) inOwnOrg() error {
+	for i, name := range x.route.names {
+		if name == "org" {
+			if err := x.ownOrg(x.params[i]); err != nil {
+				return err
+			}
+		}
+	}
+	if x.route.isV1() {
+		return nil
+	}
+	for name, value := range x.rc.QueryArgs().All() {
+		if string(name) == "org_id" {
+			if err := x.ownOrg(string(value)); err != nil {
+				return err
 			}
 		}
 	}

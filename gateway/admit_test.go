@@ -134,6 +134,21 @@ func TestOrgIDInQuery(t *testing.T) {
 	}
 }
 
+// What is foreign is not there for any role: a role that may not do it at home is told nothing else.
+func TestForeignBeforeRole(t *testing.T) {
+	e := newEdge(t, Options{ProviderKeys: &fakeKeys{}}).serveTCP()
+	for _, key := range []string{memberKey, viewerKey} {
+		for target, want := range map[string]int{
+			"/api/orgs/org_a/providers/openai": 403, "/api/orgs/org_b/providers/openai": 404, "/api/orgs/org_none/providers/openai": 404,
+			"/api/orgs/org_a/providers/openai?org_id=org_b": 404,
+		} {
+			if r := e.do("PUT", target, `{"api_key":"sk-good-enough"}`, bearer(key)); r.status != want {
+				t.Errorf("%s: %v, want %d", target, r, want)
+			}
+		}
+	}
+}
+
 // A foreign thing and one that does not exist are alike to the byte, but for the request id.
 func TestForeignIsAbsent(t *testing.T) {
 	e := newEdge(t, Options{ProviderKeys: &fakeKeys{}}).serveTCP()

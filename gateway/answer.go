@@ -8,10 +8,14 @@ import (
 // answerHeaders tells what is known when the answer begins.
 func (g *Gateway) answerHeaders(x *request, e *exchange) {
 	g.openedHeaders(x, e)
-	h := &x.rc.Response.Header
-	for name, values := range e.answer.Header {
+	x.upstreamHeaders(e.answer.Header)
+}
+
+// upstreamHeaders passes on what the provider's answer, or its refusal, says of itself: its request id, its rate limits.
+func (x *request) upstreamHeaders(header http.Header) {
+	for name, values := range header {
 		if len(values) > 0 {
-			h.Set("X-Upstream-"+http.CanonicalHeaderKey(name), values[0])
+			x.rc.Response.Header.Set("X-Upstream-"+http.CanonicalHeaderKey(name), values[0])
 		}
 	}
 }

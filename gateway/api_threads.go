@@ -92,6 +92,20 @@ func (x *request) threadSpec() (threads.Spec, error) {
 	return spec, nil
 }
 
+// foreignOrg is Route.foreign where the body may name an org.
+func (g *Gateway) foreignOrg(x *request) error {
+	if _, err := x.threadSpec(); fault.Is(err, fault.NotFound) {
+		return err
+	}
+	return nil
+}
+
+// foreignThread is Route.foreign where the path names a thread.
+func (g *Gateway) foreignThread(x *request) error {
+	_, _, err := g.thread(x, id.Thread(x.param("id")))
+	return err
+}
+
 // listThreads answers GET /api/threads?limit=&cursor=, newest made first.
 func (g *Gateway) listThreads(x *request) {
 	limit, after, err := page(x)
@@ -183,11 +197,11 @@ func (g *Gateway) getThread(x *request) {
 // thread loads a thread that is there and that the caller may see.
 func (g *Gateway) thread(x *request, thread id.Thread) (*threads.Thread, []*threads.Message, error) {
 	if !id.ValidThread(string(thread)) {
-		return nil, nil, threads.Absent(thread)
+		return nil, nil, threads.Absent()
 	}
 	t, stored, err := g.opts.Threads.Load(x.ctx, x.caller.Org, thread, x.viewer())
 	if err == nil && t == nil {
-		err = threads.Absent(thread)
+		err = threads.Absent()
 	}
 	return t, stored, err
 }
@@ -292,8 +306,20 @@ func (g *Gateway) tryAdd(x *request, thread id.Thread, m *threads.Message) (call
 	if err := g.opts.Store.Commit(x.ctx, u); err != nil {
 		return 0, err
 	}
-	m.CreatedAt = time.Now()
+	m.CreatedAt = g.storedAt(x, thread, m.Seq)
 	return opening.Result, nil
+}
+
+// storedAt is the time the store gave a message that was just added, which is what every reader sees. It is the newest
+// one, unless another process was quicker to add the next.
+func (g *Gateway) storedAt(x *request, thread id.Thread, seq int) time.Time {
+	if m, err := g.opts.Threads.Head(x.ctx, x.caller.Org, thread); err == nil && m != nil && m.Seq == seq {
+		return m.CreatedAt
+	}
+	if _, stored, err := g.thread(x, thread); err == nil && seq < len(stored) {
+		return stored[seq].CreatedAt
+	}
+	return time.Now() // it is added, whatever cannot be read now
 }
 
 // newMessage reads the body of addMessage. role is user unless it says otherwise; content is text or parts.

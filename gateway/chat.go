@@ -53,6 +53,7 @@ func (g *Gateway) chat(x *request) {
 	switch {
 	case err != nil:
 		g.openedHeaders(x, e)
+		x.upstreamHeaders(upstreams.FailureOf(err).Header)
 		x.fail(g.failed(e, err))
 	case e.req.Stream:
 		g.relay(x, e)
@@ -172,7 +173,7 @@ func (g *Gateway) load(ctx context.Context, e *exchange) error {
 	if e.turn, err = threads.Decide(stored, e.req.Messages); err != nil {
 		return err
 	}
-	e.turn.Thread, e.turn.Create = e.thread, t == nil
+	e.turn.Create = t == nil
 	return nil
 }
 

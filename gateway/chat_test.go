@@ -102,8 +102,10 @@ func TestThread(t *testing.T) {
 			}
 		}
 		fresh := h.chat("hello", "", "X-Thread-Id", "new").want(t, 200)
-		if got := fresh.header.Get("X-Thread-Id"); !strings.HasPrefix(got, "thread_") {
-			t.Errorf("a new thread is %q", got)
+		for _, fresh := range []heard{fresh, h.chat("hello", `,"thread_id":"new"`).want(t, 200), h.chat("hello", `,"metadata":{"thread_id":"new"}`).want(t, 200)} {
+			if got := fresh.header.Get("X-Thread-Id"); !strings.HasPrefix(got, "thread_") {
+				t.Errorf("a new thread is %q", got)
+			}
 		}
 	})
 }
@@ -120,6 +122,9 @@ func TestThreadsAreKeptByAPI(t *testing.T) {
 		got := h.do("GET", "/api/threads/"+thread, "").want(t, 200).json(t)
 		if got["title"] != "Plans" || got["visibility"] != "org" || len(got["messages"].([]any)) != 3 {
 			t.Errorf("the thread reads %v", got)
+		}
+		if first := got["messages"].([]any)[0].(map[string]any); first["created_at"] != m["created_at"] || first["message_id"] != m["message_id"] {
+			t.Errorf("the message was added as %v and reads %v", m, first)
 		}
 		answer := got["messages"].([]any)[2].(map[string]any)
 		for _, name := range []string{"provider", "model_requested", "model_served", "route", "reason", "attempts", "latency_ms", "finish_reason", "usage", "cost_usd", "cost_status", "request_id"} {

@@ -72,4 +72,8 @@ func TestAFailedCallNamesItsThread(t *testing.T) {
 	if r.status < 500 || r.header.Get("X-Thread-Id") == "" || r.header.Get("X-Threadhub-Thread-Seq") != "0" {
 		t.Errorf("status %d, headers %v: %s", r.status, r.header, r.body)
 	}
+	// Whoever complains to the provider about it needs the provider's own name for it.
+	if got, want := r.header.Get("X-Upstream-X-Request-Id"), h.sim.Log()[0].RequestID; got != want || want == "" {
+		t.Errorf("the provider's request id is %q, want %q", got, want)
+	}
 }

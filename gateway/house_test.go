@@ -39,7 +39,7 @@ type house struct {
 	threads *threads.Store
 	lease   *calls.Lease
 	sim     *simulator.Simulator
-	log     *syncBuffer
+	log     *testkit.Log
 	admin   orgs.Seeded
 }
 
@@ -54,7 +54,7 @@ func eachHouse(t *testing.T, o Options, f func(t *testing.T, h *house)) {
 
 func newHouse(t testing.TB, url string, o Options) *house {
 	t.Helper()
-	h := &house{t: t, calls: calls.New(), threads: threads.New(), log: &syncBuffer{}}
+	h := &house{t: t, calls: calls.New(), threads: threads.New(), log: &testkit.Log{}}
 	must := func(err error) {
 		t.Helper()
 		if err != nil {

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,6 +22,7 @@ import (
 	"go.uber.org/goleak"
 
 	"threadhub/internal/fault"
+	"threadhub/internal/testkit"
 	"threadhub/orgs"
 )
 
@@ -67,29 +67,11 @@ func (fakeOrgs) Authenticate(_ context.Context, token string) (orgs.Caller, erro
 	return orgs.Caller{Org: "org_a", User: "usr_a", Key: "k00000000001", Role: role}, nil
 }
 
-// syncBuffer is a log that tests read while it is written.
-type syncBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *syncBuffer) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *syncBuffer) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
-
 // edge is a gateway that serves a listener, with routes of the test's own beside the real ones.
 type edge struct {
 	*Gateway
 	t     *testing.T
-	log   *syncBuffer
+	log   *testkit.Log
 	calls atomic.Int64 // of the test's handlers
 	body  atomic.Value // string: the last body POST /t/echo got
 	dial  func() (net.Conn, error)
@@ -99,7 +81,7 @@ type edge struct {
 // newEdge builds the gateway of a test; serveTCP or serveMemory starts it.
 func newEdge(t *testing.T, opts Options, more ...Route) *edge {
 	t.Helper()
-	e := &edge{t: t, log: &syncBuffer{}, errc: make(chan error, 1)}
+	e := &edge{t: t, log: &testkit.Log{}, errc: make(chan error, 1)}
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.NewJSONHandler(e.log, nil))
 	}

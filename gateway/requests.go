@@ -20,7 +20,7 @@ func (g *Gateway) getRequest(x *request) {
 	if c.Thread != "" { // a private thread's calls are as private as it
 		if _, _, err := g.opts.Threads.Load(x.ctx, x.caller.Org, c.Thread, x.viewer()); err != nil {
 			if fault.Is(err, fault.NotFound) {
-				err = calls.Absent(c.ID)
+				err = calls.Absent()
 			}
 			x.fail(err)
 			return

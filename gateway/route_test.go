@@ -21,18 +21,47 @@ func TestFind(t *testing.T) {
 		method, path, pattern string
 		params                string // joined with |
 	}{
-		{"GET", "/a", "/a", ""}, {"HEAD", "/a", "/a", ""}, {"POST", "/a", "/a", ""}, {"POST", "/a/", "/a/", ""},
-		{"GET", "/a/x", "/a/{id}", "x"}, {"GET", "/a/x%3Ay", "/a/{id}", "x:y"},
+		{"GET", "/a", "/a", ""},
+		{"HEAD", "/a", "/a", ""},
+		{"POST", "/a", "/a", ""},
+		{"POST", "/a/", "/a/", ""},
+		{"GET", "/a/x", "/a/{id}", "x"},
+		{"GET", "/a/x%3Ay", "/a/{id}", "x:y"},
 		{"GET", "/a/x/b/7", "/a/{id}/b/{n}", "x|7"},
-		{"GET", "/m/gpt-5", "/m/{id...}", "gpt-5"}, {"GET", "/m/a/b/c", "/m/{id...}", "a/b/c"}, {"GET", "/m/a%2Fb", "/m/{id...}", "a/b"},
-		{"DELETE", "/a", "405 GET, POST", ""}, {"OPTIONS", "/a/x", "405 GET", ""}, {"BREW", "/a", "405 GET, POST", ""},
-		{"GET", "", "404", ""}, {"GET", "/", "404", ""}, {"GET", "/b", "404", ""}, {"GET", "//a", "404", ""}, {"GET", "/a//", "404", ""},
-		{"GET", "/A", "404", ""}, {"GET", "/%61", "404", ""}, {"GET", "/x/../a", "404", ""}, {"GET", "/./a", "404", ""},
-		{"GET", "/a/..", "404", ""}, {"GET", "/a/.", "404", ""}, {"GET", "/a/%2e%2e", "404", ""}, {"GET", "/a/%2e", "404", ""},
-		{"GET", "/a/x%2fb%2f7", "404", ""}, {"GET", "/a%2fx", "404", ""}, {"GET", "/a/x%00", "404", ""}, {"GET", "/a/x%0d%0a", "404", ""},
-		{"GET", "/a/x%", "404", ""}, {"GET", "/a/x%zz", "404", ""}, {"GET", "/a/x%2", "404", ""}, {"GET", "/a/%c3%a9", "404", ""},
-		{"GET", "/m/", "404", ""}, {"GET", "/m//a", "404", ""}, {"GET", "/m/a/../b", "404", ""}, {"GET", "/m/a%2f..%2fb", "404", ""},
-		{"GET", "/a;x=1", "404", ""}, {"GET", "/a/x/b", "404", ""}, {"GET", "/a/x/b/7/", "404", ""},
+		{"GET", "/m/gpt-5", "/m/{id...}", "gpt-5"},
+		{"GET", "/m/a/b/c", "/m/{id...}", "a/b/c"},
+		{"GET", "/m/a%2Fb", "/m/{id...}", "a/b"},
+		{"DELETE", "/a", "405 GET, POST", ""},
+		{"OPTIONS", "/a/x", "405 GET", ""},
+		{"BREW", "/a", "405 GET, POST", ""},
+		{"GET", "", "404", ""},
+		{"GET", "/", "404", ""},
+		{"GET", "/b", "404", ""},
+		{"GET", "//a", "404", ""},
+		{"GET", "/a//", "404", ""},
+		{"GET", "/A", "404", ""},
+		{"GET", "/%61", "404", ""},
+		{"GET", "/x/../a", "404", ""},
+		{"GET", "/./a", "404", ""},
+		{"GET", "/a/..", "404", ""},
+		{"GET", "/a/.", "404", ""},
+		{"GET", "/a/%2e%2e", "404", ""},
+		{"GET", "/a/%2e", "404", ""},
+		{"GET", "/a/x%2fb%2f7", "404", ""},
+		{"GET", "/a%2fx", "404", ""},
+		{"GET", "/a/x%00", "404", ""},
+		{"GET", "/a/x%0d%0a", "404", ""},
+		{"GET", "/a/x%", "404", ""},
+		{"GET", "/a/x%zz", "404", ""},
+		{"GET", "/a/x%2", "404", ""},
+		{"GET", "/a/%c3%a9", "404", ""},
+		{"GET", "/m/", "404", ""},
+		{"GET", "/m//a", "404", ""},
+		{"GET", "/m/a/../b", "404", ""},
+		{"GET", "/m/a%2f..%2fb", "404", ""},
+		{"GET", "/a;x=1", "404", ""},
+		{"GET", "/a/x/b", "404", ""},
+		{"GET", "/a/x/b/7/", "404", ""},
 	} {
 		r, params, err := rt.find([]byte(c.method), c.path)
 		got := ""
@@ -74,6 +103,17 @@ func TestUnknownURLs(t *testing.T) {
 	}
 	if r := e.raw("HEAD /health HTTP/1.0\r\n\r\n"); len(r) > 0 && r[0].status != 200 {
 		t.Errorf("HEAD: %v", r)
+	}
+}
+
+// What is not there yet is 404, also where another method is.
+func TestLaterIsNotThere(t *testing.T) {
+	e := newEdge(t, Options{}).serveTCP()
+	for _, target := range []string{"PATCH /api/threads/a", "DELETE /api/threads/a", "POST /api/orgs/org_a/providers/test"} {
+		method, path, _ := strings.Cut(target, " ")
+		if r := e.do(method, path, "{}", bearer(adminKey)); r.status != 404 || r.code() != "unknown_url" {
+			t.Errorf("%s: %v", target, r)
+		}
 	}
 }
 

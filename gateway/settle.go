@@ -19,8 +19,8 @@ import (
 )
 
 // Settler closes the calls of processes that died: incomplete, with the reason gateway_lost, an estimated ledger line
-// marked maybe_billed, and where the thread waits for an answer what a checkpoint kept of it, or an empty one. It takes each call over first, under a new
-// epoch, so that of several settlers and a late owner exactly one record counts.
+// marked maybe_billed, and where the thread waits for an answer what a checkpoint kept of it, or an empty one. It takes
+// each call over first, under a new epoch, so that of several settlers and a late owner exactly one record counts.
 type Settler struct {
 	Store     db.Store
 	Calls     *calls.Store

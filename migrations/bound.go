@@ -15,9 +15,9 @@ type Beginner interface {
 	Begin(ctx context.Context) (pgx.Tx, error)
 }
 
-// Bound asks, at the start of a server, whether row-level security binds conn as it will bind its requests: conn works
-// as threadhub_app, that role cannot bypass anything, every table with an org_id is forced under the right policies and
-// under no other, and a transaction that names no org sees no row of any. It is a part of Guard that costs a few
+// Bound is for the start of a server. It asks whether row-level security binds conn as it will bind its requests: conn
+// works as threadhub_app, that role cannot bypass anything, every table with an org_id is forced under the right policies
+// and under no other, and a transaction that names no org sees no row of any. It is a part of Guard that costs a few
 // milliseconds and needs no rights. The error is a fault tenant_context that says what is wrong, or storage_unavailable.
 func Bound(ctx context.Context, conn Beginner) error {
 	tx, err := conn.Begin(ctx)

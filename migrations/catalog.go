@@ -120,7 +120,7 @@ func rules() []rule {
 		{
 			"is more than the app may do", `SELECT grantee || ': ' || granted FROM (` + grants + `) g
 			WHERE grantee = $1 AND (privilege NOT IN ('SELECT', 'INSERT', 'UPDATE', 'DELETE') OR grantable
-			OR relname = $3 OR relname = ANY ($2) AND privilege NOT IN ('SELECT', 'INSERT'))`,
+			OR relname = $3 AND privilege <> 'SELECT' OR relname = ANY ($2) AND privilege NOT IN ('SELECT', 'INSERT'))`,
 			[]any{db.AppRole, insertOnly, table},
 		},
 		{

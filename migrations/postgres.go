@@ -104,6 +104,10 @@ func postgresVersion(ctx context.Context, url string) (version int, dirty bool, 
 		return database.NilVersion, false, nil
 	}
 	err = conn.QueryRow(ctx, "SELECT coalesce(max(version), -1), coalesce(bool_or(dirty), false) FROM "+schema+"."+table).Scan(&version, &dirty)
+	if sqlState(err) == "42501" {
+		return 0, false, fault.Wrap(fault.Invalid, err, "the database user may not see which migrations have run: let the owner run them first (THREADHUB_MIGRATE_DATABASE_URL)").
+			WithCode("database_roles")
+	}
 	if err != nil {
 		return 0, false, unavailable(err)
 	}

@@ -104,6 +104,9 @@ func TestLogins(t *testing.T) {
 			t.Errorf("%s: %v", user, err)
 		}
 	}
+	// Once that is done, the user that serves needs no migrator any more.
+	up(t, as(t, server, "serving", "made"))
+
 	if _, err := connect(t, as(t, server, "stranger", "made")).Exec(t.Context(), "SET ROLE "+db.AppRole); sqlState(err) != "42501" {
 		t.Errorf("a stranger puts on the role: %v", err)
 	}

@@ -20,7 +20,7 @@ type ChatRequest struct {
 	Stream   bool
 	// IncludeUsage says that the client asked for the usage chunk.
 	IncludeUsage bool
-	// Thread is `thread_id` or `metadata.thread_id`, a valid id; "" if the body names no thread.
+	// Thread is `thread_id` or `metadata.thread_id`: a valid id, or "new" for one of ours; "" if the body names no thread.
 	Thread            string
 	N                 int64 // choices asked for; 1 if the body does not say
 	MaxTokens         int64 // max_completion_tokens, else max_tokens; 0 if the body does not say
@@ -424,8 +424,8 @@ func (c *ChatRequest) threadID(param string, v []byte) string {
 		return ""
 	}
 	s := text(v)
-	if !id.ValidThread(s) { // which `new` is not: it is for the header only
-		c.fail(invalidValue(param, "%s must be 1 to %d letters, digits or . _ : - and not one of \".\", \"..\", \"new\"", param, id.MaxThread))
+	if !id.ValidThread(s) && s != "new" {
+		c.fail(invalidValue(param, "%s must be 1 to %d letters, digits or . _ : - (not \".\" or \"..\"), or \"new\"", param, id.MaxThread))
 		return ""
 	}
 	return s

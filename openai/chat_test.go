@@ -164,7 +164,7 @@ func TestParseChatErrors(t *testing.T) {
 	with(`"max_tokens":"5","max_completion_tokens":5`, "invalid_type", "max_tokens")
 	with(`"max_completion_tokens":1e999999`, "invalid_type", "max_completion_tokens")
 	with(`"thread_id":1`, "invalid_type", "thread_id")
-	with(`"thread_id":"new"`, "invalid_value", "thread_id")
+	with(`"thread_id":"."`, "invalid_value", "thread_id")
 	with(`"thread_id":""`, "invalid_value", "thread_id")
 	with(`"thread_id":"a b"`, "invalid_value", "thread_id")
 	with(`"thread_id":"`+strings.Repeat("a", 129)+`"`, "invalid_value", "thread_id")

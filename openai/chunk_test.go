@@ -83,17 +83,23 @@ func TestStreamFixtures(t *testing.T) {
 		"openai/stream/unicode.sse":              {"-tttttttttttttfu", "", "stop", "", 12, 20},
 		"openai/stream/usage.sse":                {"-ttfu", m(`"Tere!"`), "stop", "", 9, 3},
 		"openai/stream/usage_no_obfuscation.sse": {"-ttfu", m(`"Tere!"`), "stop", "", 1310, 3},
-		"openai/stream/web_search.sse": {"-t-fu", `{"role":"assistant","content":"Go 1.26 is current.","annotations":[{"type":"url_citation","url_citation":{"start_index":0,"end_index":18,"title":"Release History","url":"https://go.dev/doc/devel/release?utm_source=openai"}}]}`,
-			"stop", "", 9, 31},
-		"openrouter/stream/annotations.sse": {"t-fu", `{"role":"assistant","content":"Go 1.26","annotations":[{"type":"url_citation","url_citation":{"url":"https://go.dev/doc/devel/release","title":"Release History","content":"x","start_index":0,"end_index":7}}]}`,
-			"stop", "", 900, 20},
+		"openai/stream/web_search.sse": {
+			"-t-fu", `{"role":"assistant","content":"Go 1.26 is current.","annotations":[{"type":"url_citation","url_citation":{"start_index":0,"end_index":18,"title":"Release History","url":"https://go.dev/doc/devel/release?utm_source=openai"}}]}`,
+			"stop", "", 9, 31,
+		},
+		"openrouter/stream/annotations.sse": {
+			"t-fu", `{"role":"assistant","content":"Go 1.26","annotations":[{"type":"url_citation","url_citation":{"url":"https://go.dev/doc/devel/release","title":"Release History","content":"x","start_index":0,"end_index":7}}]}`,
+			"stop", "", 900, 20,
+		},
 		"openrouter/stream/comments_only.sse":             {"", m(`""`), "", "", 0, 0},
 		"openrouter/stream/error_first.sse":               {"", m(`""`), "", "rate_limit_exceeded", 0, 0},
 		"openrouter/stream/error_mid_numeric.sse":         {"tt", m(`"Half an"`), "", "upstream_error", 0, 0},
 		"openrouter/stream/plain_usage_empty_choices.sse": {"tttfu", m(`"Hello 👋"`), "stop", "", 8, 10},
 		"openrouter/stream/plain_usage_with_choice.sse":   {"ttfu", m(`"Hello"`), "stop", "", 8, 10},
-		"openrouter/stream/reasoning.sse": {"tt-tfu", `{"role":"assistant","content":"391","reasoning":"17*23","reasoning_details":[{"type":"reasoning.text","text":"17*23","format":"anthropic-claude-v1","index":0,"signature":"9dXPH2xm03u1haS71+Xb/XPaYiPStX6z+WTKQ26AH7HmA5QuV8jl9g=="}]}`,
-			"stop", "", 20, 60},
+		"openrouter/stream/reasoning.sse": {
+			"tt-tfu", `{"role":"assistant","content":"391","reasoning":"17*23","reasoning_details":[{"type":"reasoning.text","text":"17*23","format":"anthropic-claude-v1","index":0,"signature":"9dXPH2xm03u1haS71+Xb/XPaYiPStX6z+WTKQ26AH7HmA5QuV8jl9g=="}]}`,
+			"stop", "", 20, 60,
+		},
 		"openrouter/stream/tool_call.sse": {"tttfu", tools(`{"id":"call_R1","type":"function","function":{"name":"get_weather","arguments":"{\"city\":\"Riga\"}"}}`), "tool_calls", "", 58, 17},
 	}
 	files := fixtures(t, "*/stream/*.sse", len(wants))

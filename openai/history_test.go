@@ -24,14 +24,3 @@ func TestForProvider(t *testing.T) {
 	f(`{"role":"assistant","content":"","tool_calls":[{"id":"c","index":0,"type":"function","function":{"name":"f","arguments":"{\"a\" : 1}"},"extra_content":{"google":{}}},{"id":"d","custom":{}}]}`,
 		`{"role":"assistant","content":"","tool_calls":[{"id":"c","type":"function","function":{"name":"f","arguments":"{\"a\" : 1}"}},{"id":"d","custom":{}}]}`)
 }
-
-func TestAppendModels(t *testing.T) {
-	got := string(AppendModels(nil, []Model{{"auto", 0, "threadhub"}, {`openai/gpt-"5"`, 1794700800, "openai"}}))
-	want := `{"object":"list","data":[{"id":"auto","object":"model","created":0,"owned_by":"threadhub"},{"id":"openai/gpt-\"5\"","object":"model","created":1794700800,"owned_by":"openai"}]}`
-	if got != want {
-		t.Error(got)
-	}
-	if got := string(AppendModels(nil, nil)); got != `{"object":"list","data":[]}` {
-		t.Error(got)
-	}
-}

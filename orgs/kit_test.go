@@ -1,11 +1,8 @@
 package orgs
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
-	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -34,7 +31,7 @@ func onBoth(t *testing.T, f func(*testing.T, *world)) {
 type world struct {
 	store *watched
 	kek   string
-	log   lines
+	log   testkit.Log
 	ahead atomic.Int64
 }
 
@@ -183,22 +180,4 @@ func (w *watched) Write(ctx context.Context, org id.Org, f func(db.Tx) error) er
 		return err
 	}
 	return w.Store.Write(ctx, org, f)
-}
-
-// lines is a log that tests read.
-type lines struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lines) has(s string) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return strings.Contains(l.b.String(), s)
 }

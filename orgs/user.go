@@ -22,12 +22,6 @@ const (
 // Valid reports whether r is one of the three.
 func (r Role) Valid() bool { return r == Admin || r == Member || r == Viewer }
 
-// CanWrite reports whether r may change threads and make calls.
-func (r Role) CanWrite() bool { return r == Admin || r == Member }
-
-// CanAdmin reports whether r may change the org: its people, keys, provider keys and budgets.
-func (r Role) CanAdmin() bool { return r == Admin }
-
 // Caller is who makes a request, as an API key shows it.
 type Caller struct {
 	Org  id.Org

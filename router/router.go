@@ -6,6 +6,7 @@
 package router
 
 import (
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -75,7 +76,8 @@ const MaxName = 256
 // Resolve says what model means for an org that has a key where has says so:
 //
 //   - provider/model is that model of that provider. The prefix is taken off once, unless the provider lists the whole
-//     name (openrouter/auto). The catalogue need not list what is left: it is sent as it is.
+//     name (openrouter/auto). The catalogue need not list what is left: it is sent as it is. Without an upstream for that
+//     provider there is no such model, whoever else sells one under that name.
 //   - any other name the catalogue lists is asked of its vendor's own provider, or without a key there of the next that
 //     sells it, by whatever name it does.
 //   - nothing else is known.
@@ -91,6 +93,8 @@ func (r *Router) Resolve(model string, has func(provider string) bool) (Target, 
 	}
 	if provider, rest, ok := strings.Cut(model, "/"); ok && r.serves(provider) {
 		return r.explicit(provider, rest, model, has)
+	} else if ok && slices.Contains(order[:], provider) { // never another's model that happens to have this name
+		return Target{}, Route{}, unknown(model, "this gateway does not speak to "+provider+" yet")
 	}
 	if t, route, err := r.listed(model, has); err != nil || t.Model != "" {
 		return t, route, err

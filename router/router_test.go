@@ -62,6 +62,7 @@ func TestResolve(t *testing.T) {
 		{"and may be given its prefix again", all, "openrouter", "openrouter/openrouter/auto", "openrouter openrouter/auto explicit"},
 		{"no key for a named provider", all, "openrouter", "openai/gpt-5-mini", "provider_key_missing"},
 		{"no upstream for a named provider", []string{"openai"}, "openai openrouter", "openrouter/meta/muse", "model_not_found"},
+		{"though another sells one of that name", []string{"openai", "openrouter"}, "openai openrouter", "perplexity/sonar", "model_not_found"},
 		{"no upstream for the only seller", []string{"openai"}, "openai gemini", "gemini-3.5-flash", "model_not_found"},
 		{"a name nobody lists", all, "openai openrouter", "gpt-99", "model_not_found"},
 		{"a provider alone", all, "openai", "openai", "model_not_found"},

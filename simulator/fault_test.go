@@ -80,14 +80,14 @@ var faultTests = map[string]func(t *testing.T, s *Simulator){
 		}
 	},
 	"stall": func(t *testing.T, s *Simulator) {
-		if r := play(t, s, "fault=stall after=4", true, 400*time.Millisecond); !r.timeout() || len(r.texts) != 4 {
+		if r := play(t, s, "fault=stall after=4", true, time.Second); !r.timeout() || len(r.texts) != 4 {
 			t.Errorf("%q %v", r.texts, r.err)
 		}
 		if a := last(t, s); a.End != EndClientGone || a.Fault != "stall" {
 			t.Errorf("logged as %s, %s", a.End, a.Fault)
 		}
 		body := prompt("openai/gpt-4.1-mini", "[[sim fault=stall comments=5ms]]", `,"stream":true`)
-		if r := ask(t, s, "openrouter", body, 400*time.Millisecond); strings.Count(r.body, processing) < 5 {
+		if r := ask(t, s, "openrouter", body, time.Second); strings.Count(r.body, processing) < 5 {
 			t.Errorf("few comments in %q", r.body)
 		}
 	},

@@ -92,7 +92,7 @@ func TestAClientThatLeavesIsNoticedAtOnce(t *testing.T) {
 			_ = c.Close()
 			left := time.Now()
 			a := last(t, s)
-			if a.End != EndClientGone || a.Ended.Sub(left) > time.Second {
+			if a.End != EndClientGone || a.Ended.Sub(left) > soon {
 				t.Errorf("%s after %v", a.End, a.Ended.Sub(left))
 			}
 			if do[:5] == "delay" && (a.NEvents != 2 || a.Text == "") {

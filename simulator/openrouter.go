@@ -19,17 +19,28 @@ type routed struct {
 }
 
 var openRouterModels = []routed{
-	{"anthropic/claude-fable-5.2", 8000000, 200000, 40000000}, {"anthropic/claude-opus-5.5", 4000000, 200000, 20000000},
-	{"anthropic/claude-sonnet-5.5", 2000000, 100000, 10000000}, {"anthropic/claude-haiku-5.5", 100000, 10000, 500000},
-	{"anthropic/claude-sonnet-4.6", 3000000, 300000, 15000000}, {"openai/gpt-6-astra", 10000000, 1000000, 50000000},
-	{"openai/gpt-6.1-sol", 2000000, 100000, 10000000}, {"openai/gpt-6-luna", 100000, 10000, 500000},
-	{"openai/gpt-4.1-mini", 400000, 100000, 1600000}, {"google/gemini-4-argon", 2000000, 100000, 10000000},
-	{"google/gemini-3.8-flash", 825000, 82500, 4125000}, {"x-ai/grok-4.7", 2000000, 500000, 6000000},
-	{"deepseek/deepseek-v4-pro", 955260, 79605, 1910520}, {"deepseek/deepseek-v4.1-flash", 6000, 5000, 500000},
-	{"moonshotai/kimi-k3.1-pro", 2000000, 200000, 10000000}, {"z-ai/glm-5.3", 69900, 68900, 1400000},
-	{"qwen/qwen3.7-max", 1475000, 295000, 4425000}, {"meta/muse-spark-1.3", 1250000, 150000, 4250000},
-	{"mistralai/mistral-large-4-0", 700000, 70000, 2100000}, {"perplexity/sonar", 1000000, 1000000, 1000000},
-	{"openrouter/auto", 1000000, 100000, 2000000}, {"sim-1", 1000000, 100000, 2000000},
+	{"anthropic/claude-fable-5.2", 8000000, 200000, 40000000},
+	{"anthropic/claude-opus-5.5", 4000000, 200000, 20000000},
+	{"anthropic/claude-sonnet-5.5", 2000000, 100000, 10000000},
+	{"anthropic/claude-haiku-5.5", 100000, 10000, 500000},
+	{"anthropic/claude-sonnet-4.6", 3000000, 300000, 15000000},
+	{"openai/gpt-6-astra", 10000000, 1000000, 50000000},
+	{"openai/gpt-6.1-sol", 2000000, 100000, 10000000},
+	{"openai/gpt-6-luna", 100000, 10000, 500000},
+	{"openai/gpt-4.1-mini", 400000, 100000, 1600000},
+	{"google/gemini-4-argon", 2000000, 100000, 10000000},
+	{"google/gemini-3.8-flash", 825000, 82500, 4125000},
+	{"x-ai/grok-4.7", 2000000, 500000, 6000000},
+	{"deepseek/deepseek-v4-pro", 955260, 79605, 1910520},
+	{"deepseek/deepseek-v4.1-flash", 6000, 5000, 500000},
+	{"moonshotai/kimi-k3.1-pro", 2000000, 200000, 10000000},
+	{"z-ai/glm-5.3", 69900, 68900, 1400000},
+	{"qwen/qwen3.7-max", 1475000, 295000, 4425000},
+	{"meta/muse-spark-1.3", 1250000, 150000, 4250000},
+	{"mistralai/mistral-large-4-0", 700000, 70000, 2100000},
+	{"perplexity/sonar", 1000000, 1000000, 1000000},
+	{"openrouter/auto", 1000000, 100000, 2000000},
+	{"sim-1", 1000000, 100000, 2000000},
 }
 
 // vendor is who makes a model, and how its API says why it stopped.
@@ -185,7 +196,7 @@ func (o openRouter) chat(x *exchange) error {
 		c.model = "sim-other"
 	}
 	maker, _, _ := strings.Cut(q.model, "/")
-	w := &openRouterWriter{chat: c, price: m, vendor: vendor{"Simulator", "stop", "tool_calls", "length", "unknown"}}
+	w := &openRouterWriter{chat: c, vendor: vendor{"Simulator", "stop", "tool_calls", "length", "unknown"}}
 	if v, ok := vendors[maker]; ok {
 		w.vendor = v
 	}
@@ -227,7 +238,6 @@ type openRouterWriter struct {
 	*chat
 	id                    string
 	vendor                vendor
-	price                 routed
 	inputCost, outputCost int64 // pico-dollars
 	prefix                []byte
 }

@@ -194,8 +194,14 @@ type limit struct {
 }
 
 var limits = []limit{
-	{"temperature", 0, 2, false}, {"top_p", 0, 1, false}, {"frequency_penalty", -2, 2, false}, {"presence_penalty", -2, 2, false},
-	{"n", 1, 128, true}, {"max_tokens", 1, 1 << 31, true}, {"max_completion_tokens", 1, 1 << 31, true}, {"top_logprobs", 0, 20, true},
+	{"temperature", 0, 2, false},
+	{"top_p", 0, 1, false},
+	{"frequency_penalty", -2, 2, false},
+	{"presence_penalty", -2, 2, false},
+	{"n", 1, 128, true},
+	{"max_tokens", 1, 1 << 31, true},
+	{"max_completion_tokens", 1, 1 << 31, true},
+	{"top_logprobs", 0, 20, true},
 	{"seed", -1 << 62, 1 << 62, true},
 }
 

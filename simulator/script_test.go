@@ -66,9 +66,15 @@ func TestScriptsMatch(t *testing.T) {
 		code           int
 		says           string
 	}{
-		{"openrouter", "apple", 200, "You said: apple"}, {"openai", "none", 200, "You said: none"}, {"openai", "an apple", 500, "server_error"},
-		{"openai", "an apple", 200, "You said"}, {"openai", "a pear", 200, "pears"}, {"openrouter", "a pear", 200, "pears"},
-		{"openai", "a pear [[sim text=own]]", 200, "own"}, {"openrouter", "plum", 502, "<html>"}, {"openai", "plum", 200, "You said"},
+		{"openrouter", "apple", 200, "You said: apple"},
+		{"openai", "none", 200, "You said: none"},
+		{"openai", "an apple", 500, "server_error"},
+		{"openai", "an apple", 200, "You said"},
+		{"openai", "a pear", 200, "pears"},
+		{"openrouter", "a pear", 200, "pears"},
+		{"openai", "a pear [[sim text=own]]", 200, "own"},
+		{"openrouter", "plum", 502, "<html>"},
+		{"openai", "plum", 200, "You said"},
 	} {
 		r := ask(t, s, c.provider, prompt("sim-1", c.text, ""), soon)
 		if r.code != c.code || !strings.Contains(r.body, c.says) {

@@ -157,7 +157,8 @@ func TestModelsAndKeyCheck(t *testing.T) {
 		return fetch(t, "GET", s.URL(provider)+path, key, "")
 	}
 	for _, c := range []struct{ provider, path, want string }{
-		{"openai", "/models", "openai/list.resp.json"}, {"openai", "/models/gpt-4.1-mini", "openai/get.resp.json"},
+		{"openai", "/models", "openai/list.resp.json"},
+		{"openai", "/models/gpt-4.1-mini", "openai/get.resp.json"},
 		{"openrouter", "/key", "openrouter/key.resp.json"},
 	} {
 		code, body := get(c.provider, c.path, "sk-any")

@@ -112,11 +112,17 @@ func TestRefusesByHeadAndPath(t *testing.T) {
 		provider, method, path, key string
 		code                        int
 	}{
-		{"openai", "POST", "/chat/completions", "k", 200}, {"openai", "POST", "/chat/completions", "other", 401},
-		{"openai", "POST", "/chat/completions", "", 401}, {"openai", "GET", "/chat/completions", "k", 405},
-		{"openai", "POST", "/completions", "k", 404}, {"openai", "POST", "/", "k", 404}, {"openai", "GET", "/key", "k", 404},
-		{"openrouter", "POST", "/chat/completions", "only openrouter", 200}, {"openrouter", "GET", "/key", "", 401},
-		{"openrouter", "POST", "/responses", "k", 404}, {"openrouter", "GET", "/models", "other", 200},
+		{"openai", "POST", "/chat/completions", "k", 200},
+		{"openai", "POST", "/chat/completions", "other", 401},
+		{"openai", "POST", "/chat/completions", "", 401},
+		{"openai", "GET", "/chat/completions", "k", 405},
+		{"openai", "POST", "/completions", "k", 404},
+		{"openai", "POST", "/", "k", 404},
+		{"openai", "GET", "/key", "k", 404},
+		{"openrouter", "POST", "/chat/completions", "only openrouter", 200},
+		{"openrouter", "GET", "/key", "", 401},
+		{"openrouter", "POST", "/responses", "k", 404},
+		{"openrouter", "GET", "/models", "other", 200},
 	} {
 		if code, b := fetch(t, c.method, s.URL(c.provider)+c.path, c.key, body); code != c.code {
 			t.Errorf("%s %s%s with key %q: %d %s", c.method, c.provider, c.path, c.key, code, b)

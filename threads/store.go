@@ -26,9 +26,9 @@ func (v Viewer) sees(t *Thread) bool {
 	return t.Visibility == "org" || v.Admin || t.User == v.User
 }
 
-// Absent is the answer for a thread that is not there, or not for this caller to know of.
-func Absent(thread id.Thread) error {
-	return fault.New(fault.NotFound, "no thread %q", thread).WithCode("thread_not_found")
+// Absent is the answer for a thread that is not there, or not for this caller to know of: the same bytes whatever the id.
+func Absent() error {
+	return fault.New(fault.NotFound, "there is no such thread").WithCode("thread_not_found")
 }
 
 const threadColumns = `t.org_id, t.thread_id, t.user_id, t.title, t.description, t.visibility, t.created_at, t.deleted_at,
@@ -61,7 +61,7 @@ func (s *Store) Load(ctx context.Context, org id.Org, thread id.Thread, who View
 		return nil, nil, err
 	}
 	if t != nil && (gone || !who.sees(t)) {
-		return nil, nil, Absent(thread)
+		return nil, nil, Absent()
 	}
 	return t, messages, nil
 }

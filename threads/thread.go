@@ -68,7 +68,6 @@ type Provenance struct {
 	Usage          json.RawMessage   `json:"usage,omitempty"`
 	CostUSD        *string           `json:"cost_usd"` // null when unpriced
 	CostStatus     string            `json:"cost_status,omitempty"`
-	Citations      json.RawMessage   `json:"citations,omitempty"`
 	Choices        []json.RawMessage `json:"choices,omitempty"` // of n > 1, but the first
 }
 

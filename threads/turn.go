@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	"threadhub/internal/fault"
-	"threadhub/internal/id"
 	"threadhub/openai"
 )
 
@@ -20,7 +19,6 @@ const (
 
 // Turn is what one request adds to a thread and what the provider is shown of it.
 type Turn struct {
-	Thread    id.Thread
 	Create    bool
 	PrevSeq   int
 	PrevChain []byte

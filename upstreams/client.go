@@ -66,9 +66,6 @@ func NewClient(d Dialect, o Options) (*Client, error) {
 	}}, nil
 }
 
-// Provider is the provider's name.
-func (c *Client) Provider() string { return c.dialect.Provider }
-
 // Forward is Upstream's.
 func (c *Client) Forward() []string { return c.dialect.Forward }
 

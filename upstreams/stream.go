@@ -50,6 +50,10 @@ func (s *stream) Ready() bool { return s.err != nil || s.events.Ready() }
 func (s *stream) Next() ([]byte, error) {
 	for s.err == nil {
 		event, err := s.events.Next()
+		if s.events.Noise() {
+			s.err = s.fault(nil, "upstream_protocol", "put something into its stream that is no event")
+			break
+		}
 		if err != nil {
 			s.err = s.ended(err)
 			break

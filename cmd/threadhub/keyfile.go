@@ -29,12 +29,12 @@ func keyring(cfg *config.Config) (*seal.Keyring, error) {
 	text, err := readKeyFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if err := makeKeyFile(path); err != nil {
-			return nil, fmt.Errorf("the encryption key cannot be kept in %s: %w", path, err)
+			return nil, fmt.Errorf("data_dir is %s, and nothing can be kept there: %w; choose another folder with --data-dir", cfg.DataDir, err)
 		}
 		text, err = readKeyFile(path)
 	}
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("data_dir is %s, and its encryption key cannot be read: %w", cfg.DataDir, err)
 	}
 	keys, err := seal.ParseKeyring(text)
 	if err != nil {

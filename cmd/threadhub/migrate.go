@@ -2,12 +2,16 @@ package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"net/url"
+	"os"
 	"strings"
 
 	"threadhub/config"
+	"threadhub/internal/db"
 	"threadhub/migrations"
 )
 
@@ -47,11 +51,27 @@ func migrateDownCommand(fs *flag.FlagSet) func(context.Context, *program, *confi
 		if *steps < 1 {
 			return usageError("--steps must be 1 or more")
 		}
-		if err := migrations.Down(ctx, cfg.Migrator().Reveal(), *steps); err != nil {
+		if err := migrateDown(ctx, cfg, *steps); err != nil {
 			return err
 		}
 		return p.printState(ctx, cfg, *asJSON)
 	}
+}
+
+// migrateDown takes back migrations, but never below a server that works with a SQLite file: its tables would be gone
+// under it. Nobody can tell that of Postgres.
+func migrateDown(ctx context.Context, cfg *config.Config, steps int) (err error) {
+	if file, embedded := cfg.SQLiteFile(); embedded {
+		if _, err := os.Stat(file); errors.Is(err, fs.ErrNotExist) {
+			return nil // nothing to take back, and nothing to make for it
+		}
+		store, err := db.Open(ctx, db.Options{URL: cfg.Database().Reveal(), Exclusive: true})
+		if err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, store.Close()) }()
+	}
+	return migrations.Down(ctx, cfg.Migrator().Reveal(), steps)
 }
 
 func migrateStatusCommand(fs *flag.FlagSet) func(context.Context, *program, *config.Config) error {

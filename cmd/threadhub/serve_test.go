@@ -13,10 +13,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"threadhub/internal/seal"
 	"threadhub/internal/testkit"
@@ -27,33 +28,15 @@ type running struct {
 	t     *testing.T
 	p     *program
 	ready map[string]string // the line of JSON it printed
-	log   *text
+	log   *testkit.Log      // its stderr
 	code  chan int
-}
-
-// text is what a command writes to stderr. Safe for concurrent use.
-type text struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (w *text) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.b.Write(p)
-}
-
-func (w *text) String() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.b.String()
 }
 
 // start runs a command and waits until it says that it is ready. At the end of the test it is stopped, if it runs.
 func start(t *testing.T, env []string, args ...string) *running {
 	t.Helper()
 	out, in := io.Pipe()
-	r := &running{t: t, log: &text{}, code: make(chan int, 1)}
+	r := &running{t: t, log: &testkit.Log{}, code: make(chan int, 1)}
 	r.p = &program{stdout: in, stderr: r.log, environ: env, signals: make(chan os.Signal, 4)}
 	args = slices.Insert(args, 1, "--json", "--listen", "127.0.0.1:0", "--operator-listen", "127.0.0.1:0", "--timeouts.drain-accept", "0s")
 	go func() {
@@ -171,7 +154,7 @@ func TestDemo(t *testing.T) {
 			t.Errorf("the thread after a restart: %d %s", status, body)
 		}
 	}
-	for _, log := range []*text{r.log, again.log} {
+	for _, log := range []*testkit.Log{r.log, again.log} {
 		if strings.Contains(log.String(), "secret") || strings.Contains(log.String(), key) {
 			t.Errorf("a secret is in the log:\n%s", log)
 		}
@@ -299,5 +282,23 @@ func TestASecondSignalEndsAtOnce(t *testing.T) {
 	r.p.signals <- syscall.SIGTERM
 	if code := r.stop(); code != exitOK { // the second
 		t.Errorf("exit status %d:\n%s", code, r.log)
+	}
+}
+
+// A store whose row-level security would not bind us is not served from.
+func TestServeRefusesAStoreThatDoesNotBindIt(t *testing.T) {
+	url := testkit.Postgres(t)
+	env := []string{"DATABASE_URL=" + url, "ENCRYPTION_KEY=" + seal.NewKey(), "THREADHUB_DATA_DIR=" + t.TempDir()}
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close(context.Background()) }()
+	if _, err := conn.Exec(t.Context(), "ALTER TABLE messages NO FORCE ROW LEVEL SECURITY"); err != nil {
+		t.Fatal(err)
+	}
+	code, _, stderr := run(t, env, "serve", "--listen", "127.0.0.1:0", "--operator-listen", "127.0.0.1:0")
+	if code == exitOK || !strings.Contains(stderr, "messages is not under forced row-level security") {
+		t.Errorf("serve ended with %d: %s", code, stderr)
 	}
 }

@@ -9,9 +9,11 @@ import (
 	"slices"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/redis/go-redis/v9"
+	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"threadhub/calls"
 	"threadhub/config"
@@ -226,6 +228,7 @@ func openStorage(ctx context.Context, cfg *config.Config, log *slog.Logger, excl
 		URL:       cfg.Database().Reveal(),
 		Stages:    s.stages(),
 		Exclusive: exclusive,
+		Bound:     func(ctx context.Context, conn *pgx.Conn) error { return migrations.Bound(ctx, conn) },
 		Timeout:   cfg.Timeouts.Database,
 		Log:       log,
 	})
@@ -291,6 +294,7 @@ func (s *storage) openBus(cfg *config.Config, log *slog.Logger) (bus.Bus, error)
 	if err != nil { // its text may repeat the URL, and with it the password
 		return nil, errors.New("REDIS_URL is not an address that Redis understands: redis://user:password@host:6379/0")
 	}
+	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled} // or it logs by itself
 	client := redis.NewClient(o)
 	s.parts.add(client)
 	b := bus.NewRedis(client, bus.Options{Timeout: cfg.Timeouts.Redis, Log: log})

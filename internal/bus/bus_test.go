@@ -206,8 +206,9 @@ func TestRedisFrozenNeverHoldsAnybodyUp(t *testing.T) {
 		wg.Go(func() {
 			begin := time.Now()
 			err := b.Publish(context.Background(), "keys", "k")
-			// Far below go-redis' own 5 and 10 seconds, with room for a busy machine.
-			if took := time.Since(begin); err == nil || took > timeout+500*time.Millisecond {
+			// Below go-redis' own 5 and 10 seconds, and half of what they would take one after the other; the rest is room
+			// for a busy machine.
+			if took := time.Since(begin); err == nil || took > many*timeout/2 {
 				t.Errorf("publish to a frozen Redis took %v and said %v", took, err)
 			}
 		})
@@ -263,7 +264,7 @@ func TestRedisClosesWhileFrozenOrAway(t *testing.T) {
 // Whatever is on the channel, and whatever a subscriber does, the bus goes on.
 func TestRedisSurvivesJunkAndPanics(t *testing.T) {
 	url, channel := testkit.Redis(t), rand.Text()
-	var log lines
+	var log testkit.Log
 	b := join(t, url, channel, bus.Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
 	opt, err := redis.ParseURL(url)
 	if err != nil {
@@ -293,21 +294,4 @@ func TestRedisSurvivesJunkAndPanics(t *testing.T) {
 	if !strings.Contains(log.String(), "panicked") {
 		t.Fatal("the panic is not in the log")
 	}
-}
-
-type lines struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (l *lines) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }

@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"strings"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 )
 
 // DefaultPatience is how long Commit repeats a unit whose outcome is unknown while the store is away.
@@ -21,6 +23,10 @@ type Options struct {
 	// Exclusive takes the lock of SQLite's file, so that this process is the only one that serves from it. Commands
 	// that only add to it (seed, keys) work beside it. Postgres needs none.
 	Exclusive bool
+
+	// Bound is asked of a connection to Postgres before anything else is; its error ends Open. It is where whoever knows the
+	// schema looks whether row-level security binds us.
+	Bound func(ctx context.Context, conn *pgx.Conn) error
 
 	Timeout  time.Duration // of one group or one read; 0: 1 s
 	MaxConns int           // reads and the side lane; 0: 16

@@ -61,6 +61,13 @@ func openPostgres(ctx context.Context, o Options) (Store, error) {
 		return nil, fmt.Errorf("db: connecting to Postgres: %w", err)
 	}
 	s.used = time.Now()
+	if o.Bound != nil {
+		if err := o.Bound(ctx, s.conn); err != nil {
+			_ = s.conn.Close(ctx)
+			pool.Close()
+			return nil, err
+		}
+	}
 	s.writer = newWriter(s)
 	return s, nil
 }

@@ -21,7 +21,6 @@ import (
 // sqliteStore is one file, one connection that writes, and some that read (WAL). synchronous=FULL: a commit that was
 // answered survives a power cut as far as the disk's own promise goes.
 type sqliteStore struct {
-	o       Options
 	reads   *sql.DB
 	writes  *sql.DB
 	writer  *writer
@@ -52,7 +51,7 @@ func openSQLite(ctx context.Context, o Options) (Store, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("db: %w", err)
 	}
-	s := &sqliteStore{o: o, stages: o.Stages, release: func() {}}
+	s := &sqliteStore{stages: o.Stages, release: func() {}}
 	if o.Exclusive {
 		release, err := lockFile(path + ".lock")
 		if err != nil {

@@ -56,6 +56,7 @@ type Reader struct {
 	skipLF   bool // the last line ended in CR: an LF right after belongs to it
 	full     bool // the last read filled the buffer: the socket may have more
 	comments int64
+	noise    bool
 
 	next    Event // found by Ready
 	ready   bool
@@ -74,6 +75,11 @@ func NewReader(r io.Reader, maxLine int) *Reader {
 
 // Comments returns how many comment lines were skipped so far: servers send them as a sign of life.
 func (r *Reader) Comments() int64 { return r.comments }
+
+// Noise reports whether a line came, up to the last event that was read or looked for, that no server writes: one whose
+// field's name has other bytes than letters, digits, "-" and "_". The standard skips such lines like any unknown field,
+// and so does Next; to who expects a stream from a program they say that something else got into it.
+func (r *Reader) Noise() bool { return r.noise }
 
 // Next returns the next event. io.EOF is a clean end of the bytes, which need not be an end of the answer; ErrTooLong is
 // said above; any other error is the underlying reader's own. Complete events that came before an error are returned
@@ -233,6 +239,10 @@ func (r *Reader) field(from, to int) {
 		if v := r.buf[value:to]; r.id != string(v) && bytes.IndexByte(v, 0) < 0 {
 			r.id = string(v)
 		}
+	default:
+		r.noise = r.noise || bytes.ContainsFunc(name, func(c rune) bool {
+			return c != '-' && c != '_' && (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z')
+		})
 	}
 }
 

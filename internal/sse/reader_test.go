@@ -118,6 +118,23 @@ func TestCommentsAreCounted(t *testing.T) {
 	}
 }
 
+// Lines that no server writes are skipped, as the standard says, and told of.
+func TestNoiseIsTold(t *testing.T) {
+	for in, want := range map[string]bool{
+		"data: x\n\n": false, ": \xff\n\ndata: \xff\n\n": false, "retry: 1\nx-new_field2: a b\ndata: x\n\n": false, "data\n\n": false,
+		"\x00\xfe\ndata: x\n\n": true, "data: x\n\n<html>\n\n": true, "two words\n\n": true, "{\"a\":1}\n\n": true, "d\u00e4ta: x\n\n": true,
+	} {
+		r := NewReader(strings.NewReader(in), 0)
+		var err error
+		for err == nil {
+			_, err = r.Next()
+		}
+		if r.Noise() != want || !errors.Is(err, io.EOF) {
+			t.Errorf("%q: noise %v, %v; want %v", in, r.Noise(), err, want)
+		}
+	}
+}
+
 func TestTooLong(t *testing.T) {
 	f := func(in string, max, events int, want error) {
 		t.Helper()
@@ -289,7 +306,8 @@ func oracle(in string) (out []event) {
 func check(t interface {
 	Helper()
 	Fatalf(string, ...any)
-}, in []byte, seed uint64) {
+}, in []byte, seed uint64,
+) {
 	t.Helper()
 	want := oracle(string(in))
 	rnd := rand.New(rand.NewPCG(seed, 1))

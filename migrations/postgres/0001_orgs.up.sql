@@ -85,6 +85,8 @@ CREATE TABLE IF NOT EXISTS secrets (
   created_at timestamptz NOT NULL DEFAULT now()
 );
 
+-- A server whose user may not migrate sees that the schema is current.
+GRANT SELECT ON schema_migrations TO threadhub_app;
 GRANT SELECT, INSERT, UPDATE ON orgs, teams, users, api_keys, secrets TO threadhub_app;
 GRANT SELECT, INSERT, UPDATE, DELETE ON provider_keys, org_keys TO threadhub_app;
 

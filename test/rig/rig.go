@@ -126,8 +126,8 @@ func Simulator(t testing.TB, o simulator.Options) *simulator.Simulator {
 type House struct {
 	Bin string
 	Env []string
-	Log *Log // what all its processes wrote to stderr
-	Out *Log // what those that serve wrote to stdout
+	Log *testkit.Log // what all its processes wrote to stderr
+	Out *testkit.Log // what those that serve wrote to stdout
 	t   testing.TB
 }
 
@@ -158,25 +158,7 @@ func NewHouse(t testing.TB, o Options) *House {
 			env = append(env, "THREADHUB_UPSTREAMS__"+strings.ToUpper(p)+"__BASE_URL="+o.Sim.URL(p))
 		}
 	}
-	return &House{Bin: o.Bin, Env: append(env, o.Env...), Log: &Log{}, Out: &Log{}, t: t}
-}
-
-// Log collects what processes write. Safe for concurrent use.
-type Log struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *Log) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *Log) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
+	return &House{Bin: o.Bin, Env: append(env, o.Env...), Log: &testkit.Log{}, Out: &testkit.Log{}, t: t}
 }
 
 // Run runs a command of the binary to its end and returns what it printed.

@@ -176,10 +176,11 @@ func badInput(o *tenant) []bad {
 	for _, method := range []string{"GET", "PUT", "PATCH", "DELETE", "OPTIONS"} {
 		rows = append(rows, bad{name: method + " on chat", method: method, body: fine, status: 405, code: "method_not_allowed", allow: "POST"})
 	}
-	for _, method := range []string{"GET", "POST"} { // "test" is in the place of a provider here
-		rows = append(rows, bad{name: method + " on a provider", method: method, path: "/api/orgs/" + o.id + "/providers/test", body: `{}`, status: 405, code: "method_not_allowed", allow: "PUT, DELETE"})
+	for _, method := range []string{"GET", "POST"} {
+		rows = append(rows, bad{name: method + " on a provider", method: method, path: "/api/orgs/" + o.id + "/providers/openai", body: `{}`, status: 405, code: "method_not_allowed", allow: "PUT, DELETE"})
 	}
 	for _, later := range []string{
+		"PATCH /api/threads/" + o.shared, "DELETE /api/threads/" + o.shared, "POST /api/orgs/" + o.id + "/providers/test",
 		"POST /v1/embeddings", "POST /v1/responses", "GET /v1/responses/resp_1", "POST /v1/conversations", "GET /v1/conversations/conv_1",
 		"POST /v1/completions", "POST /v1/images/generations", "POST /v1/audio/speech", "POST /v1/moderations", "GET /v1/files",
 		"GET /v1/requests/req_1/stream", "PATCH /api/threads/" + o.shared + "/title", "POST /api/threads/" + o.shared + "/fork",

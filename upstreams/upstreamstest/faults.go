@@ -131,6 +131,14 @@ func testHostile(t *testing.T, s Subject) {
 		}
 	}
 
+	// Noise between events is an error, and what came before it stands.
+	noisy := EventStream + Data(Delta("one")) + "\x00\xfe{{{]]>\n\n" + Data(Delta("two")) + Done
+	got, err := listen(t, s.open(t, Replies(t, noisy)))
+	wantFault(t, "noise in a stream", err, fault.Upstream, "upstream_protocol")
+	if len(got) != 1 || got[0] != Delta("one") {
+		t.Errorf("before the noise: %q", got)
+	}
+
 	// Cookies and what else a provider would like us to keep are not sent back.
 	server := Serve(t, func(c *Conn) {
 		if v := c.Request.Header.Get("Cookie"); v != "" {
@@ -146,7 +154,7 @@ func testHostile(t *testing.T, s Subject) {
 	}
 
 	u = s.open(t, Replies(t, Reply("200 OK", Answer(strings.Repeat("x", 2<<20)), JSON)), func(o *upstreams.Options) { o.MaxBody = 1 << 20 })
-	_, err := u.Chat(t.Context(), ask(false))
+	_, err = u.Chat(t.Context(), ask(false))
 	wantFault(t, "a body over the cap", err, fault.Upstream, "upstream_oversize")
 
 	// Bytes at random, behind a good head, end in a fault or in a good end, and never hang or panic.
