@@ -74,7 +74,11 @@ func (g *Gateway) parse(x *request, e *exchange) (err error) {
 	if len(e.req.Model) > maxModel || strings.ContainsFunc(e.req.Model, func(r rune) bool { return r < ' ' || r == utf8.RuneError }) {
 		return fault.New(fault.Invalid, "model must be at most %d printable characters", maxModel).WithParam("model")
 	}
-	e.thread, err = threadOf(x.header("X-Thread-Id"), e.req.Thread)
+	header, err := x.only("X-Thread-Id")
+	if err != nil {
+		return err
+	}
+	e.thread, err = threadOf(header, e.req.Thread)
 	return err
 }
 

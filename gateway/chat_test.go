@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"slices"
 	"strings"
@@ -308,5 +309,23 @@ func TestClientLeavesAWholeAnswer(t *testing.T) {
 	}
 	if !strings.HasPrefix(strings.TrimPrefix(string(got), string(stillThere)), "HTTP/1.1 200") {
 		t.Errorf("a client that closed its sending side got %q", got)
+	}
+}
+
+func TestTwoThreadHeadersThatDiffer(t *testing.T) {
+	h := newHouse(t, testkit.SQLite(t), Options{})
+	body := `{"model":"openai/gpt-5-mini","messages":[{"role":"user","content":"hi"}]}`
+	for second, want := range map[string]string{"a": "HTTP/1.1 200", "b": "HTTP/1.1 400"} {
+		conn, err := net.Dial("tcp", strings.TrimPrefix(h.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(conn, "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer %s\r\nX-Thread-Id: a\r\nX-Thread-Id: %s\r\nContent-Length: %d\r\n\r\n%s",
+			h.admin.APIKey.Reveal(), second, len(body), body)
+		got, err := io.ReadAll(conn)
+		if err != nil || !strings.HasPrefix(string(got), want) {
+			t.Errorf("X-Thread-Id a and %s: %.200q, %v, want %s", second, got, err, want)
+		}
+		_ = conn.Close()
 	}
 }

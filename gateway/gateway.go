@@ -164,9 +164,9 @@ type Gateway struct {
 func New(opts Options) *Gateway {
 	g := &Gateway{opts: opts.withDefaults(), turns: newTurnstile(), flights: newFlights(), force: make(chan struct{}), ended: make(chan struct{})}
 	g.backlog = newBacklog(g.opts.Store, g.opts.Log)
-	g.metrics = newMetrics(g.opts.Registry, g.opts.LogSink)
-	g.router = newRouter(g.routes())
 	g.ready = &readiness{store: g.opts.Store}
+	g.metrics = newMetrics(g.opts.Registry, g.opts.LogSink, g.ready)
+	g.router = newRouter(g.routes())
 	g.server = g.newServer()
 	g.operator = g.newOperator()
 	return g

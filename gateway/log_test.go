@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"threadhub/calls"
 )
 
 // blocked is a log file on a disk that does not answer.
@@ -161,7 +163,7 @@ func TestLabelsAreBounded(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		e.metrics.ended("failed", "reason"+i)
+		e.metrics.ended("openai", ending{outcome: calls.Failed, state: calls.FailedTry, code: "reason" + i})
 	}
 	round("0")
 	before := series()

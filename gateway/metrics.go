@@ -21,10 +21,11 @@ type metrics struct {
 	acceptErrors prometheus.Counter
 	panics       prometheus.Counter
 	streamEnds   *prometheus.CounterVec // reason
+	attempts     *prometheus.CounterVec // provider, result
 	drainSeconds prometheus.Gauge
 }
 
-func newMetrics(reg prometheus.Registerer, sink *LogSink) *metrics {
+func newMetrics(reg prometheus.Registerer, sink *LogSink, ready *readiness) *metrics {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "threadhub_requests_total", Help: "Requests answered, by route, class of status and outcome.",
@@ -51,6 +52,9 @@ func newMetrics(reg prometheus.Registerer, sink *LogSink) *metrics {
 		streamEnds: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "threadhub_stream_end_total", Help: "Calls ended, streamed or whole, by reason.",
 		}, []string{"reason"}),
+		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "threadhub_attempts_total", Help: "Requests to providers that ended: ok, failed (nothing came), cut (not all came).",
+		}, []string{"provider", "result"}),
 		drainSeconds: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "threadhub_drain_seconds", Help: "How long the drain took.",
 		}),
@@ -63,8 +67,16 @@ func newMetrics(reg prometheus.Registerer, sink *LogSink) *metrics {
 		}
 		return float64(sink.Dropped())
 	})
+	up := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "threadhub_store_up", Help: "Whether the store answers.",
+	}, func() float64 {
+		if ready.check() {
+			return 1
+		}
+		return 0
+	})
 	reg.MustRegister(m.requests, m.seconds, m.inflight, m.connections, m.refused, m.acceptErrors, m.panics, m.streamEnds,
-		m.drainSeconds, dropped)
+		m.attempts, m.drainSeconds, dropped, up)
 	return m
 }
 
@@ -77,12 +89,14 @@ func (m *metrics) answered(l *logLine, took time.Duration) {
 	m.seconds.WithLabelValues(l.route).Observe(took.Seconds())
 }
 
-// ended counts a call that was recorded, streamed or whole: code says why it is not complete.
-func (m *metrics) ended(outcome calls.Outcome, code string) {
-	if outcome == calls.Complete {
+// ended counts a call that was recorded, streamed or whole, and its attempt at a provider: the router's, so one of a few.
+func (m *metrics) ended(provider string, end ending) {
+	code := end.code
+	if end.outcome == calls.Complete {
 		code = "done"
 	}
 	m.streamEnds.WithLabelValues(streamEnd(code)).Inc()
+	m.attempts.WithLabelValues(provider, string(end.state)).Inc()
 }
 
 func statusClass(status int) string {

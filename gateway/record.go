@@ -62,7 +62,7 @@ func (g *Gateway) record(e *exchange, end ending) error {
 	chaos.Point("record")
 	err := g.opts.Store.Commit(context.Background(), u)
 	chaos.Point("recorded")
-	g.metrics.ended(end.outcome, end.code)
+	g.metrics.ended(e.target.Provider, end)
 	e.leave()
 	switch {
 	case err != nil && !fault.Is(err, fault.Unavailable):

@@ -39,6 +39,17 @@ func (x *request) conn() net.Conn { return x.rc.Conn() }
 // header returns a request header, "" if it is absent. When it stands there more than once the first one counts.
 func (x *request) header(name string) string { return string(x.rc.Request.Header.Peek(name)) }
 
+// only is header for one that must not say two things.
+func (x *request) only(name string) (string, error) {
+	all := x.rc.Request.Header.PeekAll(name)
+	for _, v := range all {
+		if !bytes.Equal(v, all[0]) {
+			return "", fault.New(fault.Invalid, "the header %s is there more than once, with different values", name).WithParam(name)
+		}
+	}
+	return x.header(name), nil
+}
+
 // forward copies those of the client's headers that a provider may see. Values with bytes that are not printable ASCII
 // are left out: nobody past us should have to wonder what they mean.
 func (x *request) forward(names []string) http.Header {

@@ -39,9 +39,16 @@ func seedCommand(fs *flag.FlagSet) func(context.Context, *program, *config.Confi
 			})
 		}
 		_, err = fmt.Fprintf(p.stdout, "org      %s (%s)\nuser     %s (%s)\nAPI key  %s\n\nThe key is shown this once; keep it where secrets are kept.\n",
-			seeded.Org, had(seeded.NewOrg), seeded.User, had(seeded.NewUser), seeded.APIKey.Reveal())
+			seeded.Org, had(seeded.NewOrg), seeded.User, hadUser(seeded), seeded.APIKey.Reveal())
 		return err
 	}
+}
+
+func hadUser(s orgs.Seeded) string {
+	if s.RoleWas != "" {
+		return "was there, as " + string(s.RoleWas) + " until now"
+	}
+	return had(s.NewUser)
 }
 
 func had(made bool) string {
