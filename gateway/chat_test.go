@@ -19,7 +19,7 @@ import (
 func TestWholeAnswerIsTheProvidersBytes(t *testing.T) {
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		r := h.chat("hello", "").want(t, 200)
-		log := h.sim.Log()
+		log := h.attempts()
 		if len(log) != 1 || len(log[0].Events) != 1 || string(r.body) != log[0].Events[0] {
 			t.Fatalf("the client got\n%s\nthe provider sent\n%+v", r.body, log)
 		}
@@ -45,7 +45,7 @@ func TestStream(t *testing.T) {
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		r := h.chat("hello", `,"stream":true`).want(t, 200)
 		got := events(r.body)
-		sent := h.sim.Log()[0].Events
+		sent := h.attempts()[0].Events
 		if got[len(got)-1] != "[DONE]" {
 			t.Errorf("the stream ends with %s", got[len(got)-1])
 		}
@@ -54,8 +54,8 @@ func TestStream(t *testing.T) {
 		if len(want) != len(sent)-1 || !slices.Equal(got, want) {
 			t.Errorf("the client got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
 		}
-		if !strings.Contains(string(h.sim.Log()[0].Body), `"stream_options":{"include_usage":true}`) {
-			t.Errorf("usage was not asked for: %s", h.sim.Log()[0].Body)
+		if !strings.Contains(string(h.attempts()[0].Body), `"stream_options":{"include_usage":true}`) {
+			t.Errorf("usage was not asked for: %s", h.attempts()[0].Body)
 		}
 		if c := h.call(r); c["status"] != "complete" || c["cost_status"] != "computed" {
 			t.Errorf("the call reads %v", c)
@@ -88,8 +88,8 @@ func TestThread(t *testing.T) {
 		var sent struct {
 			Messages []struct{ Role, Content string }
 		}
-		if err := json.Unmarshal(h.sim.Log()[1].Body, &sent); err != nil || len(sent.Messages) != 3 || sent.Messages[1].Content != "first" {
-			t.Errorf("the provider was shown %s", h.sim.Log()[1].Body)
+		if err := json.Unmarshal(h.attempts()[1].Body, &sent); err != nil || len(sent.Messages) != 3 || sent.Messages[1].Content != "first" {
+			t.Errorf("the provider was shown %s", h.attempts()[1].Body)
 		}
 		// By body, by metadata, and a new one.
 		h.chat("three", `,"thread_id":"t1"`).want(t, 200)

@@ -73,7 +73,7 @@ func TestAFailedCallNamesItsThread(t *testing.T) {
 		t.Errorf("status %d, headers %v: %s", r.status, r.header, r.body)
 	}
 	// Whoever complains to the provider about it needs the provider's own name for it.
-	if got, want := r.header.Get("X-Upstream-X-Request-Id"), h.sim.Log()[0].RequestID; got != want || want == "" {
+	if got, want := r.header.Get("X-Upstream-X-Request-Id"), h.attempts()[0].RequestID; got != want || want == "" {
 		t.Errorf("the provider's request id is %q, want %q", got, want)
 	}
 }

@@ -244,3 +244,14 @@ func events(body []byte) (list []string) {
 
 // viewAll sees every thread of an org.
 var viewAll = threads.Viewer{Admin: true}
+
+// attempts is the provider's log. A client may have its answer before the provider has written down that it gave it, so
+// this waits for every attempt to have ended.
+func (h *house) attempts() (log []simulator.Attempt) {
+	h.t.Helper()
+	testkit.Eventually(h.t, 10*time.Second, func() bool {
+		log = h.sim.Log()
+		return !slices.ContainsFunc(log, func(a simulator.Attempt) bool { return a.End == "" })
+	}, "every attempt to end in the provider's log")
+	return log
+}

@@ -232,6 +232,10 @@ func (h *house) orphans(since time.Time) int {
 // judge gathers the evidence of all rounds so far, and counts this one.
 func (h *house) judge(point string, recovery time.Duration) (line, []Violation) {
 	h.t.Helper()
+	// A client may have its answer before the provider has written down that it gave it.
+	testkit.Eventually(h.t, time.Minute, func() bool {
+		return !slices.ContainsFunc(h.sim.Log(), func(a simulator.Attempt) bool { return a.End == "" })
+	}, "%s: every attempt to end in the provider's log", point)
 	e := Evidence{Seen: h.sim.Log(), Embedded: h.store == "sqlite"}
 	e.Asked, e.Reads = h.crowd.evidence()
 	var err error
