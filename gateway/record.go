@@ -10,6 +10,7 @@ import (
 	"threadhub/internal/chaos"
 	"threadhub/internal/db"
 	"threadhub/internal/fault"
+	"threadhub/internal/id"
 	"threadhub/metering"
 	"threadhub/openai"
 	"threadhub/threads"
@@ -112,33 +113,37 @@ func (g *Gateway) recordUnit(e *exchange, end ending) (*db.Unit, *calls.Closing)
 		Provider: e.target.Provider, Model: e.target.Model, Charge: e.charge, MaybeBilled: end.maybeBilled,
 	})
 	if e.thread != "" {
-		g.opts.Threads.Answer(u, &threads.Answer{Org: e.caller.Org, Call: e.id, Message: g.answerMessage(e, end, facts)})
+		status := threads.Complete
+		if end.outcome != calls.Complete {
+			status = threads.Incomplete
+		}
+		p := provenance(e.id, e.opening.Facts, facts, 1)
+		for _, c := range end.others {
+			p.Choices = append(p.Choices, json.RawMessage(c))
+		}
+		g.opts.Threads.Answer(u, &threads.Answer{
+			Org: e.caller.Org, Call: e.id, Message: answerMessage(end.message, status, end.code, e.turn.Chain, p),
+		})
 	}
 	return u, closing
 }
 
-// answerMessage is the answer as the thread keeps it: its own bytes, and where it came from beside them.
-func (g *Gateway) answerMessage(e *exchange, end ending, facts calls.Facts) threads.Message {
-	raw := end.message
+// provenance is where an answer came from: what was known when its call was opened, and when it was closed.
+func provenance(call id.Request, opened, closed calls.Facts, attempts int) threads.Provenance {
+	return threads.Provenance{
+		RequestID: call, Provider: opened.Provider, ModelRequested: opened.ModelRequested, ModelServed: closed.ModelServed,
+		Route: opened.Route, Reason: opened.Why, Attempts: attempts, LatencyMS: closed.LatencyMS, FirstTokenMS: closed.FirstTokenMS,
+		FinishReason: closed.FinishReason, Usage: closed.Usage, CostUSD: orNull(closed.CostUSD), CostStatus: closed.CostStatus,
+	}
+}
+
+// answerMessage is an answer as the thread keeps it: its own bytes, or the empty answer if none came, and beside them
+// where it came from. before is the thread's chain up to it.
+func answerMessage(raw []byte, status threads.Status, reason string, before []byte, p threads.Provenance) threads.Message {
 	if raw == nil {
 		raw = []byte(threads.EmptyAnswer)
 	}
-	status := threads.Complete
-	if end.outcome != calls.Complete {
-		status = threads.Incomplete
-	}
-	p := threads.Provenance{
-		RequestID: e.id, Provider: e.target.Provider, ModelRequested: e.req.Model, ModelServed: facts.ModelServed,
-		Route: e.route.ID, Reason: e.route.Reason, Attempts: 1, LatencyMS: facts.LatencyMS, FirstTokenMS: facts.FirstTokenMS,
-		FinishReason: facts.FinishReason, Usage: facts.Usage, CostStatus: facts.CostStatus,
-	}
-	if facts.CostUSD != "" {
-		p.CostUSD = &facts.CostUSD
-	}
-	for _, c := range end.others {
-		p.Choices = append(p.Choices, json.RawMessage(c))
-	}
-	return threads.NewAnswer(raw, status, end.code, e.turn.Chain, p)
+	return threads.NewAnswer(raw, status, reason, before, p)
 }
 
 // charge is what e has cost so far: by the provider's word, by its usage and our prices, or by an estimate.

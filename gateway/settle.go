@@ -153,21 +153,13 @@ func (s *Settler) settle(ctx context.Context, c *calls.Call) error {
 		if head != nil {
 			chain = head.Chain
 		}
-		p := threads.Provenance{
-			RequestID: c.ID, Provider: c.Facts.Provider, ModelRequested: c.Facts.ModelRequested, Route: c.Facts.Route, Reason: c.Facts.Why,
-			ModelServed: facts.ModelServed, FinishReason: facts.FinishReason,
-			Attempts: len(c.Attempts), Usage: facts.Usage, CostStatus: status,
-		}
-		raw := []byte(threads.EmptyAnswer)
+		var raw []byte
 		if !got.Empty() {
 			raw = got.Message()
 		}
-		if cost != "" {
-			p.CostUSD = &cost
-		}
+		p := provenance(c.ID, c.Facts, facts, len(c.Attempts))
 		s.Threads.Answer(u, &threads.Answer{
-			Org: c.Org, Call: c.ID,
-			Message: threads.NewAnswer(raw, threads.Incomplete, reasonLost, chain, p),
+			Org: c.Org, Call: c.ID, Message: answerMessage(raw, threads.Incomplete, reasonLost, chain, p),
 		})
 	}
 	return s.Store.Commit(ctx, u)
