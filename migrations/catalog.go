@@ -25,16 +25,32 @@ var (
 	orgless = []string{"secrets", "incarnations", table}
 
 	// insertOnly tables are what the gateway answers for: the app cannot rewrite them.
-	insertOnly = []string{"ledger", "messages"}
+	insertOnly = []string{"audit", "ledger", "messages"}
 
 	// settlerSees is all that is seen over all orgs: which orgs and open calls there are.
 	settlerSees = []string{"calls.call_id", "calls.epoch", "calls.org_id", "calls.owner", "calls.state", "orgs.org_id"}
+
+	// searchSees is what whoever searches may see of the rows its policies show: where words are, not what is said.
+	searchSees = []string{
+		"messages.org_id", "messages.thread_id", "messages.words", "threads.created_at", "threads.deleted_at", "threads.org_id",
+		"threads.thread_id", "threads.user_id", "threads.visibility", "threads.words",
+	}
+
+	// janitorSees is what whoever clears away may see; beside that it may delete messages and threads.
+	janitorSees = []string{"messages.org_id", "messages.thread_id", "threads.deleted_at", "threads.org_id", "threads.thread_id"}
 
 	// exceptions are the policies beside own_org.
 	exceptions = []policy{
 		{"api_keys", "shown_key", "SELECT", db.AppRole, "key_id = (SELECT nullif(current_setting('app.key_id', true), ''))", ""},
 		{"orgs", "walk", "SELECT", db.SettlerRole, "true", ""},
 		{"calls", "open_calls", "SELECT", db.SettlerRole, "state = 'open'", ""},
+		{"messages", "searched", "SELECT", db.SearchRole, ownOrg + " AND words @@ (SELECT nullif(current_setting('app.words', true), '')::tsquery)", ""},
+		{"threads", "searched", "SELECT", db.SearchRole, ownOrg, ""},
+		{"threads", "cleared", "ALL", db.JanitorRole, ownOrg + " AND deleted_at IS NOT NULL", ""},
+		{
+			"messages", "cleared", "ALL", db.JanitorRole,
+			ownOrg + " AND EXISTS (SELECT FROM threads t WHERE t.org_id = messages.org_id AND t.thread_id = messages.thread_id)", "",
+		},
 	}
 )
 
@@ -60,7 +76,7 @@ type rule struct {
 }
 
 func rules() []rule {
-	roles := []string{db.AppRole, db.SettlerRole}
+	roles := db.Roles()
 	return []rule{
 		{"has row-level security switched off", `SELECT relname FROM (` + orgTables + `) t WHERE NOT relrowsecurity`, nil},
 		{"does not force row-level security on its owner", `SELECT relname FROM (` + orgTables + `) t WHERE NOT relforcerowsecurity`, nil},
@@ -124,17 +140,35 @@ func rules() []rule {
 			[]any{db.AppRole, insertOnly, table},
 		},
 		{
-			"is more than the settler may see", `SELECT grantee || ': ' || granted FROM (` + grants + `) g
-			WHERE grantee = $1 AND (privilege <> 'SELECT' OR grantable OR attname IS NULL OR relname || '.' || attname <> ALL ($2))`,
-			[]any{db.SettlerRole, settlerSees},
+			"is more than who searches may see", tooMuch, []any{db.SearchRole, searchSees, []string{}},
 		},
 		{
-			"is what the settler needs, and may not see", `SELECT c FROM unnest($2::text[]) c WHERE NOT EXISTS (SELECT FROM (` + grants + `) g
-			WHERE grantee = $1 AND privilege = 'SELECT' AND relname || '.' || attname = c)`,
-			[]any{db.SettlerRole, settlerSees},
+			"is what who searches needs, and may not see", tooLittle, []any{db.SearchRole, searchSees},
+		},
+		{
+			"is more than the janitor may do", tooMuch, []any{db.JanitorRole, janitorSees, []string{"messages", "threads"}},
+		},
+		{
+			"is what the janitor needs, and may not see", tooLittle, []any{db.JanitorRole, janitorSees},
+		},
+		{
+			"is more than the settler may see", tooMuch, []any{db.SettlerRole, settlerSees, []string{}},
+		},
+		{
+			"is what the settler needs, and may not see", tooLittle, []any{db.SettlerRole, settlerSees},
 		},
 	}
 }
+
+// tooMuch finds what the role $1 may beyond seeing the columns $2 and deleting from the tables $3; tooLittle the columns $2
+// that it may not see.
+const (
+	tooMuch = `SELECT grantee || ': ' || granted FROM (` + grants + `) g WHERE grantee = $1 AND (grantable
+		OR NOT (privilege = 'SELECT' AND attname IS NOT NULL AND relname || '.' || attname = ANY ($2)
+			OR privilege = 'DELETE' AND attname IS NULL AND relname = ANY ($3)))`
+	tooLittle = `SELECT c FROM unnest($2::text[]) c WHERE NOT EXISTS (SELECT FROM (` + grants + `) g
+		WHERE grantee = $1 AND privilege = 'SELECT' AND relname || '.' || attname = c)`
+)
 
 // grants are the privileges on whatever in schema public holds rows, on the whole or on one column. A NULL grantee is
 // PUBLIC.

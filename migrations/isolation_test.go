@@ -35,8 +35,9 @@ var fillOrg = []string{
 	"INSERT INTO calls (org_id, call_id, key_id, user_id, owner, state) VALUES ('$org', 'done', 'key', 'user', 'own', 'closed')",
 	"INSERT INTO attempts (org_id, call_id, n, provider, model) VALUES ('$org', 'call', 0, 'openai', 'm')",
 	"INSERT INTO threads (org_id, thread_id, user_id, canon) VALUES ('$org', 'thread', 'user', 1)",
-	"INSERT INTO messages (org_id, thread_id, seq, call_id, role, raw, own, chain, status) VALUES ('$org', 'thread', 0, 'call', 'user', '{}', '', '', 'complete')",
+	"INSERT INTO messages (org_id, thread_id, seq, call_id, role, raw, own, chain, status, words) VALUES ('$org', 'thread', 0, 'call', 'user', '{}', '', '', 'complete', 'hello')",
 	"INSERT INTO ledger (org_id, call_id, n, kind, key_id, user_id, provider, model, cost_pico, status, price_version) VALUES ('$org', 'call', 0, 'use', 'key', 'user', 'openai', 'm', 1, 'computed', '1')",
+	"INSERT INTO audit (org_id, seq, at, user_id, key_id, action, target, detail, hash) VALUES ('$org', 1, now(), 'user', 'key', 'a', 't', '{}', '')",
 }
 
 func replaceOrg(sql, org string) string {
@@ -103,7 +104,7 @@ func TestIsolation(t *testing.T) {
 	for _, r := range rows(t, open(t, url), `SELECT DISTINCT table_name FROM information_schema.columns WHERE table_schema = 'public' AND column_name = 'org_id' ORDER BY 1`) {
 		tables = append(tables, r[0])
 	}
-	if len(tables) != 11 {
+	if len(tables) != 12 {
 		t.Fatalf("tables with an org: %v", tables)
 	}
 	seen := func(tx pgx.Tx, table string) []string {
@@ -153,7 +154,7 @@ func TestIsolation(t *testing.T) {
 				}
 			}
 			for _, table := range tables {
-				if slices.Contains([]string{"ledger", "messages"}, table) {
+				if slices.Contains([]string{"audit", "ledger", "messages"}, table) {
 					continue
 				}
 				if state, n := attempt(t, tx, "UPDATE "+table+" SET org_id = org_id WHERE org_id <> 'org_a'"); state != "" || n != 0 {
@@ -179,8 +180,8 @@ func TestIsolation(t *testing.T) {
 	})
 	t.Run("insert only", func(t *testing.T) {
 		inTx(t, c, db.AppRole, "org_a", "", func(_ context.Context, tx pgx.Tx) {
-			for _, table := range []string{"ledger", "messages"} {
-				for _, s := range []string{"UPDATE " + table + " SET call_id = 'x'", "DELETE FROM " + table, "TRUNCATE " + table} {
+			for _, table := range []string{"audit", "ledger", "messages"} {
+				for _, s := range []string{"UPDATE " + table + " SET org_id = org_id", "DELETE FROM " + table, "TRUNCATE " + table} {
 					if state, _ := attempt(t, tx, s); state != insufficient {
 						t.Errorf("%s: %q", s, state)
 					}
@@ -230,6 +231,40 @@ func TestIsolation(t *testing.T) {
 			for _, s := range []string{"UPDATE calls SET epoch = 1", "DELETE FROM calls", "INSERT INTO orgs (org_id) VALUES ('x')"} {
 				if state, _ := attempt(t, tx, s); state != insufficient {
 					t.Errorf("%s: %q", s, state)
+				}
+			}
+		})
+	})
+	t.Run("who searches", func(t *testing.T) {
+		for words, want := range map[string][]string{"'hello'": {"org_a"}, "'hel':*": {"org_a"}, "'bye'": {}, "": {}} {
+			inTx(t, c, db.SearchRole, "org_a", "", func(ctx context.Context, tx pgx.Tx) {
+				if _, err := tx.Exec(ctx, "SELECT set_config('app.words', $1, true)", words); err != nil {
+					t.Fatal(err)
+				}
+				if diff := cmp.Diff(want, seen(tx, "messages")); diff != "" {
+					t.Errorf("%q: (-want +got)\n%s", words, diff)
+				}
+				if state, _ := attempt(t, tx, "SELECT raw FROM messages"); state != insufficient {
+					t.Errorf("reads text: %q", state)
+				}
+			})
+		}
+	})
+	t.Run("the janitor", func(t *testing.T) {
+		inTx(t, c, db.JanitorRole, "org_a", "", func(ctx context.Context, tx pgx.Tx) {
+			for _, s := range []string{"DELETE FROM messages", "DELETE FROM threads"} {
+				if state, n := attempt(t, tx, s); state != "" || n != 0 {
+					t.Errorf("%s: %q, %d rows of threads that are not deleted", s, state, n)
+				}
+			}
+		})
+		if _, err := c.Exec(t.Context(), "UPDATE threads SET deleted_at = now()"); err != nil {
+			t.Fatal(err)
+		}
+		inTx(t, c, db.JanitorRole, "org_a", "", func(ctx context.Context, tx pgx.Tx) {
+			for _, s := range []string{"DELETE FROM messages", "DELETE FROM threads"} {
+				if state, n := attempt(t, tx, s); state != "" || n != 1 {
+					t.Errorf("%s: %q, %d rows, want the one of org_a", s, state, n)
 				}
 			}
 		})

@@ -242,8 +242,13 @@ type opened struct {
 	m      *migrate.Migrate
 	driver database.Driver
 	steps  []step
+	ran    func() (int, error) // the newest file that has run, from firstOnce on; 0: none of those. nil: all may run again
 	close  func()
 }
+
+// firstOnce is the first migration that SQLite cannot run twice, as it has no ALTER TABLE … IF NOT EXISTS. From there on
+// its files say themselves, in their own transaction, that they have run.
+const firstOnce = 5
 
 func open(ctx context.Context, url string, o Options) (*opened, error) {
 	dialect, err := dialectOf(url)
@@ -254,7 +259,7 @@ func open(ctx context.Context, url string, o Options) (*opened, error) {
 	if dialect == dialectSQLite {
 		dial = openSQLite
 	}
-	driver, release, err := dial(ctx, url, o)
+	driver, ran, release, err := dial(ctx, url, o)
 	if err != nil {
 		return nil, err
 	}
@@ -268,7 +273,7 @@ func open(ctx context.Context, url string, o Options) (*opened, error) {
 		release()
 		return nil, failed(err)
 	}
-	return &opened{m: m, driver: driver, steps: steps(dialect), close: func() {
+	return &opened{m: m, driver: driver, steps: steps(dialect), ran: ran, close: func() {
 		_, _ = m.Close()
 		release()
 	}}, nil
@@ -281,8 +286,15 @@ func (d *opened) up(log *slog.Logger) (more bool, err error) {
 		return false, err
 	}
 	if dirty {
-		// We hold the lock, so whoever began this is gone. Its file ran whole or not at all, and may run again.
-		version = d.before(version)
+		// We hold the lock, so whoever began this is gone. Its file ran whole or not at all, and may run again, or says that
+		// it has run.
+		ran, err := d.hasRun()
+		if err != nil {
+			return false, err
+		}
+		if version = d.before(version); ran != 0 {
+			version = ran
+		}
 		if err := d.m.Force(version); err != nil {
 			return false, err
 		}
@@ -309,11 +321,30 @@ func (d *opened) mendDown(n int) (int, error) {
 	if err != nil || !dirty {
 		return n, err
 	}
-	next := d.after(version)
-	if next == nil {
+	ran, err := d.hasRun()
+	switch next := d.after(version); {
+	case err != nil:
+		return n, err
+	case d.ran != nil && version >= firstOnce-1: // what has run is known
+		if ran == 0 {
+			ran = firstOnce - 1
+		}
+		if ran > version {
+			n++
+		}
+		return n, d.m.Force(ran)
+	case next == nil:
 		return n, d.m.Force(version)
+	default:
+		return n + 1, d.m.Force(int(next.version))
 	}
-	return n + 1, d.m.Force(int(next.version))
+}
+
+func (d *opened) hasRun() (int, error) {
+	if d.ran == nil {
+		return 0, nil
+	}
+	return d.ran()
 }
 
 // before returns the version that comes before v, or database.NilVersion.

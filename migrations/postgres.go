@@ -35,18 +35,18 @@ func postgresConfig(url string) (*pgx.ConnConfig, error) {
 // openPostgres connects and takes golang-migrate's own advisory lock, on the very connection the migrations run on: the
 // lock then lasts as long as a statement runs, even one whose client was killed. golang-migrate takes it again, which
 // the same session may. A pooler that gives each transaction another session cannot be migrated through.
-func openPostgres(ctx context.Context, url string, o Options) (database.Driver, func(), error) {
+func openPostgres(ctx context.Context, url string, o Options) (_ database.Driver, ran func() (int, error), release func(), err error) {
 	c, err := postgresConfig(url)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	db := stdlib.OpenDB(*c)
 	db.SetMaxOpenConns(1) // one session: what is locked and set here holds for golang-migrate
-	release := func() { _ = db.Close() }
+	release = func() { _ = db.Close() }
 	name, err := lockPostgres(ctx, db, o)
 	if err != nil {
 		release()
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	conf := &migratepgx.Config{MigrationsTable: table, DatabaseName: name, SchemaName: schema}
 	if d, ok := ctx.Deadline(); ok {
@@ -55,9 +55,9 @@ func openPostgres(ctx context.Context, url string, o Options) (database.Driver, 
 	driver, err := migratepgx.WithInstance(db, conf)
 	if err != nil {
 		release()
-		return nil, nil, failed(cause(err))
+		return nil, nil, nil, failed(cause(err))
 	}
-	return driver, release, nil
+	return driver, nil, release, nil
 }
 
 func lockPostgres(ctx context.Context, db *sql.DB, o Options) (name string, err error) {

@@ -51,8 +51,8 @@ func collided(err error) bool {
 
 func roleFault(err error) error {
 	if sqlState(err) == "42501" {
-		return fault.Wrap(fault.Invalid, err, "the database user may not create or grant the roles %s and %s: let a superuser do it, or give the user CREATEROLE",
-			db.AppRole, db.SettlerRole).WithCode("database_roles")
+		return fault.Wrap(fault.Invalid, err, "the database user may not create or grant the roles %s: let a superuser do it, or give the user CREATEROLE",
+			strings.Join(db.Roles(), ", ")).WithCode("database_roles")
 	}
 	return failed(err)
 }
@@ -63,7 +63,7 @@ func roles(ctx context.Context, conn *pgx.Conn, member string) error {
 		return unavailable(err)
 	}
 	logins := slices.DeleteFunc(slices.Compact([]string{login, member}), func(s string) bool { return s == "" })
-	for _, role := range []string{db.AppRole, db.SettlerRole} {
+	for _, role := range db.Roles() {
 		if err := createRole(ctx, conn, role); err != nil {
 			return err
 		}

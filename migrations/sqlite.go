@@ -20,26 +20,26 @@ import (
 
 // openSQLite opens the file and takes a lock beside it: golang-migrate's own for SQLite is within one process. The lock
 // is the kernel's and ends with the process, however it ends.
-func openSQLite(ctx context.Context, url string, o Options) (database.Driver, func(), error) {
+func openSQLite(ctx context.Context, url string, o Options) (_ database.Driver, ran func() (int, error), release func(), err error) {
 	db.RegisterFunctions()
 	path := db.SQLitePath(url)
 	if path == "" {
-		return nil, nil, fault.New(fault.Invalid, "a sqlite:// URL needs a path: sqlite://data/threadhub.db").WithCode("database_url")
+		return nil, nil, nil, fault.New(fault.Invalid, "a sqlite:// URL needs a path: sqlite://data/threadhub.db").WithCode("database_url")
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, nil, unavailable(err)
+		return nil, nil, nil, unavailable(err)
 	}
 	unlock, err := lockFile(ctx, path+".migrate", o.Wait)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	d, err := sql.Open("sqlite", db.SQLiteDSN(path, false))
 	if err != nil {
 		unlock()
-		return nil, nil, unavailable(err)
+		return nil, nil, nil, unavailable(err)
 	}
 	d.SetMaxOpenConns(1)
-	release := func() {
+	release = func() {
 		_ = d.Close()
 		unlock()
 	}
@@ -47,11 +47,20 @@ func openSQLite(ctx context.Context, url string, o Options) (database.Driver, fu
 	if err != nil {
 		release()
 		if sqliteBusy(cause(err)) {
-			return nil, nil, locked(cause(err))
+			return nil, nil, nil, locked(cause(err))
 		}
-		return nil, nil, unavailable(cause(err))
+		return nil, nil, nil, unavailable(cause(err))
 	}
-	return driver, release, nil
+	ran = func() (version int, err error) {
+		if err := d.QueryRowContext(ctx, "PRAGMA user_version").Scan(&version); err != nil {
+			return 0, unavailable(err)
+		}
+		if version < firstOnce {
+			return 0, nil
+		}
+		return version, nil
+	}
+	return driver, ran, release, nil
 }
 
 func lockFile(ctx context.Context, path string, wait time.Duration) (unlock func(), err error) {

@@ -64,7 +64,7 @@ func (s *Service) PutProviderKey(ctx context.Context, org id.Org, provider strin
 		var created db.Time
 		err = tx.QueryRow(ctx, `INSERT INTO provider_keys (org_id, provider, version, dek_version, sealed, masked)
 			VALUES ($1, $2, $3, $4, $5, $6)
-			ON CONFLICT (org_id, provider) DO UPDATE SET version = excluded.version, dek_version = excluded.dek_version,
+			ON CONFLICT (org_id, provider, slot) DO UPDATE SET version = excluded.version, dek_version = excluded.dek_version,
 				sealed = excluded.sealed, masked = excluded.masked, created_at = now(), last_used_at = NULL
 			RETURNING created_at`,
 			[]any{string(org), provider, st.Version, dek.version, sealed, st.Masked}, &created)

@@ -81,6 +81,15 @@ type Store interface {
 	// their ids: the settler's role. Background work then goes org by org.
 	Walk(ctx context.Context, f func(Tx) error) error
 
+	// Search runs f in a read-only transaction that sees, of the org's messages, only where those are that match words,
+	// a tsquery, and of its threads what tells whether somebody may see them. SQLite does not read words: there the
+	// statement itself says what is looked for.
+	Search(ctx context.Context, org id.Org, words string, f func(Tx) error) error
+
+	// Purge runs f in a transaction bound to org that may delete its deleted threads and their messages, and nothing
+	// else.
+	Purge(ctx context.Context, org id.Org, f func(Tx) error) error
+
 	// Commit runs u in the next group and returns when it is durable, or refused, or its Patience has ended. What
 	// each room's rows met is written into the rows. See Unit.
 	Commit(ctx context.Context, u *Unit) error

@@ -14,12 +14,17 @@ import (
 	"threadhub/internal/id"
 )
 
-// The roles the gateway works as. Connections log in as whoever the URL names and put on AppRole at once; only Walk
-// changes it, for one transaction.
+// The roles the gateway works as. Connections log in as whoever the URL names and put on AppRole at once; Walk, Search and
+// Purge change it, each for one transaction.
 const (
 	AppRole     = "threadhub_app"
 	SettlerRole = "threadhub_settler"
+	SearchRole  = "threadhub_search"
+	JanitorRole = "threadhub_janitor"
 )
+
+// Roles returns all of them.
+func Roles() []string { return []string{AppRole, SettlerRole, SearchRole, JanitorRole} }
 
 const (
 	connectTimeout = 2 * time.Second
@@ -89,13 +94,16 @@ func (s *postgresStore) Ping(ctx context.Context) error {
 }
 
 // settings are transaction-local: they end with the transaction, so that a pooled connection carries none to the next.
-type settings struct{ orgs, key, role string }
+type settings struct{ orgs, key, role, words string }
 
 // begin opens a transaction and binds it, in one round trip.
 func (s settings) begin(b *pgx.Batch, mode string, lockWait, timeout time.Duration) {
 	b.Queue(mode)
 	b.Queue("SELECT set_config('app.orgs', $1, true), set_config('app.key_id', $2, true), set_config('lock_timeout', $3, true), set_config('statement_timeout', $4, true)",
 		s.orgs, s.key, millis(lockWait), millis(timeout))
+	if s.words != "" {
+		b.Queue("SELECT set_config('app.words', $1, true)", s.words)
+	}
 	if s.role != "" {
 		b.Queue("SELECT set_config('role', $1, true)", s.role)
 	}
@@ -113,6 +121,14 @@ func (s *postgresStore) Shown(ctx context.Context, key id.Key, f func(Tx) error)
 
 func (s *postgresStore) Walk(ctx context.Context, f func(Tx) error) error {
 	return s.tx(ctx, settings{role: SettlerRole}, "BEGIN READ ONLY", f)
+}
+
+func (s *postgresStore) Search(ctx context.Context, org id.Org, words string, f func(Tx) error) error {
+	return s.tx(ctx, settings{orgs: string(org), words: words, role: SearchRole}, "BEGIN READ ONLY", f)
+}
+
+func (s *postgresStore) Purge(ctx context.Context, org id.Org, f func(Tx) error) error {
+	return s.tx(ctx, settings{orgs: string(org), role: JanitorRole}, "BEGIN", f)
 }
 
 func (s *postgresStore) Write(ctx context.Context, org id.Org, f func(Tx) error) error {

@@ -103,6 +103,14 @@ func (s *sqliteStore) Shown(ctx context.Context, _ id.Key, f func(Tx) error) err
 
 func (s *sqliteStore) Walk(ctx context.Context, f func(Tx) error) error { return s.read(ctx, f) }
 
+func (s *sqliteStore) Search(ctx context.Context, _ id.Org, _ string, f func(Tx) error) error {
+	return s.read(ctx, f)
+}
+
+func (s *sqliteStore) Purge(ctx context.Context, _ id.Org, f func(Tx) error) error {
+	return s.Common(ctx, f)
+}
+
 func (s *sqliteStore) read(ctx context.Context, f func(Tx) error) error {
 	tx, err := s.reads.BeginTx(ctx, nil)
 	if err != nil {
