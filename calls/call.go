@@ -55,6 +55,7 @@ type Facts struct {
 	Stream         bool     `json:"stream,omitempty"`
 	InputBytes     int64    `json:"input_bytes,omitempty"` // of the body sent upstream
 	ThreadMode     string   `json:"thread_mode,omitempty"`
+	ThreadOmitted  int      `json:"thread_omitted,omitempty"` // messages left out to fit the model's window
 	Warnings       []string `json:"warnings,omitempty"`
 
 	ModelServed  string          `json:"model_served,omitempty"`

@@ -32,5 +32,6 @@ func (g *Gateway) openedHeaders(x *request, e *exchange) {
 		h.Set("X-Thread-Id", string(e.thread))
 		h.Set("X-Threadhub-Thread-Seq", strconv.Itoa(e.turn.NewestSeq()))
 		h.Set("X-Threadhub-Thread-Mode", string(e.turn.Mode))
+		h.Set("X-Threadhub-Thread-Omitted", strconv.Itoa(e.turn.Omitted))
 	}
 }

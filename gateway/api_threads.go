@@ -70,6 +70,12 @@ func (x *request) threadSpec() (threads.Spec, error) {
 	if err != nil {
 		return spec, err
 	}
+	return x.threadSpecOf(m)
+}
+
+// threadSpecOf reads a thread's members of a body.
+func (x *request) threadSpecOf(m map[string]json.RawMessage) (spec threads.Spec, err error) {
+	spec.User = x.caller.User
 	var org string
 	for name, to := range map[string]*string{"title": &spec.Title, "description": &spec.Description, "visibility": &spec.Visibility, "org_id": &org} {
 		if *to, err = text(m, name); err != nil {
@@ -102,7 +108,7 @@ func (g *Gateway) foreignOrg(x *request) error {
 
 // foreignThread is Route.foreign where the path names a thread.
 func (g *Gateway) foreignThread(x *request) error {
-	_, _, err := g.thread(x, id.Thread(x.param("id")))
+	_, err := g.visible(x, id.Thread(x.param("id")))
 	return err
 }
 
@@ -192,6 +198,14 @@ func (g *Gateway) getThread(x *request) {
 	shape := shapeOfThread(t)
 	shape.Messages = &messages
 	x.json(200, shape)
+}
+
+// visible is a thread that is there and that the caller may see, without its messages.
+func (g *Gateway) visible(x *request, thread id.Thread) (*threads.Thread, error) {
+	if !id.ValidThread(string(thread)) {
+		return nil, threads.Absent()
+	}
+	return g.opts.Threads.Thread(x.ctx, x.caller.Org, thread, x.viewer())
 }
 
 // thread loads a thread that is there and that the caller may see.
@@ -284,7 +298,7 @@ func (g *Gateway) addMessage(x *request) {
 }
 
 func (g *Gateway) tryAdd(x *request, thread id.Thread, m *threads.Message) (calls.Result, error) {
-	if _, _, err := g.thread(x, thread); err != nil {
+	if _, err := g.visible(x, thread); err != nil {
 		return 0, err
 	}
 	head, err := g.opts.Threads.Head(x.ctx, x.caller.Org, thread)

@@ -43,7 +43,7 @@ func (g *Gateway) chat(x *request) {
 		x.fail(err)
 		return
 	}
-	if err := g.take(x.ctx, e); err != nil { // load, route, admit, translate, open
+	if err := g.take(x.ctx, e); err != nil { // load, route, fit, admit, translate, open
 		x.fail(err)
 		return
 	}
@@ -78,8 +78,25 @@ func (g *Gateway) parse(x *request, e *exchange) (err error) {
 	if err != nil {
 		return err
 	}
-	e.thread, err = threadOf(header, e.req.Thread)
+	if e.named, err = threadOf(header, e.req.Thread); err != nil {
+		return err
+	}
+	e.fork, err = x.forks()
 	return err
+}
+
+// forks reads what the client wants of a request that differs inside the thread.
+func (x *request) forks() (bool, error) {
+	header, err := x.only("X-Thread-On-Diverge")
+	switch {
+	case err != nil:
+		return false, err
+	case header == "fork":
+		return true, nil
+	case header == "" || header == "refuse":
+		return false, nil
+	}
+	return false, fault.New(fault.Invalid, "X-Thread-On-Diverge is \"fork\" or \"refuse\"").WithParam("X-Thread-On-Diverge")
 }
 
 // threadOf reconciles the two places a thread's id may be in. "new" asks for one of ours.
@@ -107,15 +124,15 @@ const staleTries = 3
 // take walks from load to open, in the order this process's requests for the thread came, and again where it must.
 func (g *Gateway) take(ctx context.Context, e *exchange) error {
 	end := time.Now().Add(g.opts.TurnWait)
-	if e.thread != "" {
-		leave, ok := g.turns.enter(ctx, e.caller.Org, e.thread, g.opts.TurnWait)
+	if e.named != "" {
+		leave, ok := g.turns.enter(ctx, e.caller.Org, e.named, g.opts.TurnWait)
 		if !ok {
-			return locked(ctx, e.thread)
+			return locked(ctx, e.named)
 		}
 		e.leave = leave
 	}
-	return g.await(ctx, e.thread, end, func() (calls.Result, error) {
-		for _, step := range []func(context.Context, *exchange) error{g.load, g.route, g.admit, g.translate, g.open} {
+	return g.await(ctx, e.named, end, func() (calls.Result, error) {
+		for _, step := range []func(context.Context, *exchange) error{g.load, g.route, g.fit, g.admit, g.translate, g.open} {
 			if err := step(ctx, e); err != nil {
 				return 0, err
 			}
@@ -167,17 +184,20 @@ func locked(ctx context.Context, thread id.Thread) error {
 
 func (g *Gateway) load(ctx context.Context, e *exchange) error {
 	chaos.Point("load")
-	if e.thread == "" {
+	if e.named == "" {
 		return nil
 	}
-	t, stored, err := g.opts.Threads.Load(ctx, e.caller.Org, e.thread, e.viewer())
+	turn, t, err := g.opts.Threads.Turn(ctx, e.caller.Org, e.named, e.viewer(), e.req.Messages, e.fork)
 	if err != nil {
 		return err
 	}
-	if e.turn, err = threads.Decide(stored, e.req.Messages); err != nil {
-		return err
+	e.turn, e.thread, e.policy = turn, e.named, threads.Policy(e.caller.WindowPolicy)
+	if t != nil && t.WindowPolicy != "" {
+		e.policy = t.WindowPolicy
 	}
-	e.turn.Create = t == nil
+	if turn.Fork != nil {
+		e.thread = id.NewThread()
+	}
 	return nil
 }
 
@@ -189,6 +209,44 @@ func (g *Gateway) route(ctx context.Context, e *exchange) error {
 	}
 	e.target, e.route, err = g.opts.Router.Resolve(e.req.Model, func(provider string) bool { return keys[provider] })
 	return err
+}
+
+// fit is the second half of load, which needs to know the model: what of the thread goes before the request, or what of a
+// request that brings it all is left out, so that the model's window holds it.
+func (g *Gateway) fit(_ context.Context, e *exchange) error {
+	if e.turn == nil {
+		return nil
+	}
+	return e.turn.Fit(e.req.Messages, threads.Window{Tokens: g.inputRoom(e), Policy: e.policy})
+}
+
+// What is kept of a window for the answer where the request does not say how long it may be: a part of it, and no more
+// than most answers take.
+const (
+	answerPart = 8
+	answerMost = 8192
+)
+
+// inputRoom is how many tokens of messages the model has room for: its window, less the answer and what the request holds
+// beside messages, tools above all.
+func (g *Gateway) inputRoom(e *exchange) int64 {
+	model, _ := g.opts.Catalogue.Lookup(e.target.Provider, e.target.Model)
+	window := model.Window
+	if window == 0 {
+		window = g.opts.Windows[e.target.Provider]
+	}
+	if window == 0 {
+		return 0 // nobody knows
+	}
+	answer := e.req.MaxTokens
+	if answer == 0 {
+		answer = min(window/answerPart, answerMost)
+	}
+	beside := int64(len(e.req.Raw))
+	for i := range e.req.Messages {
+		beside -= int64(len(e.req.Messages[i].Raw))
+	}
+	return max(1, window-answer-beside/4)
 }
 
 // admit reserves the worst case. The bytes of history are not known yet to the byte; what is known bounds them.
@@ -214,7 +272,7 @@ func (g *Gateway) translate(ctx context.Context, e *exchange) (err error) {
 	chaos.Point("translate")
 	edits := openai.Edits{Model: e.target.Model, IncludeUsage: e.req.Stream}
 	if e.turn != nil {
-		edits.At = e.turn.At
+		edits.At, edits.Drop = e.turn.At, e.turn.Drop
 		for _, m := range e.turn.History {
 			edits.History = append(edits.History, openai.ForProvider(m.Raw, madeBy(m, e.target.Provider)))
 		}
@@ -245,9 +303,9 @@ func (g *Gateway) open(ctx context.Context, e *exchange) error {
 	u := &db.Unit{Org: e.caller.Org}
 	if e.turn != nil {
 		e.opening.FirstSeq, e.opening.NIn = e.turn.FirstSeq(), len(e.turn.New)
-		e.opening.Facts.ThreadMode = string(e.turn.Mode)
+		e.opening.Facts.ThreadMode, e.opening.Facts.ThreadOmitted = string(e.turn.Mode), e.turn.Omitted
 		g.opts.Threads.Append(u, &threads.Input{
-			Org: e.caller.Org, Thread: e.thread, Call: e.id, User: e.caller.User, Create: e.turn.Create,
+			Org: e.caller.Org, Thread: e.thread, Call: e.id, User: e.caller.User, Create: e.turn.Create, Fork: e.turn.Fork,
 			PrevSeq: e.turn.PrevSeq, PrevChain: e.turn.PrevChain, Messages: e.turn.New,
 		})
 	}
@@ -264,7 +322,7 @@ func (g *Gateway) open(ctx context.Context, e *exchange) error {
 // fingerprint is 64 bits over what makes two requests the same: key, thread and body.
 func fingerprint(e *exchange) int64 {
 	h := fnv.New64a()
-	for _, s := range []string{string(e.caller.Key), "\x00", string(e.thread), "\x00"} {
+	for _, s := range []string{string(e.caller.Key), "\x00", string(e.named), "\x00"} {
 		_, _ = h.Write([]byte(s))
 	}
 	_, _ = h.Write(e.req.Raw)

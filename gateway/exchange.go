@@ -22,11 +22,14 @@ type exchange struct {
 	arrived time.Time   // arrival
 	caller  orgs.Caller // authenticate
 
-	req    *openai.ChatRequest // parse
-	thread id.Thread           // parse; "": a plain call
+	req   *openai.ChatRequest // parse
+	named id.Thread           // parse: the thread the request names; "": a plain call
+	fork  bool                // parse: a request that differs inside the thread goes on in a new one
 
-	turn  *threads.Turn // load; nil for a plain call
-	leave func()        // load: lets the next request of this process into the thread
+	turn   *threads.Turn  // load; nil for a plain call
+	thread id.Thread      // load: the one the turn is in, which a fork makes; "" for a plain call
+	policy threads.Policy // load: what becomes of a history that does not fit
+	leave  func()         // load: lets the next request of this process into the thread
 
 	target routing.Target // route
 	route  routing.Route  // route

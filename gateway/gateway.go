@@ -78,6 +78,7 @@ type Options struct {
 	Catalogue    *metering.Catalogue
 	Router       *routing.Router
 	Upstreams    map[string]upstreams.Upstream
+	Windows      map[string]int64     // by provider, in tokens: of models the catalogue does not list
 	Owner        id.Owner             // this process, as calls know it
 	Checkpoints  *calls.Checkpoints   // where only this process serves the store; nil: what a killed process streamed is lost
 	Registry     *prometheus.Registry // nil: one of its own

@@ -18,7 +18,7 @@ func (g *Gateway) getRequest(x *request) {
 		return
 	}
 	if c.Thread != "" { // a private thread's calls are as private as it
-		if _, _, err := g.opts.Threads.Load(x.ctx, x.caller.Org, c.Thread, x.viewer()); err != nil {
+		if _, err := g.opts.Threads.Thread(x.ctx, x.caller.Org, c.Thread, x.viewer()); err != nil {
 			if fault.Is(err, fault.NotFound) {
 				err = calls.Absent()
 			}
@@ -43,6 +43,7 @@ type callShape struct {
 	Thread         *id.Thread      `json:"thread_id"`
 	ThreadSeq      *int            `json:"thread_seq"`
 	ThreadMode     string          `json:"thread_mode,omitempty"`
+	ThreadOmitted  *int            `json:"thread_omitted"` // null without a thread
 	Stream         bool            `json:"stream"`
 	ModelRequested string          `json:"model_requested"`
 	ModelServed    *string         `json:"model_served"`
@@ -99,7 +100,7 @@ func shapeOfCall(c *calls.Call, lines []metering.Line) callShape {
 	}
 	if c.Thread != "" {
 		seq := c.FirstSeq + c.NIn - 1
-		s.ThreadSeq = &seq
+		s.ThreadSeq, s.ThreadOmitted = &seq, &f.ThreadOmitted
 	}
 	if s.Warnings == nil {
 		s.Warnings = []string{}

@@ -65,7 +65,7 @@ func (s *Service) lookUp(ctx context.Context, key APIKey) (known, error) {
 	k := known{Caller: Caller{Org: org, Key: key.ID}}
 	found := false
 	err = s.store.Query(ctx, org, db.Query{
-		SQL: `SELECT u.user_id, COALESCE(u.team_id, ''), CAST(u.role AS text), k.expires_at
+		SQL: `SELECT u.user_id, COALESCE(u.team_id, ''), CAST(u.role AS text), o.window_policy, k.expires_at
 			FROM api_keys k
 			JOIN users u ON u.org_id = k.org_id AND u.user_id = k.user_id
 			JOIN orgs o ON o.org_id = k.org_id
@@ -74,7 +74,7 @@ func (s *Service) lookUp(ctx context.Context, key APIKey) (known, error) {
 		Each: func(r db.Row) error {
 			var expires db.Time
 			found = true
-			if err := r.Scan(&k.User, &k.Team, &k.Role, &expires); err != nil {
+			if err := r.Scan(&k.User, &k.Team, &k.Role, &k.WindowPolicy, &expires); err != nil {
 				return err
 			}
 			k.expires = expires.Time

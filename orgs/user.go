@@ -29,6 +29,8 @@ type Caller struct {
 	Team id.Team // "" when the user is in none
 	Key  id.Key
 	Role Role
+
+	WindowPolicy string // of the org: what becomes of a history that does not fit, "cut" or "refuse"
 }
 
 // maxEmail is the longest address mail can be sent to (RFC 5321, 4.5.3.1.3, less the angle brackets).

@@ -20,7 +20,7 @@ func fencePostgres(rows []*Input) db.Statement {
 	n := len(rows)
 	org, call, thread, head := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
 	for i, r := range rows {
-		org[i], call[i], thread[i], head[i] = string(r.Org), string(r.Call), string(r.Thread), headText(r.PrevSeq, r.PrevChain)
+		org[i], call[i], thread[i], head[i] = string(r.Org), string(r.Call), string(r.Thread), r.head()
 	}
 	return db.Statement{
 		SQL: `DELETE FROM calls c USING unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS u (org_id, call_id, thread_id, head)
@@ -29,6 +29,14 @@ WHERE c.org_id = u.org_id AND c.call_id = u.call_id AND c.open_xid = pg_current_
     WHERE m.org_id = u.org_id AND m.thread_id = u.thread_id ORDER BY m.seq DESC LIMIT 1), '-1:')`,
 		Args: []any{org, call, thread, head},
 	}
+}
+
+// head is what the thread's newest message must be. A fork's thread has none yet.
+func (in *Input) head() string {
+	if in.Fork != nil {
+		return headText(-1, nil)
+	}
+	return headText(in.PrevSeq, in.PrevChain)
 }
 
 func headText(seq int, chain []byte) string {

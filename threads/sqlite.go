@@ -18,7 +18,7 @@ func fenceSQLite(ctx context.Context, tx *sql.Tx, r *Input) error {
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return err
 	}
-	if headText(seq, chain) != headText(r.PrevSeq, r.PrevChain) {
+	if headText(seq, chain) != r.head() {
 		return db.ErrRefused
 	}
 	return nil

@@ -31,10 +31,46 @@ func Absent() error {
 	return fault.New(fault.NotFound, "there is no such thread").WithCode("thread_not_found")
 }
 
-const threadColumns = `t.org_id, t.thread_id, t.user_id, t.title, t.description, t.visibility, t.created_at, t.deleted_at,
+const threadColumns = `t.org_id, t.thread_id, t.user_id, t.title, t.description, t.visibility, t.window_policy, t.forked_from, t.forked_seq,
+  t.created_at, t.deleted_at,
   coalesce((SELECT m.created_at FROM messages m WHERE m.org_id = t.org_id AND m.thread_id = t.thread_id ORDER BY m.seq DESC LIMIT 1), t.created_at)`
 
 const messageColumns = `seq, call_id, role, raw, own, chain, status, reason, meta, created_at`
+
+// Turn says what a request adds to a thread, which it may make, and what of the thread goes before it (see decide). fork
+// lets a request that differs inside the thread go on in a new one. Call Fit before History is used. Errors: fault.Conflict
+// thread_diverged; fault.NotFound for a private thread of somebody else, or a deleted one.
+func (s *Store) Turn(ctx context.Context, org id.Org, thread id.Thread, who Viewer, request []openai.Message, fork bool) (*Turn, *Thread, error) {
+	v, err := s.look(ctx, org, thread, who, request)
+	if err != nil {
+		return nil, nil, err
+	}
+	t, err := decide(v, request, fork)
+	if err != nil {
+		return nil, nil, err
+	}
+	t.Create = v.thread == nil
+	if t.Fork != nil {
+		t.Fork.From = thread
+	}
+	return t, v.thread, nil
+}
+
+// Thread returns a thread without its messages. Errors: fault.NotFound, also for a private thread of somebody else, or a
+// deleted one.
+func (s *Store) Thread(ctx context.Context, org id.Org, thread id.Thread, who Viewer) (*Thread, error) {
+	var t *Thread
+	var gone bool
+	err := s.db.Query(ctx, org, db.Query{
+		SQL:  `SELECT ` + threadColumns + ` FROM threads t WHERE t.org_id = $1 AND t.thread_id = $2`,
+		Args: []any{org, thread},
+		Each: func(row db.Row) (err error) { t, gone, err = scanThread(row); return err },
+	})
+	if err == nil && (t == nil || gone || !who.sees(t)) {
+		err = Absent()
+	}
+	return t, err
+}
 
 // Load returns a thread and its messages in sequence, in one round trip; a nil thread if there is none of that name in
 // the org. Errors: fault.NotFound for a private thread of somebody else, or a deleted one.
@@ -133,7 +169,10 @@ func (s *Store) List(ctx context.Context, org id.Org, who Viewer, after Cursor, 
 func scanThread(row db.Row) (t *Thread, deleted bool, err error) {
 	t = &Thread{}
 	var created, gone, updated db.Time
-	err = row.Scan(&t.Org, &t.ID, &t.User, &t.Title, &t.Description, &t.Visibility, &created, &gone, &updated)
+	var policy, from sql.NullString
+	var upto sql.NullInt32
+	err = row.Scan(&t.Org, &t.ID, &t.User, &t.Title, &t.Description, &t.Visibility, &policy, &from, &upto, &created, &gone, &updated)
+	t.WindowPolicy, t.ForkedFrom, t.ForkedSeq = Policy(policy.String), id.Thread(from.String), int(upto.Int32)
 	t.CreatedAt, t.UpdatedAt = created.Time, updated.Time
 	return t, !gone.IsZero(), err
 }

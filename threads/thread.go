@@ -30,8 +30,13 @@ type Thread struct {
 	Title       string
 	Description string
 	Visibility  string // org, private
-	CreatedAt   time.Time
-	UpdatedAt   time.Time // of its last message; CreatedAt if there is none
+
+	WindowPolicy Policy    // ""; the org's
+	ForkedFrom   id.Thread // "": it began by itself
+	ForkedSeq    int       // the last message it took over from there
+
+	CreatedAt time.Time
+	UpdatedAt time.Time // of its last message; CreatedAt if there is none
 }
 
 // Message is one stored message.
@@ -78,7 +83,8 @@ type Input struct {
 	Call   id.Request
 	User   id.User
 	Title  string // of a thread that is made here
-	Create bool   // none was found
+	Create bool   // none was found: it is made here
+	Fork   *Fork  // it is made here of another one; nil: it is not
 
 	// The head the decision was made on. The unit is refused if it is no longer there.
 	PrevSeq   int // -1: no message yet
@@ -100,6 +106,7 @@ type Store struct {
 	answer *db.StageOf[Answer]
 	fence  *db.StageOf[Input]
 	create *db.StageOf[Input]
+	fork   *db.StageOf[Input]
 	append *db.StageOf[Input]
 }
 
@@ -109,6 +116,7 @@ func New() *Store {
 		answer: db.NewStage("threads.answer", answerPostgres, answerSQLite),
 		fence:  db.NewStage("threads.fence", fencePostgres, fenceSQLite),
 		create: db.NewStage("threads.create", createPostgres, createSQLite),
+		fork:   db.NewStage("threads.fork", forkPostgres, forkSQLite),
 		append: db.NewStage("threads.append", appendPostgres, appendSQLite),
 	}
 }
@@ -118,13 +126,16 @@ func (s *Store) Use(store db.Store) { s.db = store }
 
 // RecordStages runs after calls.close, OpenStages after calls.open.
 func (s *Store) RecordStages() []db.Stage { return []db.Stage{s.answer} }
-func (s *Store) OpenStages() []db.Stage   { return []db.Stage{s.fence, s.create, s.append} }
+func (s *Store) OpenStages() []db.Stage   { return []db.Stage{s.fence, s.create, s.fork, s.append} }
 
 // Append adds in to u.
 func (s *Store) Append(u *db.Unit, in *Input) {
 	s.fence.Put(u, in, 256)
 	if in.Create {
 		s.create.Put(u, in, 0)
+	}
+	if in.Fork != nil {
+		s.fork.Put(u, in, 0)
 	}
 	if len(in.Messages) > 0 {
 		size := 0

@@ -3,9 +3,9 @@ package threads
 import (
 	"bytes"
 	"encoding/json"
-	"slices"
 
 	"threadhub/internal/fault"
+	"threadhub/internal/id"
 	"threadhub/openai"
 )
 
@@ -15,20 +15,37 @@ type Mode string
 const (
 	Appended     Mode = "appended"     // a thin client: all of it is new, history goes before it
 	Deduplicated Mode = "deduplicated" // it repeated what the thread has; only the rest is new
+	Forked       Mode = "forked"       // it differed inside the thread, and goes on in a new one
 )
 
 // Turn is what one request adds to a thread and what the provider is shown of it.
 type Turn struct {
 	Create    bool
+	Fork      *Fork // the thread is made from another one; nil: it is not
 	PrevSeq   int
 	PrevChain []byte
 	New       []Message // input to be stored, numbered from PrevSeq+1
 	Chain     []byte    // after New: what the answer's own chain goes on from
 	Mode      Mode
 
-	// History goes before the request's messages upstream, after the first At of them (its system messages).
+	// History goes before the request's messages upstream, after the first At of them (its system messages). Fit sets it.
 	History []*Message
 	At      int
+
+	// Drop are the request's own messages that the provider is not shown, as they do not fit. Fit sets it.
+	Drop    []int
+	Omitted int // how many messages, of History's thread or of the request, were left out to fit
+
+	th     rows
+	thin   bool // the thread goes before the request
+	before int  // thin: the sequence of the first message that the request repeats, or the one after the last
+	newest int  // else: the request's message with which its newest turn begins
+}
+
+// Fork says where a new thread comes from.
+type Fork struct {
+	From id.Thread
+	Upto int // its messages below this sequence are the new thread's too
 }
 
 // FirstSeq is the sequence of the first new message, and of the answer if there is none.
@@ -43,78 +60,160 @@ type incoming struct {
 	raw     []byte
 	own     [32]byte
 	chained bool
+	at      int // in the request
 }
 
-// Decide says what of a request is new in the thread whose messages are stored, in sequence. The rules, in order, compare
-// user, assistant and tool messages that are complete:
+// rows is a thread as a decision looks at it. A thread may be long: what is asked for is about as much as the request has
+// itself. Lists are in sequence; they may have more than was asked for.
+type rows interface {
+	head() *Message                        // the newest message; nil: there is none
+	newest(n int) ([]*Message, error)      // the last n, or all
+	oldest(n int) ([]*Message, error)      // the first n, or all
+	before(seq int) ([]*Message, error)    // some of the last below seq, with their bytes; none only if there is none
+	known(own [32]byte) (seq int, ok bool) // where an equal system message of the request's is stored
+	lastSystem() ([]*Message, error)       // the system messages of the last call that stored any
+	systemsBelow(seq int) (int, error)     // how many system messages there are below seq
+}
+
+// decide says what of a request is new in a thread. The rules, in order, compare user, assistant and tool messages that
+// are complete:
 //
 //  1. the request begins with the whole thread: the rest is new;
 //  2. it begins with a later stretch of the thread that runs to its end (a client that trims): the rest is new;
 //  3. it has no assistant message: all of it is new, and the thread goes before it;
-//  4. it shares its beginning with the thread but not all of it: fault.Conflict thread_diverged;
+//  4. it shares its beginning with the thread but not all of it: it goes on in a new thread from there, if fork says so,
+//     else fault.Conflict thread_diverged;
 //  5. it shares nothing: all of it is new.
 //
 // System messages never count: equal ones are not stored again. A request without an assistant message is shown the
 // history that its match leaves before it, so that a thin client that repeats a turn which got no answer gets the same
 // turn again.
-func Decide(stored []*Message, request []openai.Message) (*Turn, error) {
+func decide(th rows, request []openai.Message, fork bool) (*Turn, error) {
 	in, err := hashed(request)
 	if err != nil {
 		return nil, err
 	}
-	t := &Turn{PrevSeq: -1, PrevChain: []byte{}, Mode: Appended}
-	if n := len(stored); n > 0 {
-		t.PrevSeq, t.PrevChain = stored[n-1].Seq, stored[n-1].Chain
+	t := &Turn{th: th, PrevSeq: -1, PrevChain: []byte{}, Mode: Appended, thin: !hasAssistant(in), At: leadingSystem(in)}
+	if head := th.head(); head != nil {
+		t.PrevSeq, t.PrevChain = head.Seq, head.Chain
 	}
-	matched, from, err := match(stored, in)
+	found, err := match(th, in)
 	if err != nil {
 		return nil, err
 	}
-	if matched > 0 {
-		t.Mode = Deduplicated
+	t.before = t.PrevSeq + 1
+	switch {
+	case found.diverged != nil && !fork:
+		return nil, fault.New(fault.Conflict,
+			"the request differs from the thread at sequence %d; send only what is new, or the thread's own messages, or X-Thread-On-Diverge: fork", found.diverged.Seq).
+			WithCode("thread_diverged").WithParam("messages").NoRetry()
+	case found.diverged != nil:
+		t.Mode, t.Fork = Forked, &Fork{Upto: found.diverged.Seq}
+		t.PrevSeq, t.PrevChain = found.diverged.Seq-1, found.chain
+	case found.n > 0:
+		t.Mode, t.before = Deduplicated, found.from
 	}
-	t.addNew(stored, in, matched)
-	if !hasAssistant(in) {
-		t.History, t.At = history(stored, from, in), leadingSystem(in)
-	}
+	t.addNew(in, found.n)
 	return t, nil
 }
 
-// match returns how many of the request's messages, system ones not counted, the thread has already, at its end, and the
-// first of them (nil if none).
-func match(stored []*Message, in []incoming) (matched int, from *Message, err error) {
-	var asked []incoming
-	for _, m := range in {
-		if m.chained {
-			asked = append(asked, m)
+// matched is how a request and a thread agree.
+type matched struct {
+	n    int // so many of the request's chained messages the thread has already
+	from int // the sequence of the first of them
+
+	diverged *Message // the first that the request does not have; nil if it has all to the thread's end, or none
+	chain    []byte   // before diverged
+}
+
+func match(th rows, in []incoming) (matched, error) {
+	asked := chained(in)
+	head := th.head()
+	if len(asked) == 0 || head == nil {
+		return matched{}, nil
+	}
+	if n := matchWhole(head, asked); n > 0 {
+		return matched{n: n}, nil
+	}
+	tail, err := th.newest(len(asked))
+	if err != nil {
+		return matched{}, err
+	}
+	// A stretch that the request repeats has no more complete messages than the request.
+	for n := len(asked); !startsThread(tail) && complete(tail) < len(asked); {
+		n *= 2
+		if tail, err = th.newest(n); err != nil {
+			return matched{}, err
 		}
 	}
-	var told []*Message
-	for _, m := range stored {
-		if !isSystem(m.Role) {
-			told = append(told, m)
+	if n, from := matchStretch(conversation(tail), asked); n > 0 {
+		return matched{n: n, from: from.Seq}, nil
+	}
+	if !hasAssistant(in) {
+		return matched{}, nil
+	}
+	return matchBeginning(th, asked)
+}
+
+// matchWhole is the usual case of a client that resends everything: the chain over the thread is the chain over the
+// request's beginning, whatever the length of both. Where an assistant message follows, the rows must tell whether it is
+// the copy of an incomplete answer.
+func matchWhole(head *Message, asked []incoming) (n int) {
+	var chain []byte
+	for i, m := range asked {
+		c := openai.Chain(chain, m.own)
+		if chain = c[:]; bytes.Equal(chain, head.Chain) && !hasAssistant(asked[i+1:]) {
+			return i + 1
 		}
 	}
-	if len(asked) == 0 {
-		return 0, nil, nil
-	}
+	return 0
+}
+
+// alignments bounds how many messages are compared to find a stretch: texts that repeat themselves could make it the
+// square of their number.
+const alignments = 1 << 20
+
+// matchStretch returns the longest end of told with which asked begins.
+func matchStretch(told []*Message, asked []incoming) (n int, from *Message) {
+	left := alignments
 	for i, m := range told {
 		if !bytes.Equal(m.Own, asked[0].own[:]) {
 			continue
 		}
-		if n, end := align(told[i:], asked); end == len(told[i:]) {
-			return n, m, nil
+		n, end := align(told[i:], asked)
+		if end == len(told[i:]) {
+			return n, m
+		}
+		if left -= end + 1; left < 0 {
+			return 0, nil
 		}
 	}
-	if !hasAssistant(in) {
-		return 0, nil, nil
+	return 0, nil
+}
+
+// matchBeginning finds where asked leaves the thread, which it is known not to follow to its end.
+func matchBeginning(th rows, asked []incoming) (matched, error) {
+	for n := len(asked) + 1; ; n *= 2 {
+		all, err := th.oldest(n)
+		if err != nil {
+			return matched{}, err
+		}
+		told := conversation(all)
+		same, end := align(told, asked)
+		switch {
+		case end < len(told) && same == 0:
+			return matched{}, nil
+		case end < len(told):
+			d := told[end]
+			m := matched{n: same, diverged: d, chain: []byte{}}
+			if d.Seq > 0 {
+				m.chain = all[d.Seq-1].Chain
+			}
+			return m, nil
+		case len(all) < n: // cannot be: it would have been a stretch to the end
+			return matched{}, nil
+		}
 	}
-	if n, end := align(told, asked); n > 0 {
-		return 0, nil, fault.New(fault.Conflict,
-			"the request differs from the thread at sequence %d; send only what is new, or the thread's own messages", told[end].Seq).
-			WithCode("thread_diverged").WithParam("messages").NoRetry()
-	}
-	return 0, nil, nil
 }
 
 // align goes along both for as long as they say the same, and returns how far it came in each: n in asked, end in told.
@@ -144,81 +243,50 @@ func copyOfNext(told []*Message, asked []incoming) bool {
 	return false
 }
 
-// addNew numbers and hashes what must be stored: the chained messages after the first matched, and system messages the
-// thread does not have.
-func (t *Turn) addNew(stored []*Message, in []incoming, matched int) {
-	known := map[string]bool{}
-	for _, m := range stored {
-		if isSystem(m.Role) {
-			known[string(m.Own)] = true
-		}
-	}
-	t.Chain = t.PrevChain
+// addNew numbers and hashes what must be stored: the chained messages after the first repeated ones, and system messages
+// the thread does not have.
+func (t *Turn) addNew(in []incoming, repeated int) {
+	t.Chain, t.newest = t.PrevChain, -1
+	added := map[[32]byte]bool{}
 	seen := 0
 	for _, m := range in {
 		switch {
 		case !m.chained:
-			if known[string(m.own[:])] {
+			if seq, stored := t.th.known(m.own); stored && seq <= t.PrevSeq || added[m.own] { // a fork has only what is before it
 				continue
 			}
-			known[string(m.own[:])] = true
-		case seen < matched:
+			added[m.own] = true
+		case seen < repeated:
 			seen++
 			continue
 		default:
 			c := openai.Chain(t.Chain, m.own)
 			t.Chain = c[:]
+			if t.newest < 0 {
+				t.newest = m.at
+			}
 		}
 		t.New = append(t.New, Message{
 			Seq: t.PrevSeq + 1 + len(t.New), Role: m.role, Raw: m.raw, Own: bytes.Clone(m.own[:]), Chain: t.Chain, Status: Complete,
 		})
 	}
+	if last := lastUserRun(in); repeated == 0 || t.newest < 0 || t.newest > last {
+		t.newest = last // all is new, or nothing: the newest turn is what the user said last
+	}
 }
 
-// history is what goes before a thin request: the thread up to the match, without its system messages if the request has
-// its own, else with its newest ones in front.
-func history(stored []*Message, from *Message, in []incoming) []*Message {
-	end := len(stored) // stored messages before the match
-	if i := slices.Index(stored, from); i >= 0 {
-		end = i
-	}
-	var h []*Message
-	if !hasSystem(in) {
-		h = newestSystem(stored)
-	}
-	for i, m := range stored[:end] {
-		if isSystem(m.Role) || m.Status == Incomplete && (emptyAnswer(m) || retried(stored, i)) {
+// lastUserRun is where the last user messages of the request begin, those that stand together at least; 0 without any.
+func lastUserRun(in []incoming) int {
+	for i := len(in) - 1; i >= 0; i-- {
+		if in[i].role != "user" {
 			continue
 		}
-		h = append(h, m)
-	}
-	return h
-}
-
-// newestSystem returns the system messages of the last call that stored any: they stand for the older ones.
-func newestSystem(stored []*Message) []*Message {
-	var h []*Message
-	for i := len(stored) - 1; i >= 0; i-- {
-		m := stored[i]
-		if !isSystem(m.Role) {
-			continue
+		for i > 0 && in[i-1].role == "user" {
+			i--
 		}
-		if len(h) > 0 && m.Call != h[0].Call {
-			break
-		}
-		h = append([]*Message{m}, h...)
+		return i
 	}
-	return h
-}
-
-// retried reports whether the incomplete answer at i was followed by another answer to the same turn.
-func retried(stored []*Message, i int) bool {
-	for _, m := range stored[i+1:] {
-		if !isSystem(m.Role) {
-			return m.Role == "assistant"
-		}
-	}
-	return false
+	return 0
 }
 
 func hashed(request []openai.Message) ([]incoming, error) {
@@ -228,10 +296,43 @@ func hashed(request []openai.Message) ([]incoming, error) {
 		if err != nil {
 			return nil, err
 		}
-		in[i] = incoming{role: m.Role, raw: m.Raw, own: own, chained: chained}
+		in[i] = incoming{role: m.Role, raw: m.Raw, own: own, chained: chained, at: i}
 	}
 	return in, nil
 }
+
+// chained are the messages of a request that count.
+func chained(in []incoming) []incoming {
+	out := make([]incoming, 0, len(in))
+	for _, m := range in {
+		if m.chained {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// conversation are the messages of a thread but for the system's.
+func conversation(all []*Message) []*Message {
+	out := make([]*Message, 0, len(all))
+	for _, m := range all {
+		if !isSystem(m.Role) {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+func complete(all []*Message) (n int) {
+	for _, m := range all {
+		if m.chained() {
+			n++
+		}
+	}
+	return n
+}
+
+func startsThread(all []*Message) bool { return len(all) == 0 || all[0].Seq == 0 }
 
 func hasAssistant(in []incoming) bool {
 	return hasRole(in, func(r string) bool { return r == "assistant" })

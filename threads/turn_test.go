@@ -2,8 +2,11 @@ package threads_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/tidwall/gjson"
 
 	"threadhub/internal/fault"
 	"threadhub/internal/id"
@@ -15,7 +18,7 @@ import (
 func TestMain(m *testing.M) { testkit.Leaks(m) }
 
 // A conversation is written as words: "u:hi" is a user message, "a:" an assistant's, "s:" a system's, "x:" an assistant's
-// that is incomplete ("x:" alone is an empty one). A slash ends a turn.
+// that is incomplete ("x:" alone is an empty one), "c:" an assistant's call of a tool, "t:" its result. A slash ends a turn.
 func stored(t *testing.T, words string) (list []*threads.Message) {
 	t.Helper()
 	call := 0
@@ -43,9 +46,15 @@ func stored(t *testing.T, words string) (list []*threads.Message) {
 	return list
 }
 
-var roles = map[string]string{"u": "user", "a": "assistant", "x": "assistant", "s": "system", "d": "developer"}
+var roles = map[string]string{"u": "user", "a": "assistant", "x": "assistant", "s": "system", "d": "developer", "c": "assistant", "t": "tool"}
 
 func raw(role, text string) []byte {
+	switch role {
+	case "c":
+		return fmt.Appendf(nil, `{"role":"assistant","tool_calls":[{"id":%q}]}`, text)
+	case "t":
+		return fmt.Appendf(nil, `{"role":"tool","tool_call_id":%q}`, text)
+	}
 	return fmt.Appendf(nil, `{"role":%q,"content":%q}`, roles[role], text)
 }
 
@@ -60,7 +69,13 @@ func request(words string) (list []openai.Message) {
 func words(list []*threads.Message) string {
 	var b strings.Builder
 	for _, m := range list {
-		fmt.Fprintf(&b, " %s:%s", short(m.Role), openai.ContentText(m.Raw))
+		role, text := short(m.Role), openai.ContentText(m.Raw)
+		if id := gjson.GetBytes(m.Raw, "tool_calls.0.id"); id.Exists() {
+			role, text = "c", id.Str
+		} else if m.Role == "tool" {
+			text = gjson.GetBytes(m.Raw, "tool_call_id").Str
+		}
+		fmt.Fprintf(&b, " %s:%s", role, text)
 	}
 	return strings.TrimSpace(b.String())
 }
@@ -101,7 +116,7 @@ func TestDecide(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			list := stored(t, tt.thread)
-			turn, err := threads.Decide(list, request(tt.request))
+			turn, err := threads.Decide(list, request(tt.request), false)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -135,7 +150,7 @@ func TestDiverged(t *testing.T) {
 		"a shorter":    {"u:1 a:2 / u:3 a:4 /", "u:1 a:2", "sequence 2"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := threads.Decide(stored(t, tt.thread), request(tt.request))
+			_, err := threads.Decide(stored(t, tt.thread), request(tt.request), false)
 			if !fault.HasCode(err, "thread_diverged") || !strings.Contains(err.Error(), tt.at) {
 				t.Errorf("got %v, want thread_diverged at %s", err, tt.at)
 			}
@@ -143,13 +158,72 @@ func TestDiverged(t *testing.T) {
 	}
 }
 
+func TestFork(t *testing.T) {
+	for _, tt := range []struct {
+		name, thread, request, kept, added string
+	}{
+		{"an edit", "u:1 a:2 / u:3 a:4 /", "u:1 a:2 u:edited", "u:1 a:2", "u:edited"},
+		{"an edit in the middle of what is resent", "u:1 a:2 / u:3 a:4 / u:5 a:6 /", "u:1 a:2 u:3 a:other u:7", "u:1 a:2 u:3", "a:other u:7"},
+		{"a regenerate", "u:1 a:2 / u:3 a:4 /", "u:1 a:2 u:3", "u:1 a:2 u:3", ""},
+		{"system messages before it are there", "s:x u:1 a:2 / u:3 a:4 /", "s:x u:1 a:2 u:5", "s:x u:1 a:2", "u:5"},
+		{"system messages after it are not", "u:1 a:2 / u:3 a:4 / s:x u:5 a:6 /", "s:x u:1 a:2 u:7", "u:1 a:2", "s:x u:7"},
+		{"with a cut answer", "u:1 x:ha / u:2 a:3 / u:4 a:5 /", "u:1 a:ha u:2 a:3 u:6", "u:1 a:ha u:2 a:3", "u:6"},
+		{"a thread that has not diverged is not forked", "u:1 a:2 /", "u:1 a:2 u:3", "", "u:3"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			list := stored(t, tt.thread)
+			turn, err := threads.Decide(list, request(tt.request), true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var kept []*threads.Message
+			if turn.Fork != nil {
+				kept = list[:turn.Fork.Upto]
+			}
+			if words(kept) != tt.kept {
+				t.Errorf("kept %q, want %q", words(kept), tt.kept)
+			}
+			if got := words(pointers(turn.New)); got != tt.added {
+				t.Errorf("added %q, want %q", got, tt.added)
+			}
+			if (turn.Mode == threads.Forked) != (tt.kept != "") {
+				t.Errorf("mode %q", turn.Mode)
+			}
+			if turn.Fork == nil {
+				return
+			}
+			for i, m := range turn.New {
+				if m.Seq != turn.Fork.Upto+i {
+					t.Errorf("new message %d has sequence %d after %d that are kept", i, m.Seq, turn.Fork.Upto)
+				}
+			}
+			// The fork's chain is that of the conversation it is.
+			again, err := threads.Decide(append(slices.Clone(kept), pointers(turn.New)...), request("u:more"), false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if want := turn.Chain; string(again.PrevChain) != string(want) {
+				t.Errorf("the fork ends in the chain %x, its answer goes on from %x", again.PrevChain, want)
+			}
+		})
+	}
+}
+
+func pointers(list []threads.Message) []*threads.Message {
+	out := make([]*threads.Message, len(list))
+	for i := range list {
+		out[i] = &list[i]
+	}
+	return out
+}
+
 // What a turn adds must hash to the same chain as the whole conversation said at once.
 func TestChainIsOfTheConversation(t *testing.T) {
-	thin, err := threads.Decide(stored(t, "u:1 a:2 /"), request("s:x u:3"))
+	thin, err := threads.Decide(stored(t, "u:1 a:2 /"), request("s:x u:3"), false)
 	if err != nil {
 		t.Fatal(err)
 	}
-	whole, err := threads.Decide(nil, request("u:1 a:2 u:3"))
+	whole, err := threads.Decide(nil, request("u:1 a:2 u:3"), false)
 	if err != nil {
 		t.Fatal(err)
 	}

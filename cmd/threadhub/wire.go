@@ -102,6 +102,7 @@ func openServer(ctx context.Context, cfg *config.Config, logTo io.Writer) (_ *se
 		Catalogue:    catalogue,
 		Router:       models,
 		Upstreams:    providers,
+		Windows:      windows(cfg),
 		Owner:        s.lease.Owner(),
 		Checkpoints:  s.checkpoints,
 		Registry:     registry,
@@ -178,6 +179,14 @@ func defaultModels(cfg *config.Config) map[string]string {
 		models[name] = u.DefaultModel
 	}
 	return models
+}
+
+func windows(cfg *config.Config) map[string]int64 {
+	windows := map[string]int64{}
+	for name, u := range cfg.Upstreams {
+		windows[name] = u.DefaultWindow
+	}
+	return windows
 }
 
 // Close ends every part, the last one first.

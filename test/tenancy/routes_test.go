@@ -52,6 +52,7 @@ var routes = map[string]struct {
 	"POST /api/threads/{id}/messages": {aThread, func(_ *tenant, id string) ask {
 		return ask{path: "/api/threads/" + id + "/messages", body: `{"content":"a note"}`}
 	}, threadID},
+	"POST /api/threads/{id}/fork": {aThread, func(_ *tenant, id string) ask { return ask{path: "/api/threads/" + id + "/fork"} }, threadID},
 	"PUT /api/orgs/{org}/providers/{provider}": {anOrg, func(_ *tenant, id string) ask {
 		return ask{path: "/api/orgs/" + id + "/providers/gemini", body: `{"api_key":"sk-of-somebody"}`}
 	}, orgID},

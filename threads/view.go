@@ -1,0 +1,213 @@
+package threads
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"threadhub/internal/db"
+	"threadhub/internal/id"
+	"threadhub/openai"
+)
+
+// view is a thread as one request looks at it: its newest messages, read with the thread itself in one round trip, and
+// more of it where that does not suffice. What is read grows with the request and with the window, not with the thread.
+type view struct {
+	s      *Store
+	ctx    context.Context
+	org    id.Org
+	thread *Thread // nil: there is none
+	id     id.Thread
+
+	tail   []*Message       // the newest, in sequence
+	bytes  bool             // the tail has the messages' bytes
+	system []*Message       // the newest system messages; only where the request has none and needs them
+	stored map[[32]byte]int // the request's system messages that are there already, and where
+}
+
+const (
+	tailRows    = 64      // read at first
+	pageRows    = 256     // read at a time after that, where bytes are wanted
+	pageBytes   = 4 << 20 // and no more than this many bytes, but for the first message
+	systemRows  = 64      // one call stores no more system messages that count
+	systemsOnce = 500     // hashes looked for in one statement
+)
+
+// lightColumns are messageColumns without what only a provider or a reader needs.
+const lightColumns = `seq, call_id, role, '' AS raw, own, chain, status, reason, NULL AS meta, created_at`
+
+// tailSQL is the newest $3 messages below $4, in falling sequence, as far back as $5 bytes go.
+const tailSQL = `SELECT ` + messageColumns + ` FROM (SELECT *, sum(octet_length(raw)) OVER (ORDER BY seq DESC) - octet_length(raw) AS before
+  FROM (SELECT * FROM messages WHERE org_id = $1 AND thread_id = $2 AND seq < $4 ORDER BY seq DESC LIMIT $3) AS newest) AS page
+WHERE before < $5 ORDER BY seq DESC`
+
+const lightTailSQL = `SELECT ` + lightColumns + ` FROM messages WHERE org_id = $1 AND thread_id = $2 ORDER BY seq DESC LIMIT $3`
+
+const isSystemSQL = `(role = 'system' OR role = 'developer')`
+
+// endless is a sequence no message has.
+const endless = 1<<31 - 1
+
+// look opens a view of a thread for a request. Errors: as Store.Thread, but for a thread that is not there, which is no
+// error.
+func (s *Store) look(ctx context.Context, org id.Org, thread id.Thread, who Viewer, request []openai.Message) (*view, error) {
+	v := &view{s: s, ctx: ctx, org: org, id: thread, bytes: !asksWhole(request), stored: map[[32]byte]int{}}
+	var gone bool
+	tail := db.Query{SQL: lightTailSQL, Args: []any{org, thread, tailRows}, Each: v.add(&v.tail)}
+	if v.bytes {
+		tail.SQL, tail.Args = tailSQL, []any{org, thread, tailRows, endless, pageBytes}
+	}
+	queries := []db.Query{
+		{
+			SQL:  `SELECT ` + threadColumns + ` FROM threads t WHERE t.org_id = $1 AND t.thread_id = $2`,
+			Args: []any{org, thread},
+			Each: func(row db.Row) (err error) { v.thread, gone, err = scanThread(row); return err },
+		}, tail,
+	}
+	if own := systemHashes(request); len(own) > 0 {
+		queries = append(queries, v.systemsQueries(own)...)
+	} else if v.bytes {
+		queries = append(queries, db.Query{
+			SQL:  `SELECT ` + messageColumns + ` FROM messages WHERE org_id = $1 AND thread_id = $2 AND ` + isSystemSQL + ` ORDER BY seq DESC LIMIT $3`,
+			Args: []any{org, thread, systemRows}, Each: v.add(&v.system),
+		})
+	}
+	if err := s.db.Query(ctx, org, queries...); err != nil {
+		return nil, err
+	}
+	if v.thread != nil && (gone || !who.sees(v.thread)) {
+		return nil, Absent()
+	}
+	reverse(v.tail)
+	reverse(v.system)
+	return v, nil
+}
+
+// asksWhole reports whether a request has an assistant message: then it shows the provider its own words only.
+func asksWhole(request []openai.Message) bool {
+	for i := range request {
+		if request[i].Role == "assistant" {
+			return true
+		}
+	}
+	return false
+}
+
+func systemHashes(request []openai.Message) (own [][]byte) {
+	for i := range request {
+		if isSystem(request[i].Role) {
+			if h, _, err := openai.Canon(request[i].Raw); err == nil {
+				own = append(own, h[:])
+			}
+		}
+	}
+	return own
+}
+
+func (v *view) add(to *[]*Message) func(db.Row) error {
+	return func(row db.Row) error {
+		m, err := scanMessage(row)
+		*to = append(*to, m)
+		return err
+	}
+}
+
+func reverse(m []*Message) {
+	for i, j := 0, len(m)-1; i < j; i, j = i+1, j-1 {
+		m[i], m[j] = m[j], m[i]
+	}
+}
+
+func (v *view) head() *Message {
+	if len(v.tail) == 0 {
+		return nil
+	}
+	return v.tail[len(v.tail)-1]
+}
+
+func (v *view) newest(n int) ([]*Message, error) {
+	if n <= len(v.tail) || startsThread(v.tail) {
+		return v.tail, nil
+	}
+	var tail []*Message
+	err := v.s.db.Query(v.ctx, v.org, db.Query{SQL: lightTailSQL, Args: []any{v.org, v.id, n}, Each: v.add(&tail)})
+	reverse(tail)
+	return tail, err
+}
+
+func (v *view) oldest(n int) ([]*Message, error) {
+	var first []*Message
+	err := v.s.db.Query(v.ctx, v.org, db.Query{
+		SQL:  `SELECT ` + lightColumns + ` FROM messages WHERE org_id = $1 AND thread_id = $2 ORDER BY seq LIMIT $3`,
+		Args: []any{v.org, v.id, n}, Each: v.add(&first),
+	})
+	return first, err
+}
+
+// before returns the last messages below seq, with their bytes: about pageRows of them, and at least one if there is any.
+func (v *view) before(seq int) ([]*Message, error) {
+	if v.bytes && len(v.tail) > 0 && v.tail[0].Seq < seq {
+		end := len(v.tail)
+		for end > 0 && v.tail[end-1].Seq >= seq {
+			end--
+		}
+		return v.tail[:end], nil
+	}
+	var page []*Message
+	err := v.s.db.Query(v.ctx, v.org, db.Query{SQL: tailSQL, Args: []any{v.org, v.id, pageRows, seq, pageBytes}, Each: v.add(&page)})
+	reverse(page)
+	return page, err
+}
+
+func (v *view) known(own [32]byte) (seq int, ok bool) {
+	seq, ok = v.stored[own]
+	return seq, ok
+}
+
+// systemsQueries fill stored.
+func (v *view) systemsQueries(own [][]byte) (queries []db.Query) {
+	for len(own) > 0 {
+		some := own[:min(len(own), systemsOnce)]
+		own = own[len(some):]
+		args, places := []any{v.org, v.id}, make([]string, len(some))
+		for i, h := range some {
+			args, places[i] = append(args, h), fmt.Sprintf("$%d", i+3)
+		}
+		queries = append(queries, db.Query{
+			SQL: `SELECT own, min(seq) FROM messages WHERE org_id = $1 AND thread_id = $2 AND ` + isSystemSQL +
+				` AND own IN (` + strings.Join(places, ", ") + `) GROUP BY own`,
+			Args: args,
+			Each: func(row db.Row) error {
+				var own []byte
+				var seq int
+				if err := row.Scan(&own, &seq); err != nil {
+					return err
+				}
+				v.stored[[32]byte(own)] = seq
+				return nil
+			},
+		})
+	}
+	return queries
+}
+
+func (v *view) lastSystem() ([]*Message, error) { return ofLastCall(v.system), nil }
+
+// ofLastCall are the system messages of the last call that stored any: they stand for the older ones.
+func ofLastCall(system []*Message) []*Message {
+	for i := len(system) - 1; i >= 0; i-- {
+		if system[i].Call != system[len(system)-1].Call {
+			return system[i+1:]
+		}
+	}
+	return system
+}
+
+// systemsBelow counts the system messages below seq.
+func (v *view) systemsBelow(seq int) (n int, err error) {
+	err = v.s.db.Query(v.ctx, v.org, db.Query{
+		SQL:  `SELECT count(*) FROM messages WHERE org_id = $1 AND thread_id = $2 AND ` + isSystemSQL + ` AND seq < $3`,
+		Args: []any{v.org, v.id, seq}, Each: func(row db.Row) error { return row.Scan(&n) },
+	})
+	return n, err
+}
