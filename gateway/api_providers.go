@@ -96,7 +96,7 @@ func (g *Gateway) setProvider(x *request) (orgs.ProviderKeyStatus, error) {
 	if err := plausibleKey(key); err != nil {
 		return none, err
 	}
-	return g.opts.ProviderKeys.PutProviderKey(x.ctx, x.caller.Org, provider, seal.NewSecret(key))
+	return g.opts.ProviderKeys.PutProviderKey(x.ctx, x.caller.Org, x.actor(), provider, seal.NewSecret(key))
 }
 
 // plausibleKey refuses what cannot be a key and must not get into a header.
@@ -122,7 +122,7 @@ func plausibleKey(key string) error {
 func (g *Gateway) deleteProvider(x *request) {
 	provider, err := g.providerOf(x, "")
 	if err == nil {
-		err = g.opts.ProviderKeys.DeleteProviderKey(x.ctx, x.caller.Org, provider)
+		err = g.opts.ProviderKeys.DeleteProviderKey(x.ctx, x.caller.Org, x.actor(), provider)
 	}
 	if err != nil {
 		x.fail(err)

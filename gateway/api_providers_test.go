@@ -24,7 +24,7 @@ type fakeKeys struct {
 	keys map[string]string // org/provider
 }
 
-func (f *fakeKeys) PutProviderKey(_ context.Context, org id.Org, provider string, key seal.Secret) (orgs.ProviderKeyStatus, error) {
+func (f *fakeKeys) PutProviderKey(_ context.Context, org id.Org, _ orgs.Actor, provider string, key seal.Secret) (orgs.ProviderKeyStatus, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.keys == nil {
@@ -34,7 +34,7 @@ func (f *fakeKeys) PutProviderKey(_ context.Context, org id.Org, provider string
 	return orgs.ProviderKeyStatus{Provider: provider, Masked: "sk-…" + key.Reveal()[len(key.Reveal())-4:], CreatedAt: time.Unix(1700000000, 0)}, nil
 }
 
-func (f *fakeKeys) DeleteProviderKey(_ context.Context, org id.Org, provider string) error {
+func (f *fakeKeys) DeleteProviderKey(_ context.Context, org id.Org, _ orgs.Actor, provider string) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	delete(f.keys, string(org)+"/"+provider)

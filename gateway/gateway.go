@@ -52,8 +52,8 @@ type Authenticator interface {
 
 // ProviderKeys keeps the orgs' keys at the providers.
 type ProviderKeys interface {
-	PutProviderKey(ctx context.Context, org id.Org, provider string, key seal.Secret) (orgs.ProviderKeyStatus, error)
-	DeleteProviderKey(ctx context.Context, org id.Org, provider string) error
+	PutProviderKey(ctx context.Context, org id.Org, by orgs.Actor, provider string, key seal.Secret) (orgs.ProviderKeyStatus, error)
+	DeleteProviderKey(ctx context.Context, org id.Org, by orgs.Actor, provider string) error
 	ProviderKeys(ctx context.Context, org id.Org) ([]orgs.ProviderKeyStatus, error)
 }
 

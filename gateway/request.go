@@ -33,6 +33,9 @@ type request struct {
 	taken   bool
 }
 
+// actor is the caller as the audit log names it.
+func (x *request) actor() orgs.Actor { return orgs.Actor{User: x.caller.User, Key: x.caller.Key} }
+
 // conn returns the client's connection, good for departed. A stream may keep it; it is closed by fasthttp.
 func (x *request) conn() net.Conn { return x.rc.Conn() }
 

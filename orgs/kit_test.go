@@ -30,6 +30,7 @@ func onBoth(t *testing.T, f func(*testing.T, *world)) {
 // world is a store and what the services on it share. Time goes only when told to.
 type world struct {
 	store *watched
+	url   string // of the store, for somebody with every right
 	kek   string
 	log   testkit.Log
 	ahead atomic.Int64
@@ -46,7 +47,7 @@ func newWorld(t *testing.T, url string) *world {
 			t.Errorf("closing the store: %v", err)
 		}
 	})
-	return &world{store: &watched{Store: store}, kek: seal.NewKey()}
+	return &world{store: &watched{Store: store}, url: url, kek: seal.NewKey()}
 }
 
 var start = time.Now()

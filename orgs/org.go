@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -82,16 +83,22 @@ func (s *Service) Seed(ctx context.Context, spec SeedSpec) (Seeded, error) {
 	}
 	key := NewKey()
 	var out Seeded
-	err = s.store.Write(ctx, OrgID(spec.Org), func(tx db.Tx) error {
+	insert := func(tx db.Tx) error {
 		out = Seeded{Org: OrgID(spec.Org), Key: key.ID, APIKey: key.Secret()} // anew for each try
-		seats, err := seedOrg(ctx, tx, spec, &out)
+		out.NewOrg, err = insertOrg(ctx, tx, out.Org, spec)
+		return err
+	}
+	err = s.found(ctx, OrgID(spec.Org), Actor{}, insert, func(tx db.Tx) ([]Entry, error) {
+		org, seats, err := seedOrg(ctx, tx, spec, &out)
 		if err != nil {
-			return err
+			return nil, err
 		}
-		if err := seedUser(ctx, tx, spec, seats, &out); err != nil {
-			return err
+		user, err := seedUser(ctx, tx, spec, seats, &out)
+		if err != nil {
+			return nil, err
 		}
-		return s.insertKey(ctx, tx, out.Org, out.User, "seed", key, time.Time{})
+		made, err := s.insertKey(ctx, tx, out.Org, out.User, "seed", key, time.Time{})
+		return slices.Concat(org, user, made), err
 	})
 	if out.RoleWas != "" {
 		s.tell(ctx, topicPeople, string(out.Org), err)
@@ -118,47 +125,52 @@ func (spec SeedSpec) clean() (SeedSpec, error) {
 	return spec, err
 }
 
-// seedOrg returns how many seats the org has, and holds it until the end of the transaction.
-func seedOrg(ctx context.Context, tx db.Tx, spec SeedSpec, out *Seeded) (seats int, err error) {
-	tier, n := spec.Tier, spec.Seats
+// insertOrg makes the org, unless it is there.
+func insertOrg(ctx context.Context, tx db.Tx, org id.Org, spec SeedSpec) (made bool, err error) {
+	tier, seats := spec.Tier, spec.Seats
 	if tier == "" {
 		tier = defaultTier
 	}
-	if n == 0 {
-		n = defaultSeat
+	if seats == 0 {
+		seats = defaultSeat
 	}
-	made, err := tx.Exec(ctx, `INSERT INTO orgs (org_id, name, tier, seats) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`,
-		string(out.Org), spec.Org, tier, n)
-	if err != nil {
-		return 0, err
-	}
-	out.NewOrg = made == 1
-	if err := holdOrg(ctx, tx, out.Org); err != nil {
-		return 0, err
-	}
-	var name, wasTier string
-	var disabled db.Time
-	err = tx.QueryRow(ctx, `SELECT name, tier, seats, disabled_at FROM orgs WHERE org_id = $1`, []any{string(out.Org)},
-		&name, &wasTier, &seats, &disabled)
-	switch {
-	case err != nil:
-		return 0, err
-	case name != spec.Org:
-		return 0, fault.New(fault.Conflict, "the id %s belongs to the org %q: choose another name", out.Org, name).WithCode("org_name_taken")
-	case !disabled.IsZero():
-		return 0, fault.New(fault.Conflict, "the org %s is disabled", out.Org).WithCode("org_disabled")
-	}
-	if spec.Tier != "" {
-		wasTier = spec.Tier
-	}
-	if spec.Seats != 0 {
-		seats = spec.Seats
-	}
-	_, err = tx.Exec(ctx, `UPDATE orgs SET tier = $2, seats = $3 WHERE org_id = $1`, string(out.Org), wasTier, seats)
-	return seats, err
+	n, err := tx.Exec(ctx, `INSERT INTO orgs (org_id, name, tier, seats) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`,
+		string(org), spec.Org, tier, seats)
+	return n == 1, err
 }
 
-func seedUser(ctx context.Context, tx db.Tx, spec SeedSpec, seats int, out *Seeded) error {
+// seedOrg sets what the spec says of an org that is held, and returns how many seats it has.
+func seedOrg(ctx context.Context, tx db.Tx, spec SeedSpec, out *Seeded) (entries []Entry, seats int, err error) {
+	var name, tier string
+	var disabled db.Time
+	err = tx.QueryRow(ctx, `SELECT name, tier, seats, disabled_at FROM orgs WHERE org_id = $1`, []any{string(out.Org)},
+		&name, &tier, &seats, &disabled)
+	switch {
+	case err != nil:
+		return nil, 0, err
+	case name != spec.Org:
+		return nil, 0, fault.New(fault.Conflict, "the id %s belongs to the org %q: choose another name", out.Org, name).WithCode("org_name_taken")
+	case !disabled.IsZero():
+		return nil, 0, fault.New(fault.Conflict, "the org %s is disabled", out.Org).WithCode("org_disabled")
+	}
+	action, detail := "org.update", map[string]any{}
+	if out.NewOrg {
+		action, detail = "org.create", map[string]any{"name": name, "tier": tier, "seats": seats}
+	}
+	if spec.Tier != "" && spec.Tier != tier {
+		tier, detail["tier"] = spec.Tier, spec.Tier
+	}
+	if spec.Seats != 0 && spec.Seats != seats {
+		seats, detail["seats"] = spec.Seats, spec.Seats
+	}
+	if len(detail) == 0 {
+		return nil, seats, nil
+	}
+	_, err = tx.Exec(ctx, `UPDATE orgs SET tier = $2, seats = $3 WHERE org_id = $1`, string(out.Org), tier, seats)
+	return []Entry{{action, string(out.Org), detail}}, seats, err
+}
+
+func seedUser(ctx context.Context, tx db.Tx, spec SeedSpec, seats int, out *Seeded) ([]Entry, error) {
 	var role Role
 	var disabled db.Time
 	err := tx.QueryRow(ctx, `SELECT user_id, CAST(role AS text), disabled_at FROM users WHERE org_id = $1 AND email = $2`,
@@ -167,26 +179,26 @@ func seedUser(ctx context.Context, tx db.Tx, spec SeedSpec, seats int, out *Seed
 		return insertUser(ctx, tx, spec, seats, out)
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if !disabled.IsZero() {
-		return fault.New(fault.Conflict, "the user %s is disabled", spec.Email).WithCode("user_disabled")
+		return nil, fault.New(fault.Conflict, "the user %s is disabled", spec.Email).WithCode("user_disabled")
 	}
 	if spec.Role == "" || spec.Role == role {
-		return nil
+		return nil, nil
 	}
 	out.RoleWas = role
 	_, err = tx.Exec(ctx, `UPDATE users SET role = $3 WHERE org_id = $1 AND user_id = $2`, string(out.Org), string(out.User), string(spec.Role))
-	return err
+	return []Entry{{"user.update", string(out.User), map[string]any{"role": spec.Role}}}, err
 }
 
-func insertUser(ctx context.Context, tx db.Tx, spec SeedSpec, seats int, out *Seeded) error {
+func insertUser(ctx context.Context, tx db.Tx, spec SeedSpec, seats int, out *Seeded) ([]Entry, error) {
 	var taken int
 	if err := tx.QueryRow(ctx, `SELECT count(*) FROM users WHERE org_id = $1 AND disabled_at IS NULL`, []any{string(out.Org)}, &taken); err != nil {
-		return err
+		return nil, err
 	}
 	if taken >= seats {
-		return fault.New(fault.Conflict, "all %d seats of the org are taken", seats).WithCode("seats_full")
+		return nil, fault.New(fault.Conflict, "all %d seats of the org are taken", seats).WithCode("seats_full")
 	}
 	role := spec.Role
 	if role == "" {
@@ -195,15 +207,20 @@ func insertUser(ctx context.Context, tx db.Tx, spec SeedSpec, seats int, out *Se
 	out.NewUser, out.User = true, id.NewUser()
 	_, err := tx.Exec(ctx, `INSERT INTO users (org_id, user_id, email, role) VALUES ($1, $2, $3, $4)`,
 		string(out.Org), string(out.User), spec.Email, string(role))
-	return err
+	return []Entry{{"user.create", string(out.User), map[string]any{"role": role}}}, err
 }
 
 // holdOrg lets one transaction at a time change what hangs together in an org: seats, data keys, provider keys. An
-// update that changes nothing is a lock both stores know; it stops no insert of a call or a key. Errors: fault.NotFound.
+// update that changes nothing is a lock both stores know; it stops no insert of a call. Errors: fault.NotFound.
 func holdOrg(ctx context.Context, tx db.Tx, org id.Org) error {
-	n, err := tx.Exec(ctx, `UPDATE orgs SET name = name WHERE org_id = $1`, string(org))
+	n, err := tx.Exec(ctx, `UPDATE orgs SET name = name WHERE org_id = $1 AND deleted_at IS NULL`, string(org))
 	if err == nil && n == 0 {
-		return fault.New(fault.NotFound, "there is no such org").WithCode("org_not_found")
+		return noOrg()
 	}
 	return err
+}
+
+// noOrg is an org that is not there, or not any more.
+func noOrg() *fault.Error {
+	return fault.New(fault.NotFound, "there is no such org").WithCode("org_not_found")
 }

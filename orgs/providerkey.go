@@ -40,7 +40,7 @@ type openedKey struct {
 
 // PutProviderKey seals the org's key for a provider, in place of the one before. Errors: fault.Invalid, with the
 // parameter; fault.NotFound when there is no such org.
-func (s *Service) PutProviderKey(ctx context.Context, org id.Org, provider string, key seal.Secret) (ProviderKeyStatus, error) {
+func (s *Service) PutProviderKey(ctx context.Context, org id.Org, by Actor, provider string, key seal.Secret) (ProviderKeyStatus, error) {
 	if err := checkProvider(provider); err != nil {
 		return ProviderKeyStatus{}, err
 	}
@@ -49,16 +49,13 @@ func (s *Service) PutProviderKey(ctx context.Context, org id.Org, provider strin
 		return ProviderKeyStatus{}, err
 	}
 	st := ProviderKeyStatus{Provider: provider, Masked: masked(plain)}
-	err := s.store.Write(ctx, org, func(tx db.Tx) error {
-		if err := holdOrg(ctx, tx, org); err != nil {
-			return err
-		}
+	err := s.change(ctx, org, by, func(tx db.Tx) ([]Entry, error) {
 		dek, err := s.sealingKey(ctx, tx, org)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if st.Version, err = nextVersion(ctx, tx, org, provider); err != nil {
-			return err
+			return nil, err
 		}
 		sealed := dek.box.Seal([]byte(plain), keyBinding(org, provider, st.Version))
 		var created db.Time
@@ -69,7 +66,7 @@ func (s *Service) PutProviderKey(ctx context.Context, org id.Org, provider strin
 			RETURNING created_at`,
 			[]any{string(org), provider, st.Version, dek.version, sealed, st.Masked}, &created)
 		st.CreatedAt = created.Time
-		return err
+		return []Entry{{"provider_key.put", provider, map[string]any{"masked": st.Masked, "version": st.Version}}}, err
 	})
 	s.tell(ctx, topicProviders, string(org), err)
 	if err != nil {
@@ -89,20 +86,17 @@ func nextVersion(ctx context.Context, tx db.Tx, org id.Org, provider string) (in
 
 // DeleteProviderKey removes the sealed key. The row stays, empty, to count on: were versions to begin anew, a copy of
 // the old seal put back by hand would open as the new key. Errors: fault.NotFound when there is none.
-func (s *Service) DeleteProviderKey(ctx context.Context, org id.Org, provider string) error {
+func (s *Service) DeleteProviderKey(ctx context.Context, org id.Org, by Actor, provider string) error {
 	if err := checkProvider(provider); err != nil {
 		return err
 	}
-	err := s.store.Write(ctx, org, func(tx db.Tx) error {
-		if err := holdOrg(ctx, tx, org); err != nil {
-			return err
-		}
+	err := s.change(ctx, org, by, func(tx db.Tx) ([]Entry, error) {
 		n, err := tx.Exec(ctx, `UPDATE provider_keys SET version = version + 1, sealed = $3, masked = '', last_used_at = NULL
 			WHERE org_id = $1 AND provider = $2 AND length(sealed) > 0`, string(org), provider, []byte{})
 		if err == nil && n == 0 {
-			return fault.New(fault.NotFound, "the org has no key for %s", provider).WithCode("provider_key_missing")
+			return nil, fault.New(fault.NotFound, "the org has no key for %s", provider).WithCode("provider_key_missing")
 		}
-		return err
+		return []Entry{{"provider_key.delete", provider, nil}}, err
 	})
 	s.tell(ctx, topicProviders, string(org), err)
 	return err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 
 	"threadhub/internal/db"
 	"threadhub/internal/fault"
@@ -74,41 +75,41 @@ func (s *Service) everyOrg(ctx context.Context) ([]id.Org, error) {
 
 // rotateOrg returns how many provider keys it sealed anew, and whether there was a data key to replace.
 func (s *Service) rotateOrg(ctx context.Context, org id.Org) (n int, made bool, err error) {
-	err = s.store.Write(ctx, org, func(tx db.Tx) error {
+	err = s.change(ctx, org, Actor{}, func(tx db.Tx) ([]Entry, error) {
 		n, made = 0, false
-		if err := holdOrg(ctx, tx, org); err != nil {
-			return err
-		}
 		newest, err := newestKey(ctx, tx, org)
 		if errors.Is(err, db.ErrNoRows) {
-			return nil
+			return nil, nil
 		}
 		if err != nil {
-			return err
+			return nil, err
 		}
 		opened, err := s.openAll(ctx, tx, org)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		fresh, err := s.insertDataKey(ctx, tx, org, newest.version+1)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		for _, k := range opened {
 			sealed := fresh.box.Seal(k.plain, keyBinding(org, k.provider, k.version))
 			if _, err := tx.Exec(ctx, `UPDATE provider_keys SET sealed = $3 WHERE org_id = $1 AND provider = $2`,
 				string(org), k.provider, sealed); err != nil {
-				return err
+				return nil, err
 			}
 		}
 		// Also the empty rows of deleted keys: they hang on a data key too.
 		if _, err := tx.Exec(ctx, `UPDATE provider_keys SET dek_version = $2 WHERE org_id = $1`, string(org), fresh.version); err != nil {
-			return err
+			return nil, err
 		}
 		n, made = len(opened), true
 		_, err = tx.Exec(ctx, `DELETE FROM org_keys WHERE org_id = $1 AND version < $2`, string(org), fresh.version)
-		return err
+		return []Entry{{"data_key.rotate", strconv.Itoa(fresh.version), map[string]any{"provider_keys": n}}}, err
 	})
+	if fault.HasCode(err, "org_not_found") { // deleted, and its keys with it
+		return 0, false, nil
+	}
 	s.tell(ctx, topicProviders, string(org), err)
 	return n, made, err
 }

@@ -10,6 +10,8 @@ package orgs
 
 import (
 	"context"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"errors"
 	"log/slog"
 	"sync"
@@ -60,6 +62,8 @@ type Service struct {
 	now     func() time.Time
 	pepper  []byte // set by Open
 
+	auditKey []byte // set by Open: keys the hashes of the audit log
+
 	callers   *cache[keyHash, known]
 	refused   *cache[keyHash, struct{}]
 	providers *cache[id.Org, providerKeys]
@@ -107,6 +111,9 @@ func (s *Service) Open(ctx context.Context) error {
 		return err
 	}
 	s.pepper = pepper
+	if s.auditKey, err = hkdf.Key(sha256.New, pepper, nil, "threadhub audit", sha256.Size); err != nil {
+		return err
+	}
 	s.cancels = []func(){
 		s.bus.Subscribe(topicKeys, func(key string) {
 			s.callers.drop(func(_ keyHash, k known) bool { return string(k.Key) == key })

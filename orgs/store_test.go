@@ -156,7 +156,7 @@ func TestAuthenticateRefusesAlike(t *testing.T) {
 		try("wrong secret", forged)
 
 		expires := w.now().Add(time.Hour)
-		expiring, _, err := s.CreateKey(t.Context(), good.Org, good.User, "expiring", expires)
+		expiring, _, err := s.CreateKey(t.Context(), good.Org, Actor{}, good.User, "expiring", expires)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -166,7 +166,7 @@ func TestAuthenticateRefusesAlike(t *testing.T) {
 
 		revoked := member(t, s, "acme")
 		callerOf(t, s, revoked.APIKey)
-		if err := s.RevokeKey(t.Context(), revoked.Org, revoked.Key); err != nil {
+		if err := s.RevokeKey(t.Context(), revoked.Org, Actor{}, revoked.Key); err != nil {
 			t.Fatal(err)
 		}
 		try("revoked", revoked.APIKey.Reveal())
@@ -190,7 +190,7 @@ func TestRevocationReachesEveryProcess(t *testing.T) {
 		for _, s := range []*Service{here, there, alone} {
 			callerOf(t, s, k.APIKey)
 		}
-		if err := here.RevokeKey(t.Context(), k.Org, k.Key); err != nil {
+		if err := here.RevokeKey(t.Context(), k.Org, Actor{}, k.Key); err != nil {
 			t.Fatal(err)
 		}
 		for _, s := range []*Service{here, there} {
@@ -202,10 +202,10 @@ func TestRevocationReachesEveryProcess(t *testing.T) {
 		_, err := alone.Authenticate(t.Context(), k.APIKey.Reveal())
 		refuses(t, "a process without a bus, 30 s later", err)
 
-		if err := here.RevokeKey(t.Context(), k.Org, k.Key); err != nil {
+		if err := here.RevokeKey(t.Context(), k.Org, Actor{}, k.Key); err != nil {
 			t.Fatalf("revoked twice: %v", err)
 		}
-		hasCode(t, here.RevokeKey(t.Context(), k.Org, NewKey().ID), fault.NotFound, "key_not_found")
+		hasCode(t, here.RevokeKey(t.Context(), k.Org, Actor{}, NewKey().ID), fault.NotFound, "key_not_found")
 	})
 }
 
@@ -215,7 +215,7 @@ func TestStoreAwayIsNotABadKey(t *testing.T) {
 		s := w.open(t)
 		k, unseen := member(t, s, "acme"), member(t, s, "globex")
 		callerOf(t, s, k.APIKey)
-		if _, err := s.PutProviderKey(t.Context(), k.Org, "openai", seal.NewSecret("sk-key")); err != nil {
+		if _, err := s.PutProviderKey(t.Context(), k.Org, Actor{}, "openai", seal.NewSecret("sk-key")); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := s.ProviderKey(t.Context(), k.Org, "openai"); err != nil {
@@ -321,7 +321,7 @@ func TestCreateKey(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		s := w.open(t)
 		k := member(t, s, "acme")
-		token, key, err := s.CreateKey(t.Context(), k.Org, k.User, "ci", time.Time{})
+		token, key, err := s.CreateKey(t.Context(), k.Org, Actor{}, k.User, "ci", time.Time{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -335,11 +335,11 @@ func TestCreateKey(t *testing.T) {
 		if got := list[0]; got.ID != key || got.Name != "ci" || got.User != k.User || got.CreatedAt.IsZero() || !got.ExpiresAt.IsZero() || !got.RevokedAt.IsZero() {
 			t.Fatalf("listed as %+v", got)
 		}
-		_, _, err = s.CreateKey(t.Context(), k.Org, "usr_nobody", "", time.Time{})
+		_, _, err = s.CreateKey(t.Context(), k.Org, Actor{}, "usr_nobody", "", time.Time{})
 		hasCode(t, err, fault.NotFound, "user_not_found")
-		_, _, err = s.CreateKey(t.Context(), k.Org, k.User, "", w.now())
+		_, _, err = s.CreateKey(t.Context(), k.Org, Actor{}, k.User, "", w.now())
 		hasCode(t, err, fault.Invalid, "invalid_expiry")
-		_, _, err = s.CreateKey(t.Context(), k.Org, k.User, "a\x00b", time.Time{})
+		_, _, err = s.CreateKey(t.Context(), k.Org, Actor{}, k.User, "a\x00b", time.Time{})
 		hasCode(t, err, fault.Invalid, "invalid_name")
 	})
 }
@@ -367,7 +367,7 @@ func TestAnotherOrgSeesNothing(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		s := w.open(t)
 		a, b := member(t, s, "acme"), member(t, s, "globex")
-		if _, err := s.PutProviderKey(t.Context(), a.Org, "openai", seal.NewSecret("sk-of-acme-0123456789")); err != nil {
+		if _, err := s.PutProviderKey(t.Context(), a.Org, Actor{}, "openai", seal.NewSecret("sk-of-acme-0123456789")); err != nil {
 			t.Fatal(err)
 		}
 		same := func(what string, foreign, absent error) {
@@ -378,14 +378,14 @@ func TestAnotherOrgSeesNothing(t *testing.T) {
 		}
 		callerOf(t, s, a.APIKey)
 		lookUps := w.store.shown.Load()
-		same("revoke", s.RevokeKey(t.Context(), b.Org, a.Key), s.RevokeKey(t.Context(), b.Org, NewKey().ID))
+		same("revoke", s.RevokeKey(t.Context(), b.Org, Actor{}, a.Key), s.RevokeKey(t.Context(), b.Org, Actor{}, NewKey().ID))
 		callerOf(t, s, a.APIKey)
 		if w.store.shown.Load() != lookUps {
 			t.Fatal("a stranger made us forget the owner's key")
 		}
 
-		_, _, foreign := s.CreateKey(t.Context(), b.Org, a.User, "", time.Time{})
-		_, _, absent := s.CreateKey(t.Context(), b.Org, "usr_nobody", "", time.Time{})
+		_, _, foreign := s.CreateKey(t.Context(), b.Org, Actor{}, a.User, "", time.Time{})
+		_, _, absent := s.CreateKey(t.Context(), b.Org, Actor{}, "usr_nobody", "", time.Time{})
 		same("create", foreign, absent)
 
 		keys, err := s.Keys(t.Context(), b.Org)
@@ -400,7 +400,7 @@ func TestAnotherOrgSeesNothing(t *testing.T) {
 		}
 		_, err = s.ProviderKey(t.Context(), b.Org, "openai")
 		hasCode(t, err, fault.Invalid, "provider_key_missing")
-		hasCode(t, s.DeleteProviderKey(t.Context(), b.Org, "openai"), fault.NotFound, "provider_key_missing")
+		hasCode(t, s.DeleteProviderKey(t.Context(), b.Org, Actor{}, "openai"), fault.NotFound, "provider_key_missing")
 		if key, err := s.ProviderKey(t.Context(), a.Org, "openai"); err != nil || key.Reveal() != "sk-of-acme-0123456789" {
 			t.Fatalf("the owner's key is gone: %v", err)
 		}
@@ -463,7 +463,7 @@ func TestStoreHoldsNoKeyInTheOpen(t *testing.T) {
 		s := w.open(t)
 		k := member(t, s, "acme")
 		const provider = "sk-CANARYCANARYCANARYCANARY"
-		if _, err := s.PutProviderKey(t.Context(), k.Org, "openai", seal.NewSecret(provider)); err != nil {
+		if _, err := s.PutProviderKey(t.Context(), k.Org, Actor{}, "openai", seal.NewSecret(provider)); err != nil {
 			t.Fatal(err)
 		}
 		var all strings.Builder

@@ -9,6 +9,7 @@ import (
 
 	"threadhub/config"
 	"threadhub/internal/id"
+	"threadhub/orgs"
 )
 
 func keysCreateCommand(fs *flag.FlagSet) func(context.Context, *program, *config.Config) error {
@@ -37,7 +38,7 @@ func keysCreateCommand(fs *flag.FlagSet) func(context.Context, *program, *config
 		if err != nil {
 			return err
 		}
-		key, keyID, err := s.orgs.CreateKey(ctx, id.Org(*org), owner, *name, end)
+		key, keyID, err := s.orgs.CreateKey(ctx, id.Org(*org), orgs.Actor{}, owner, *name, end)
 		if err != nil {
 			return err
 		}
