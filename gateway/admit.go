@@ -24,16 +24,13 @@ func (x *request) admit() error {
 	if err := x.inOwnOrg(); err != nil { // before the role: what is foreign is not there, whoever asks
 		return err
 	}
-	if !may(x.caller.Role, x.route.Needs) {
-		if x.route.foreign != nil {
-			if err := x.route.foreign(x.g, x); err != nil {
-				return err
-			}
+	err := suffices(x.caller, x.route.Needs)
+	if err != nil && x.route.foreign != nil {
+		if foreign := x.route.foreign(x.g, x); foreign != nil {
+			return foreign
 		}
-		return fault.New(fault.Denied, "the role %q may not do this; it needs the role %s", x.caller.Role, x.route.Needs.roles()).
-			WithCode("permission_denied").NoRetry()
 	}
-	return nil
+	return err
 }
 
 // inOwnOrg refuses, as the common 404, a URL that names another org than the caller's, in its path or its query.

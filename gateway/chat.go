@@ -333,6 +333,7 @@ func fingerprint(e *exchange) int64 {
 // peer that has reset it wants no answer.
 func (g *Gateway) call(x *request, e *exchange) (err error) {
 	chaos.Point("call")
+	g.guard(x)
 	watch := g.watch(x)
 	defer watch.stop()
 	up := g.opts.Upstreams[e.target.Provider]

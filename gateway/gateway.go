@@ -69,6 +69,7 @@ type Options struct {
 	LogSink      *LogSink // counted in the metrics; nil if the log is written directly
 	Store        db.Store // asked whether it is there, for readiness
 	Orgs         Authenticator
+	Watcher      Watcher // nil: a call runs to its end whatever becomes of its key
 	ProviderKeys ProviderKeys
 	Models       Models
 	Purse        Purse

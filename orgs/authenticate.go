@@ -52,8 +52,7 @@ func (s *Service) Authenticate(ctx context.Context, token string) (Caller, error
 	return k.Caller, nil
 }
 
-// lookUp asks the store: first whose key it is, for its org is not known yet, then, bound to that org, whether the key
-// and its owner may still call.
+// lookUp asks the store: first whose key it is, for its org is not known yet, then, bound to that org, how it stands.
 func (s *Service) lookUp(ctx context.Context, key APIKey) (known, error) {
 	if len(s.pepper) == 0 {
 		return known{}, errNotOpen
@@ -62,15 +61,20 @@ func (s *Service) lookUp(ctx context.Context, key APIKey) (known, error) {
 	if err != nil {
 		return known{}, err
 	}
-	k := known{Caller: Caller{Org: org, Key: key.ID}}
+	return s.standing(ctx, org, key.ID)
+}
+
+// standing asks the store whether a key of the org and its owner may still call, and as what.
+func (s *Service) standing(ctx context.Context, org id.Org, key id.Key) (known, error) {
+	k := known{Caller: Caller{Org: org, Key: key}}
 	found := false
-	err = s.store.Query(ctx, org, db.Query{
+	err := s.store.Query(ctx, org, db.Query{
 		SQL: `SELECT u.user_id, COALESCE(u.team_id, ''), CAST(u.role AS text), o.window_policy, k.expires_at
 			FROM api_keys k
 			JOIN users u ON u.org_id = k.org_id AND u.user_id = k.user_id
 			JOIN orgs o ON o.org_id = k.org_id
 			WHERE k.org_id = $1 AND k.key_id = $2 AND k.revoked_at IS NULL AND u.disabled_at IS NULL AND o.disabled_at IS NULL`,
-		Args: []any{string(org), string(key.ID)},
+		Args: []any{string(org), string(key)},
 		Each: func(r db.Row) error {
 			var expires db.Time
 			found = true

@@ -3,8 +3,8 @@
 //
 // It promises that a caller is named only by a key whose owner is there and not disabled; that the store holds no key
 // that could be used (ours as a keyed hash, the providers' sealed to their row); that a revoked key is refused at once in
-// the process that revoked it, within a second in those the bus reaches, and within 30 seconds in all; and that a store
-// that is away is never mistaken for a bad key. Where a key was carried, limits on guessing, and what a role may touch
+// the process that revoked it, within a second in those the bus reaches, and within 30 seconds in all, and what runs on it
+// is told so as soon; and that a store that is away is never mistaken for a bad key. Where a key was carried, limits on guessing, and what a role may touch
 // are the gateway's.
 package orgs
 
@@ -68,6 +68,7 @@ type Service struct {
 	refused   *cache[keyHash, struct{}]
 	providers *cache[id.Org, providerKeys]
 	uses      uses
+	watches   watches
 
 	cancels []func()
 	stop    context.CancelFunc
@@ -97,6 +98,7 @@ func New(o Options) *Service {
 		refused:   newCache[keyHash, struct{}](min(refusedTTL, o.KeyTTL), o.Patience, maxRefused, o.Now),
 		providers: newCache[id.Org, providerKeys](o.KeyTTL, o.Patience, maxProviders, o.Now),
 		uses:      uses{last: map[use]time.Time{}},
+		watches:   watches{keys: map[watchedKey]*watchedCalls{}, alarm: make(chan struct{}, 1)},
 	}
 }
 
@@ -117,21 +119,25 @@ func (s *Service) Open(ctx context.Context) error {
 	s.cancels = []func(){
 		s.bus.Subscribe(topicKeys, func(key string) {
 			s.callers.drop(func(_ keyHash, k known) bool { return string(k.Key) == key })
+			s.watches.named(func(k watchedKey) bool { return string(k.key) == key })
 		}),
 		s.bus.Subscribe(topicPeople, func(org string) {
 			s.callers.drop(func(_ keyHash, k known) bool { return string(k.Org) == org })
 			s.refused.clear() // somebody may be back
+			s.watches.named(func(k watchedKey) bool { return string(k.org) == org })
 		}),
 		s.bus.Subscribe(topicProviders, func(org string) { s.providers.forget(id.Org(org)) }),
 		s.bus.OnReset(func() {
 			s.callers.clear()
 			s.refused.clear()
 			s.providers.clear()
+			s.watches.named(func(watchedKey) bool { return true })
 		}),
 	}
 	run, stop := context.WithCancel(context.Background())
 	s.stop = stop
 	s.wg.Go(func() { s.writeUsesEvery(run, usesEvery) })
+	s.wg.Go(func() { s.watchCalls(run) })
 	return nil
 }
 

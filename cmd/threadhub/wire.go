@@ -93,6 +93,7 @@ func openServer(ctx context.Context, cfg *config.Config, logTo io.Writer) (_ *se
 		LogSink:      sink,
 		Store:        s.storage.store,
 		Orgs:         s.storage.orgs,
+		Watcher:      s.storage.orgs,
 		ProviderKeys: s.storage.orgs,
 		Purse:        s.storage.orgs,
 		Models:       callable{models, s.storage.orgs},
