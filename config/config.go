@@ -31,6 +31,7 @@ type Config struct {
 	MaxBodyBytes int64 // largest request body
 	Profiling    bool  // /debug/pprof on the operator's listener
 
+	Auth      Auth
 	Upstreams map[string]*Upstream // by provider; always exactly the four of Providers
 	Timeouts  Timeouts
 	Threads   Threads
@@ -44,6 +45,11 @@ type Upstream struct {
 	DefaultModel  string      // what a rule's target without a model asks for, in the provider's own words
 	DefaultWindow int64       // context window, in tokens, of models the catalogue does not list; not used yet
 	APIKey        seal.Secret // imported for the demo org; nobody else's calls use it
+}
+
+// Auth is how callers' keys are checked.
+type Auth struct {
+	FailuresPerMinute int64 // look-ups of bad API keys from one address, and at one key's id; 0: no limit
 }
 
 // Timeouts bound every wait on another part.
@@ -89,6 +95,7 @@ func Default() *Config {
 		OperatorListen: "127.0.0.1:9090",
 		DataDir:        "data",
 		MaxBodyBytes:   20 << 20,
+		Auth:           Auth{FailuresPerMinute: 60},
 		Upstreams: map[string]*Upstream{
 			"openai":     {BaseURL: "https://api.openai.com/v1", DefaultModel: "gpt-5.4-mini", DefaultWindow: 128_000},
 			"gemini":     {BaseURL: "https://generativelanguage.googleapis.com/v1beta", DefaultModel: "gemini-3.5-flash", DefaultWindow: 128_000},

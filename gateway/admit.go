@@ -113,7 +113,7 @@ func (x *request) authenticate() error {
 	if x.g.opts.Orgs == nil {
 		return fault.New(fault.Unavailable, "there is nobody to check keys").WithCode("unavailable")
 	}
-	x.caller, err = x.g.opts.Orgs.Authenticate(x.ctx, token)
+	x.caller, err = x.g.opts.Orgs.AuthenticateWith(x.ctx, token, x.leave)
 	return err
 }
 

@@ -44,10 +44,10 @@ type Purse interface {
 	HasProviderKey(ctx context.Context, org id.Org) (map[string]bool, error)
 }
 
-// Authenticator says who a bearer token stands for. Errors: fault.Unauthorized when it stands for nobody,
-// fault.Unavailable when that cannot be found out.
+// Authenticator says who a bearer token stands for, and asks leave before it looks up one that nobody has vouched for.
+// Errors: fault.Unauthorized when it stands for nobody, fault.Unavailable when that cannot be found out, or leave's.
 type Authenticator interface {
-	Authenticate(ctx context.Context, token string) (orgs.Caller, error)
+	AuthenticateWith(ctx context.Context, token string, leave orgs.Leave) (orgs.Caller, error)
 }
 
 // ProviderKeys keeps the orgs' keys at the providers.
@@ -86,6 +86,7 @@ type Options struct {
 	Version      string               // shown by /health
 	Profiling    bool                 // pprof on the operator's listener
 
+	AuthFailures  int64         // 60 a minute with bad API keys from one address, and as many for one key's id; negative: no limit
 	MaxBodyBytes  int64         // 20 MiB: a larger body is refused
 	MaxBodyMemory int64         // 256 MiB: what bodies over 64 KiB that are still arriving may hold together
 	MaxConns      int           // (open files allowed − 200) / 2, as a relayed stream needs two
@@ -111,6 +112,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Registry == nil {
 		o.Registry = prometheus.NewRegistry()
+	}
+	if o.AuthFailures == 0 {
+		o.AuthFailures = 60
 	}
 	if o.MaxBodyBytes == 0 {
 		o.MaxBodyBytes = 20 << 20
@@ -152,6 +156,7 @@ type Gateway struct {
 	ready    *readiness
 	turns    *turnstile
 	backlog  *backlog
+	guesses  *guesses
 
 	mu       sync.Mutex
 	public   *listener
@@ -166,6 +171,7 @@ type Gateway struct {
 func New(opts Options) *Gateway {
 	g := &Gateway{opts: opts.withDefaults(), turns: newTurnstile(), flights: newFlights(), force: make(chan struct{}), ended: make(chan struct{})}
 	g.backlog = newBacklog(g.opts.Store, g.opts.Log)
+	g.guesses = newGuesses(g.opts.AuthFailures)
 	g.ready = &readiness{store: g.opts.Store}
 	g.metrics = newMetrics(g.opts.Registry, g.opts.LogSink, g.ready)
 	g.router = newRouter(g.routes())

@@ -56,7 +56,7 @@ const (
 // fakeOrgs knows three keys of org_a.
 type fakeOrgs struct{}
 
-func (fakeOrgs) Authenticate(_ context.Context, token string) (orgs.Caller, error) {
+func (fakeOrgs) AuthenticateWith(_ context.Context, token string, _ orgs.Leave) (orgs.Caller, error) {
 	role, ok := map[string]orgs.Role{adminKey: orgs.Admin, memberKey: orgs.Member, viewerKey: orgs.Viewer}[token]
 	switch {
 	case token == "th_down":

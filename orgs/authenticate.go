@@ -24,9 +24,19 @@ type known struct {
 // errNotOpen is a Service that was not opened: it knows no pepper and must let nobody in.
 var errNotOpen = errors.New("orgs: the service is not open")
 
+// Leave is asked before the store is asked for a key that it has not vouched for before. Its error refuses that, and is
+// the answer; else settle is called with whether the key turned out to be bad. A store that says nothing tells neither.
+type Leave func(key id.Key) (settle func(bad bool), err error)
+
 // Authenticate says who shows this key. Errors: fault.Unauthorized, invalid_api_key, always worded alike;
 // fault.Unavailable when the store is away and the key was not seen in the last 30 seconds.
 func (s *Service) Authenticate(ctx context.Context, token string) (Caller, error) {
+	return s.AuthenticateWith(ctx, token, nil)
+}
+
+// AuthenticateWith is Authenticate that guesses need leave for. Junk, what is remembered, and keys that were good when
+// this process last looked need none. nil gives leave to all.
+func (s *Service) AuthenticateWith(ctx context.Context, token string, leave Leave) (Caller, error) {
 	key, err := ParseKey(token)
 	if err != nil {
 		return Caller{}, err
@@ -37,7 +47,7 @@ func (s *Service) Authenticate(ctx context.Context, token string) (Caller, error
 		if _, bad := s.refused.hit(hash); bad {
 			return Caller{}, refused()
 		}
-		k, err = s.callers.load(ctx, hash, func(ctx context.Context) (known, error) { return s.lookUp(ctx, key) })
+		k, err = s.callers.load(ctx, hash, func(ctx context.Context) (known, error) { return s.askFor(ctx, key, hash, leave) })
 		if fault.Is(err, fault.Unauthorized) {
 			s.refused.put(hash, struct{}{})
 			return Caller{}, refused()
@@ -50,6 +60,27 @@ func (s *Service) Authenticate(ctx context.Context, token string) (Caller, error
 		return Caller{}, refused()
 	}
 	return k.Caller, nil
+}
+
+// askFor is lookUp, with leave where that is needed. Of many requests that show one key at once, one comes here.
+func (s *Service) askFor(ctx context.Context, key APIKey, hash keyHash, leave Leave) (known, error) {
+	settle := func(bool) {}
+	if leave != nil && !s.vouched.has(hash) {
+		var err error
+		if settle, err = leave(key.ID); err != nil {
+			return known{}, err
+		}
+	}
+	k, err := s.lookUp(ctx, key)
+	bad := fault.Is(err, fault.Unauthorized)
+	settle(bad)
+	switch {
+	case bad:
+		s.vouched.forget(hash)
+	case err == nil:
+		s.vouched.put(hash, struct{}{})
+	}
+	return k, err
 }
 
 // lookUp asks the store: first whose key it is, for its org is not known yet, then, bound to that org, how it stands.

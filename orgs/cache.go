@@ -61,6 +61,14 @@ func (c *cache[K, V]) hit(k K) (V, bool) {
 	return e.value, true
 }
 
+// has reports whether there is an answer, however old.
+func (c *cache[K, V]) has(k K) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, ok := c.find(k)
+	return ok
+}
+
 // load returns a fresh answer, or what ask says, or, when ask fails for the store's sake, an answer not older than ttl.
 // ask runs on the first caller's goroutine, without its deadline and cancellation: others wait for the same answer.
 func (c *cache[K, V]) load(ctx context.Context, k K, ask func(context.Context) (V, error)) (V, error) {

@@ -66,6 +66,7 @@ type Service struct {
 
 	callers   *cache[keyHash, known]
 	refused   *cache[keyHash, struct{}]
+	vouched   *cache[keyHash, struct{}] // keys that were good when the store was last asked; what changes does not clear it
 	providers *cache[id.Org, providerKeys]
 	uses      uses
 	watches   watches
@@ -96,6 +97,7 @@ func New(o Options) *Service {
 		o: o, store: o.Store, keyring: o.Keyring, bus: o.Bus, log: o.Log, now: o.Now,
 		callers:   newCache[keyHash, known](o.KeyTTL, o.Patience, maxCallers, o.Now),
 		refused:   newCache[keyHash, struct{}](min(refusedTTL, o.KeyTTL), o.Patience, maxRefused, o.Now),
+		vouched:   newCache[keyHash, struct{}](o.KeyTTL, o.Patience, 2*maxCallers, o.Now),
 		providers: newCache[id.Org, providerKeys](o.KeyTTL, o.Patience, maxProviders, o.Now),
 		uses:      uses{last: map[use]time.Time{}},
 		watches:   watches{keys: map[watchedKey]*watchedCalls{}, alarm: make(chan struct{}, 1)},

@@ -195,7 +195,7 @@ func (s *Service) askAgain(ctx context.Context) bool {
 	for range min(watchWidth, len(due)) {
 		wg.Go(func() {
 			for k := range keys {
-				if ctx.Err() == nil && !s.askFor(ctx, k) {
+				if ctx.Err() == nil && !s.lookAfter(ctx, k) {
 					away.Store(true)
 				}
 			}
@@ -205,9 +205,9 @@ func (s *Service) askAgain(ctx context.Context) bool {
 	return len(due) == watchBatch && !away.Load() && ctx.Err() == nil
 }
 
-// askFor asks the store whether k is good still, and ends what may go on no longer. It reports whether the store said
+// lookAfter asks the store whether k is good still, and ends what may go on no longer. It reports whether the store said
 // anything: if not, it is asked again at the next tick.
-func (s *Service) askFor(ctx context.Context, k watchedKey) (answered bool) {
+func (s *Service) lookAfter(ctx context.Context, k watchedKey) (answered bool) {
 	defer func() {
 		if r := recover(); r != nil { // on a goroutine of its own, where nothing else recovers
 			s.log.Error("looking after running calls panicked", "panic", r)

@@ -109,6 +109,7 @@ func openServer(ctx context.Context, cfg *config.Config, logTo io.Writer) (_ *se
 		Registry:     registry,
 		Version:      version,
 		Profiling:    cfg.Profiling,
+		AuthFailures: orNone(cfg.Auth.FailuresPerMinute),
 		MaxBodyBytes: cfg.MaxBodyBytes,
 		WriteTimeout: cfg.Timeouts.Write,
 		Heartbeat:    cfg.Timeouts.Heartbeat,
@@ -120,11 +121,11 @@ func openServer(ctx context.Context, cfg *config.Config, logTo io.Writer) (_ *se
 }
 
 // orNone writes "none" as parts do whose 0 is a default.
-func orNone(d time.Duration) time.Duration {
-	if d == 0 {
+func orNone[N ~int64](n N) N {
+	if n == 0 {
 		return -1
 	}
-	return d
+	return n
 }
 
 // settle closes what dead processes left open: now, where nobody else can be alive; else again and again, as others die.
