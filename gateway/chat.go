@@ -22,8 +22,21 @@ import (
 	"threadhub/upstreams"
 )
 
-// chat answers POST /v1/chat/completions: the nine steps, on one screen. Authenticate is done when it is called.
+// way is how one route walks the nine steps where routes differ.
+type way struct {
+	parse func(*Gateway, *request, *exchange) error
+	load  func(*Gateway, context.Context, *exchange) error
+	route func(*Gateway, context.Context, *exchange) error
+	whole func(*Gateway, *request, *exchange) // relay and record, of an answer in one piece
+}
+
+// chat answers POST /v1/chat/completions.
 func (g *Gateway) chat(x *request) {
+	g.walk(x, way{(*Gateway).parse, (*Gateway).load, (*Gateway).route, (*Gateway).whole})
+}
+
+// walk is the nine steps, on one screen. Authenticate is done when it is called.
+func (g *Gateway) walk(x *request, w way) {
 	e := &exchange{id: x.id, arrived: x.arrived, caller: x.caller, leave: func() {}}
 	streaming := false
 	defer func() {
@@ -39,11 +52,11 @@ func (g *Gateway) chat(x *request) {
 			panic(v) // the router answers
 		}
 	}()
-	if err := g.parse(x, e); err != nil {
+	if err := w.parse(g, x, e); err != nil {
 		x.fail(err)
 		return
 	}
-	if err := g.take(x.ctx, e); err != nil { // load, route, fit, admit, translate, open
+	if err := g.take(x.ctx, e, w); err != nil { // load, route, fit, admit, translate, open
 		x.fail(err)
 		return
 	}
@@ -59,7 +72,7 @@ func (g *Gateway) chat(x *request) {
 		g.relay(x, e)
 		streaming = true
 	default:
-		g.whole(x, e)
+		w.whole(g, x, e)
 	}
 }
 
@@ -122,7 +135,7 @@ func threadOf(header, body string) (id.Thread, error) {
 const staleTries = 3
 
 // take walks from load to open, in the order this process's requests for the thread came, and again where it must.
-func (g *Gateway) take(ctx context.Context, e *exchange) error {
+func (g *Gateway) take(ctx context.Context, e *exchange, w way) error {
 	end := time.Now().Add(g.opts.TurnWait)
 	if e.named != "" {
 		leave, ok := g.turns.enter(ctx, e.caller.Org, e.named, g.opts.TurnWait)
@@ -132,8 +145,10 @@ func (g *Gateway) take(ctx context.Context, e *exchange) error {
 		e.leave = leave
 	}
 	return g.await(ctx, e.named, end, func() (calls.Result, error) {
-		for _, step := range []func(context.Context, *exchange) error{g.load, g.route, g.fit, g.admit, g.translate, g.open} {
-			if err := step(ctx, e); err != nil {
+		for _, step := range []func(*Gateway, context.Context, *exchange) error{
+			w.load, w.route, (*Gateway).fit, (*Gateway).admit, (*Gateway).translate, (*Gateway).open,
+		} {
+			if err := step(g, ctx, e); err != nil {
 				return 0, err
 			}
 		}
@@ -191,6 +206,12 @@ func (g *Gateway) load(ctx context.Context, e *exchange) error {
 	if err != nil {
 		return err
 	}
+	e.into(turn, t)
+	return nil
+}
+
+// into sets what the turn is in: the thread that was named, or one that the turn forks. t is nil for a thread that is made.
+func (e *exchange) into(turn *threads.Turn, t *threads.Thread) {
 	e.turn, e.thread, e.policy = turn, e.named, threads.Policy(e.caller.WindowPolicy)
 	if t != nil && t.WindowPolicy != "" {
 		e.policy = t.WindowPolicy
@@ -198,7 +219,6 @@ func (g *Gateway) load(ctx context.Context, e *exchange) error {
 	if turn.Fork != nil {
 		e.thread = id.NewThread()
 	}
-	return nil
 }
 
 func (g *Gateway) route(ctx context.Context, e *exchange) error {

@@ -25,6 +25,8 @@ type exchange struct {
 	req   *openai.ChatRequest // parse
 	named id.Thread           // parse: the thread the request names; "": a plain call
 	fork  bool                // parse: a request that differs inside the thread goes on in a new one
+	why   string              // parse: why a provider was named, of a forward
+	again bool                // parse: of a forward, that asks what was said last; load then makes req
 
 	turn   *threads.Turn  // load; nil for a plain call
 	thread id.Thread      // load: the one the turn is in, which a fork makes; "" for a plain call

@@ -58,6 +58,7 @@ func (g *Gateway) routes() []Route {
 		{Method: "GET", Pattern: "/api/threads/{id}", Needs: Read, handler: (*Gateway).getThread},
 		{Method: "POST", Pattern: "/api/threads/{id}/messages", Needs: Write, handler: (*Gateway).addMessage, foreign: (*Gateway).foreignThread},
 		{Method: "POST", Pattern: "/api/threads/{id}/fork", Needs: Write, handler: (*Gateway).forkThread, foreign: (*Gateway).foreignThread},
+		{Method: "POST", Pattern: "/api/threads/{id}/forward", Needs: Write, handler: (*Gateway).forward, foreign: (*Gateway).foreignThread},
 		{Method: "PUT", Pattern: "/api/orgs/{org}/providers/{provider}", Needs: Admin, handler: (*Gateway).putProvider},
 		{Method: "DELETE", Pattern: "/api/orgs/{org}/providers/{provider}", Needs: Admin, handler: (*Gateway).deleteProvider},
 		{Method: "GET", Pattern: "/api/orgs/{org}/providers/status", Needs: Admin, handler: (*Gateway).providerStatus},

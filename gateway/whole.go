@@ -10,6 +10,17 @@ import (
 
 // whole records an answer that came in one piece and gives it to the client, byte for byte.
 func (g *Gateway) whole(x *request, e *exchange) {
+	a, err := g.finish(x, e)
+	if err != nil {
+		x.fail(err)
+		return
+	}
+	x.rc.SetContentType("application/json")
+	x.rc.SetBody(a.Raw)
+}
+
+// finish records an answer that came in one piece, and tells in headers what is known of it.
+func (g *Gateway) finish(x *request, e *exchange) (*openai.Answer, error) {
 	e.first = time.Now()
 	end := ending{outcome: calls.Complete, state: calls.OK, status: e.answer.Status, upstreamID: e.answer.UpstreamID}
 	a, err := openai.ParseAnswer(e.answer.Body)
@@ -34,8 +45,7 @@ func (g *Gateway) whole(x *request, e *exchange) {
 	}
 	g.answerHeaders(x, e)
 	if err != nil {
-		x.fail(err)
-		return
+		return nil, err
 	}
 	cost, status := priced(e.charge)
 	h := &x.rc.Response.Header
@@ -44,6 +54,5 @@ func (g *Gateway) whole(x *request, e *exchange) {
 	}
 	h.Set("X-Threadhub-Cost-Status", status)
 	h.Set("X-Threadhub-Overhead-Ms", e.overhead())
-	x.rc.SetContentType("application/json")
-	x.rc.SetBody(a.Raw)
+	return a, nil
 }

@@ -21,7 +21,7 @@ func TestSeedMakesThenReuses(t *testing.T) {
 		if first.Org != "org_acme" || !first.NewOrg || !first.NewUser || first.RoleWas != "" {
 			t.Fatalf("made %+v", first)
 		}
-		want := Caller{Org: "org_acme", User: first.User, Key: first.Key, Role: Admin}
+		want := Caller{Org: "org_acme", User: first.User, Key: first.Key, Role: Admin, WindowPolicy: "cut"}
 		if got := callerOf(t, s, first.APIKey); got != want {
 			t.Fatalf("got %+v, want %+v", got, want)
 		}

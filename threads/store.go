@@ -56,6 +56,51 @@ func (s *Store) Turn(ctx context.Context, org id.Org, thread id.Thread, who View
 	return t, v.thread, nil
 }
 
+// Again is a turn that asks once more what was said last in a thread: the newest message that is no answer, which is
+// returned as the request's, with what stands before it as history. What answers to it there are already are not shown.
+// Call Fit before History is used. Errors: fault.NotFound as for Thread; fault.Conflict nothing_to_answer when nobody has
+// said anything.
+func (s *Store) Again(ctx context.Context, org id.Org, thread id.Thread, who Viewer) (*Turn, *Thread, *Message, error) {
+	v, err := s.look(ctx, org, thread, who, nil)
+	if err == nil && v.thread == nil {
+		err = Absent()
+	}
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	for seq := endless; ; {
+		page, err := v.before(seq)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		for i := len(page) - 1; i >= 0; i-- {
+			if m := page[i]; !isSystem(m.Role) && m.Role != "assistant" {
+				head := v.head()
+				return &Turn{th: v, thin: true, before: m.Seq, Mode: Deduplicated, PrevSeq: head.Seq, PrevChain: head.Chain, Chain: head.Chain}, v.thread, m, nil
+			}
+		}
+		if startsThread(page) {
+			return nil, nil, nil, fault.New(fault.Conflict, "nobody has said anything in this thread yet that could be answered; send content").
+				WithCode("nothing_to_answer").NoRetry()
+		}
+		seq = page[0].Seq
+	}
+}
+
+// Message returns one message. Errors: fault.NotFound message_not_found.
+func (s *Store) Message(ctx context.Context, org id.Org, thread id.Thread, seq int) (*Message, error) {
+	var m *Message
+	err := s.db.Query(ctx, org, db.Query{
+		SQL:  `SELECT ` + messageColumns + ` FROM messages WHERE org_id = $1 AND thread_id = $2 AND seq = $3`,
+		Args: []any{org, thread, seq},
+		Each: func(row db.Row) (err error) { m, err = scanMessage(row); return err },
+	})
+	if err == nil && m == nil {
+		err = fault.New(fault.NotFound, "there is no such message").WithCode("message_not_found")
+	}
+	return m, err
+}
+
 // Thread returns a thread without its messages. Errors: fault.NotFound, also for a private thread of somebody else, or a
 // deleted one.
 func (s *Store) Thread(ctx context.Context, org id.Org, thread id.Thread, who Viewer) (*Thread, error) {

@@ -53,6 +53,9 @@ var routes = map[string]struct {
 		return ask{path: "/api/threads/" + id + "/messages", body: `{"content":"a note"}`}
 	}, threadID},
 	"POST /api/threads/{id}/fork": {aThread, func(_ *tenant, id string) ask { return ask{path: "/api/threads/" + id + "/fork"} }, threadID},
+	"POST /api/threads/{id}/forward": {aThread, func(o *tenant, id string) ask {
+		return ask{path: "/api/threads/" + id + "/forward", body: `{"provider":"` + o.provider + `","model":"sim-1"}`}
+	}, threadID},
 	"PUT /api/orgs/{org}/providers/{provider}": {anOrg, func(_ *tenant, id string) ask {
 		return ask{path: "/api/orgs/" + id + "/providers/gemini", body: `{"api_key":"sk-of-somebody"}`}
 	}, orgID},

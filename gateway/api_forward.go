@@ -1,0 +1,127 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"threadhub/internal/chaos"
+	"threadhub/internal/fault"
+	"threadhub/internal/id"
+	"threadhub/openai"
+	routing "threadhub/router"
+)
+
+// forward answers POST /api/threads/{id}/forward with {provider, model?, reason?, content?, max_tokens?}: the thread's next
+// answer, from the provider that is named, with the reason kept beside it. With content that is said first; without it
+// the provider is asked what was said last, also when that has an answer already: then it is a second one.
+func (g *Gateway) forward(x *request) {
+	g.walk(x, way{(*Gateway).parseForward, (*Gateway).loadForward, (*Gateway).routeForward, (*Gateway).wholeForward})
+}
+
+const maxReason = 512 // bytes
+
+// routeOfForward is the id of the route of such an answer.
+const routeOfForward = "forward"
+
+func (g *Gateway) parseForward(x *request, e *exchange) error {
+	chaos.Point("parse")
+	e.named = id.Thread(x.param("id"))
+	if _, err := g.visible(x, e.named); err != nil { // before the body: what is foreign is not there, whatever is sent to it
+		return err
+	}
+	m, err := x.members("provider", "model", "reason", "content", "max_tokens", "org_id")
+	if err != nil {
+		return err
+	}
+	var provider, model, org string
+	for name, to := range map[string]*string{"provider": &provider, "model": &model, "reason": &e.why, "org_id": &org} {
+		if *to, err = text(m, name); err != nil {
+			return err
+		}
+	}
+	switch {
+	case org != "" && x.ownOrg(org) != nil:
+		return notFound()
+	case !slices.Contains(providers, provider):
+		return fault.New(fault.Invalid, "provider is one of %s", strings.Join(providers, ", ")).WithCode("invalid_value").WithParam("provider")
+	case len(e.why) > maxReason || !utf8.ValidString(e.why) || strings.ContainsRune(e.why, 0):
+		return fault.New(fault.Invalid, "reason may have up to %d bytes of text", maxReason).WithParam("reason")
+	case len(model) > maxModel:
+		return fault.New(fault.Invalid, "model may have up to %d bytes", maxModel).WithParam("model")
+	}
+	if model == "" {
+		t, ok := g.opts.Router.Default(provider)
+		if !ok {
+			return fault.New(fault.Invalid, "name a model: there is no default one for %s", provider).WithCode("model_not_found").WithParam("model")
+		}
+		model = t.Model
+	}
+	if e.why == "" {
+		e.why = "forwarded to " + provider
+	}
+	content := m["content"]
+	if !isThere(content) {
+		content = []byte(`""`) // until load knows what was said last
+	}
+	e.req, err = forwardRequest(provider+"/"+model, []byte(`{"role":"user","content":`+string(content)+`}`), m["max_tokens"])
+	if err == nil && !isThere(m["content"]) {
+		e.again = true
+	}
+	return err
+}
+
+// forwardRequest is the request that asks model for an answer to one message.
+func forwardRequest(model string, message []byte, maxTokens json.RawMessage) (*openai.ChatRequest, error) {
+	name, _ := json.Marshal(model)
+	body := `{"model":` + string(name) + `,"messages":[` + string(message) + `]`
+	if isThere(maxTokens) {
+		body += `,"max_completion_tokens":` + string(maxTokens)
+	}
+	return openai.ParseChat([]byte(body + "}"))
+}
+
+func (g *Gateway) loadForward(ctx context.Context, e *exchange) error {
+	if !e.again {
+		return g.load(ctx, e)
+	}
+	chaos.Point("load")
+	turn, t, said, err := g.opts.Threads.Again(ctx, e.caller.Org, e.named, e.viewer())
+	if err != nil {
+		return err
+	}
+	e.into(turn, t)
+	var limit json.RawMessage
+	if e.req.MaxTokens > 0 {
+		limit = strconv.AppendInt(nil, e.req.MaxTokens, 10)
+	}
+	e.req, err = forwardRequest(e.req.Model, said.Raw, limit)
+	return err
+}
+
+func (g *Gateway) routeForward(ctx context.Context, e *exchange) error {
+	if err := g.route(ctx, e); err != nil {
+		return err
+	}
+	e.route = routing.Route{ID: routeOfForward, Reason: e.why}
+	return nil
+}
+
+// wholeForward answers with the message as the thread has it.
+func (g *Gateway) wholeForward(x *request, e *exchange) {
+	if _, err := g.finish(x, e); err != nil {
+		x.fail(err)
+		return
+	}
+	m, err := g.opts.Threads.Message(x.ctx, e.caller.Org, e.thread, e.turn.NewestSeq()+1)
+	if err != nil {
+		x.fail(err)
+		return
+	}
+	shape := messageShape(m)
+	named, _ := json.Marshal(map[string]id.Thread{"thread_id": e.thread})
+	x.write(200, append(append(named[:len(named)-1], ','), shape[1:]...))
+}
