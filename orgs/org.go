@@ -4,16 +4,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
-	"slices"
 	"strings"
-	"time"
-	"unicode/utf8"
 
 	"threadhub/internal/db"
 	"threadhub/internal/fault"
 	"threadhub/internal/id"
-	"threadhub/internal/seal"
 )
 
 const (
@@ -47,167 +42,6 @@ func slugOf(name string) string {
 		return '_'
 	}, strings.ToLower(name))
 	return slug[:min(len(slug), maxSlug)]
-}
-
-// SeedSpec is what Seed makes sure of. Org and Email are needed.
-type SeedSpec struct {
-	Org   string // its name
-	Email string
-	Role  Role   // "": as it is; member for a new user
-	Tier  string // "": as it is; trial for a new org
-	Seats int    // 0: as it is; 10 for a new org
-}
-
-// Seeded is what Seed found or made.
-type Seeded struct {
-	Org     id.Org
-	User    id.User
-	Key     id.Key
-	APIKey  seal.Secret
-	NewOrg  bool
-	NewUser bool
-	RoleWas Role // set when an existing user's role was changed
-}
-
-// Seed makes sure that there is such an org and such a user in it, and makes a key for the user. It is the operator's
-// tool and asks nobody's leave: what the spec names is set also on an org or a user that exists, its role too; what it
-// leaves empty stays. Errors: fault.Invalid; fault.Conflict when the org has no seat left (seats_full), when it or the
-// user is disabled, or when another name has the same id.
-func (s *Service) Seed(ctx context.Context, spec SeedSpec) (Seeded, error) {
-	if len(s.pepper) == 0 {
-		return Seeded{}, errNotOpen
-	}
-	spec, err := spec.clean()
-	if err != nil {
-		return Seeded{}, err
-	}
-	key := NewKey()
-	var out Seeded
-	insert := func(tx db.Tx) error {
-		out = Seeded{Org: OrgID(spec.Org), Key: key.ID, APIKey: key.Secret()} // anew for each try
-		out.NewOrg, err = insertOrg(ctx, tx, out.Org, spec)
-		return err
-	}
-	err = s.found(ctx, OrgID(spec.Org), Actor{}, insert, func(tx db.Tx) ([]Entry, error) {
-		org, seats, err := seedOrg(ctx, tx, spec, &out)
-		if err != nil {
-			return nil, err
-		}
-		user, err := seedUser(ctx, tx, spec, seats, &out)
-		if err != nil {
-			return nil, err
-		}
-		made, err := s.insertKey(ctx, tx, out.Org, out.User, "seed", key, time.Time{})
-		return slices.Concat(org, user, made), err
-	})
-	if out.RoleWas != "" {
-		s.tell(ctx, topicPeople, string(out.Org), err)
-	}
-	if err != nil {
-		return Seeded{}, err
-	}
-	return out, nil
-}
-
-func (spec SeedSpec) clean() (SeedSpec, error) {
-	spec.Org = strings.TrimSpace(spec.Org)
-	if spec.Org == "" || len(spec.Org) > maxOrgName || !utf8.ValidString(spec.Org) || strings.ContainsRune(spec.Org, 0) {
-		return spec, fault.New(fault.Invalid, "the name of an org is 1 to %d bytes of UTF-8", maxOrgName).WithCode("invalid_name").WithParam("org")
-	}
-	if spec.Role != "" && !spec.Role.Valid() {
-		return spec, fault.New(fault.Invalid, "a role is admin, member or viewer").WithCode("invalid_role").WithParam("role")
-	}
-	if spec.Seats < 0 || spec.Seats > 1<<20 {
-		return spec, fault.New(fault.Invalid, "an org has 1 to %d seats", 1<<20).WithCode("invalid_seats").WithParam("seats")
-	}
-	var err error
-	spec.Email, err = cleanEmail(spec.Email)
-	return spec, err
-}
-
-// insertOrg makes the org, unless it is there.
-func insertOrg(ctx context.Context, tx db.Tx, org id.Org, spec SeedSpec) (made bool, err error) {
-	tier, seats := spec.Tier, spec.Seats
-	if tier == "" {
-		tier = defaultTier
-	}
-	if seats == 0 {
-		seats = defaultSeat
-	}
-	n, err := tx.Exec(ctx, `INSERT INTO orgs (org_id, name, tier, seats) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`,
-		string(org), spec.Org, tier, seats)
-	return n == 1, err
-}
-
-// seedOrg sets what the spec says of an org that is held, and returns how many seats it has.
-func seedOrg(ctx context.Context, tx db.Tx, spec SeedSpec, out *Seeded) (entries []Entry, seats int, err error) {
-	var name, tier string
-	var disabled db.Time
-	err = tx.QueryRow(ctx, `SELECT name, tier, seats, disabled_at FROM orgs WHERE org_id = $1`, []any{string(out.Org)},
-		&name, &tier, &seats, &disabled)
-	switch {
-	case err != nil:
-		return nil, 0, err
-	case name != spec.Org:
-		return nil, 0, fault.New(fault.Conflict, "the id %s belongs to the org %q: choose another name", out.Org, name).WithCode("org_name_taken")
-	case !disabled.IsZero():
-		return nil, 0, fault.New(fault.Conflict, "the org %s is disabled", out.Org).WithCode("org_disabled")
-	}
-	action, detail := "org.update", map[string]any{}
-	if out.NewOrg {
-		action, detail = "org.create", map[string]any{"name": name, "tier": tier, "seats": seats}
-	}
-	if spec.Tier != "" && spec.Tier != tier {
-		tier, detail["tier"] = spec.Tier, spec.Tier
-	}
-	if spec.Seats != 0 && spec.Seats != seats {
-		seats, detail["seats"] = spec.Seats, spec.Seats
-	}
-	if len(detail) == 0 {
-		return nil, seats, nil
-	}
-	_, err = tx.Exec(ctx, `UPDATE orgs SET tier = $2, seats = $3 WHERE org_id = $1`, string(out.Org), tier, seats)
-	return []Entry{{action, string(out.Org), detail}}, seats, err
-}
-
-func seedUser(ctx context.Context, tx db.Tx, spec SeedSpec, seats int, out *Seeded) ([]Entry, error) {
-	var role Role
-	var disabled db.Time
-	err := tx.QueryRow(ctx, `SELECT user_id, CAST(role AS text), disabled_at FROM users WHERE org_id = $1 AND email = $2`,
-		[]any{string(out.Org), spec.Email}, &out.User, &role, &disabled)
-	if errors.Is(err, db.ErrNoRows) {
-		return insertUser(ctx, tx, spec, seats, out)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if !disabled.IsZero() {
-		return nil, fault.New(fault.Conflict, "the user %s is disabled", spec.Email).WithCode("user_disabled")
-	}
-	if spec.Role == "" || spec.Role == role {
-		return nil, nil
-	}
-	out.RoleWas = role
-	_, err = tx.Exec(ctx, `UPDATE users SET role = $3 WHERE org_id = $1 AND user_id = $2`, string(out.Org), string(out.User), string(spec.Role))
-	return []Entry{{"user.update", string(out.User), map[string]any{"role": spec.Role}}}, err
-}
-
-func insertUser(ctx context.Context, tx db.Tx, spec SeedSpec, seats int, out *Seeded) ([]Entry, error) {
-	var taken int
-	if err := tx.QueryRow(ctx, `SELECT count(*) FROM users WHERE org_id = $1 AND disabled_at IS NULL`, []any{string(out.Org)}, &taken); err != nil {
-		return nil, err
-	}
-	if taken >= seats {
-		return nil, fault.New(fault.Conflict, "all %d seats of the org are taken", seats).WithCode("seats_full")
-	}
-	role := spec.Role
-	if role == "" {
-		role = Member
-	}
-	out.NewUser, out.User = true, id.NewUser()
-	_, err := tx.Exec(ctx, `INSERT INTO users (org_id, user_id, email, role) VALUES ($1, $2, $3, $4)`,
-		string(out.Org), string(out.User), spec.Email, string(role))
-	return []Entry{{"user.create", string(out.User), map[string]any{"role": role}}}, err
 }
 
 // holdOrg lets one transaction at a time change what hangs together in an org: seats, data keys, provider keys. An

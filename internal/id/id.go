@@ -32,6 +32,7 @@ func fresh(prefix string) string {
 
 func NewOrg() Org         { return Org(fresh("org_")) }
 func NewUser() User       { return User(fresh("usr_")) }
+func NewTeam() Team       { return Team(fresh("team_")) }
 func NewThread() Thread   { return Thread(fresh("thread_")) }
 func NewRequest() Request { return Request(fresh("req_")) }
 func NewOwner() Owner     { return Owner(fresh("own_")) }
