@@ -16,7 +16,7 @@ import (
 // another makes one more key of the house's admin, and returns it as a header.
 func (h *house) another() []string {
 	h.t.Helper()
-	key, _, err := h.orgs.CreateKey(h.t.Context(), h.admin.Org, orgs.Actor{}, h.admin.User, "another", time.Time{})
+	key, _, err := h.orgs.CreateKey(h.t.Context(), h.admin.Org, orgs.Actor{}, orgs.KeySpec{User: h.admin.User, Name: "another"})
 	if err != nil {
 		h.t.Fatal(err)
 	}

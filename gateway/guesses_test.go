@@ -158,7 +158,7 @@ func TestTheAnswerToTooManyGuesses(t *testing.T) {
 	if r.status != 429 || r.code() != "rate_limit_exceeded" || r.errorField("type") != "rate_limit_error" || r.header.Get("Retry-After") != "60" {
 		t.Errorf("the second: %+v", r)
 	}
-	fresh, key, err := d.orgs.CreateKey(t.Context(), "org_acme", orgs.Actor{}, d.user(t), "fresh", time.Time{})
+	fresh, key, err := d.orgs.CreateKey(t.Context(), "org_acme", orgs.Actor{}, orgs.KeySpec{User: d.user(t), Name: "fresh"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -171,7 +171,7 @@ func TestTheAnswerToTooManyGuesses(t *testing.T) {
 	if r := d.do("GET", "/v1/models", "", bearer(fresh.Reveal())); r.status != 200 {
 		t.Errorf("the same, known: %d", r.status)
 	}
-	if err := d.orgs.RevokeKey(t.Context(), "org_acme", orgs.Actor{}, key); err != nil {
+	if err := d.orgs.RevokeKey(t.Context(), "org_acme", orgs.Actor{}, key.ID); err != nil {
 		t.Fatal(err)
 	}
 	if r := d.do("GET", "/v1/models", "", bearer(fresh.Reveal())); r.status != 401 {

@@ -100,20 +100,19 @@ func (s *Service) standing(ctx context.Context, org id.Org, key id.Key) (known, 
 	k := known{Caller: Caller{Org: org, Key: key}}
 	found := false
 	err := s.store.Query(ctx, org, db.Query{
-		SQL: `SELECT u.user_id, COALESCE(u.team_id, ''), CAST(u.role AS text), o.window_policy, k.expires_at
+		SQL: `SELECT u.user_id, COALESCE(u.team_id, ''), CAST(u.role AS text), k.expires_at, k.read_only, k.models, k.providers, o.window_policy
 			FROM api_keys k
 			JOIN users u ON u.org_id = k.org_id AND u.user_id = k.user_id
 			JOIN orgs o ON o.org_id = k.org_id
-			WHERE k.org_id = $1 AND k.key_id = $2 AND k.revoked_at IS NULL AND u.disabled_at IS NULL AND o.disabled_at IS NULL`,
+			WHERE k.org_id = $1 AND k.key_id = $2 AND k.revoked_at IS NULL AND k.disabled_at IS NULL
+				AND u.disabled_at IS NULL AND u.deleted_at IS NULL AND o.disabled_at IS NULL AND o.deleted_at IS NULL`,
 		Args: []any{string(org), string(key)},
 		Each: func(r db.Row) error {
 			var expires db.Time
 			found = true
-			if err := r.Scan(&k.User, &k.Team, &k.Role, &k.WindowPolicy, &expires); err != nil {
-				return err
-			}
-			k.expires = expires.Time
-			return nil
+			err := r.Scan(&k.User, &k.Team, &k.Role, &expires, &k.ReadOnly, (*nameList)(&k.Models), (*nameList)(&k.Providers), &k.WindowPolicy)
+			k.expires, k.Expiring = expires.Time, !expires.IsZero()
+			return err
 		},
 	})
 	if err != nil {

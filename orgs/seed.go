@@ -4,9 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"strings"
-	"time"
-	"unicode/utf8"
 
 	"threadhub/internal/db"
 	"threadhub/internal/fault"
@@ -54,17 +51,20 @@ func (s *Service) Seed(ctx context.Context, spec SeedSpec) (Seeded, error) {
 		return err
 	}
 	err = s.found(ctx, OrgID(spec.Org), Actor{}, insert, func(tx db.Tx) ([]Entry, error) {
-		org, seats, err := seedOrg(ctx, tx, spec, &out)
+		org, err := seedOrg(ctx, tx, spec, &out)
 		if err != nil {
 			return nil, err
 		}
-		user, err := seedUser(ctx, tx, spec, seats, &out)
+		user, err := seedUser(ctx, tx, spec, &out)
 		if err != nil {
 			return nil, err
 		}
-		made, err := s.insertKey(ctx, tx, out.Org, out.User, "seed", key, time.Time{})
+		_, made, err := s.insertKey(ctx, tx, out.Org, key, KeySpec{User: out.User, Name: "seed"})
 		return slices.Concat(org, user, made), err
 	})
+	if fault.HasCode(err, "org_not_found") {
+		err = fault.New(fault.Conflict, "the org %s was deleted: choose another name", OrgID(spec.Org)).WithCode("org_deleted")
+	}
 	if out.RoleWas != "" {
 		s.tell(ctx, topicPeople, string(out.Org), err)
 	}
@@ -75,17 +75,18 @@ func (s *Service) Seed(ctx context.Context, spec SeedSpec) (Seeded, error) {
 }
 
 func (spec SeedSpec) clean() (SeedSpec, error) {
-	spec.Org = strings.TrimSpace(spec.Org)
-	if spec.Org == "" || len(spec.Org) > maxOrgName || !utf8.ValidString(spec.Org) || strings.ContainsRune(spec.Org, 0) {
-		return spec, fault.New(fault.Invalid, "the name of an org is 1 to %d bytes of UTF-8", maxOrgName).WithCode("invalid_name").WithParam("org")
+	var err error
+	if spec.Org, err = cleanOrgName(spec.Org, "org"); err != nil {
+		return spec, err
 	}
-	if spec.Role != "" && !spec.Role.Valid() {
-		return spec, fault.New(fault.Invalid, "a role is admin, member or viewer").WithCode("invalid_role").WithParam("role")
+	if spec.Role != "" {
+		if err := checkRole(spec.Role); err != nil {
+			return spec, err
+		}
 	}
 	if spec.Seats < 0 || spec.Seats > 1<<20 {
 		return spec, fault.New(fault.Invalid, "an org has 1 to %d seats", 1<<20).WithCode("invalid_seats").WithParam("seats")
 	}
-	var err error
 	spec.Email, err = cleanEmail(spec.Email)
 	return spec, err
 }
@@ -104,19 +105,20 @@ func insertOrg(ctx context.Context, tx db.Tx, org id.Org, spec SeedSpec) (made b
 	return n == 1, err
 }
 
-// seedOrg sets what the spec says of an org that is held, and returns how many seats it has.
-func seedOrg(ctx context.Context, tx db.Tx, spec SeedSpec, out *Seeded) (entries []Entry, seats int, err error) {
+// seedOrg sets what the spec says of an org that is held.
+func seedOrg(ctx context.Context, tx db.Tx, spec SeedSpec, out *Seeded) ([]Entry, error) {
 	var name, tier string
+	var seats int
 	var disabled db.Time
-	err = tx.QueryRow(ctx, `SELECT name, tier, seats, disabled_at FROM orgs WHERE org_id = $1`, []any{string(out.Org)},
+	err := tx.QueryRow(ctx, `SELECT name, tier, seats, disabled_at FROM orgs WHERE org_id = $1`, []any{string(out.Org)},
 		&name, &tier, &seats, &disabled)
 	switch {
 	case err != nil:
-		return nil, 0, err
-	case name != spec.Org:
-		return nil, 0, fault.New(fault.Conflict, "the id %s belongs to the org %q: choose another name", out.Org, name).WithCode("org_name_taken")
+		return nil, err
+	case name != spec.Org && "org_"+spec.Org != string(out.Org): // a new name of an org whose id is its name is no collision
+		return nil, fault.New(fault.Conflict, "the id %s belongs to the org %q: choose another name", out.Org, name).WithCode("org_name_taken")
 	case !disabled.IsZero():
-		return nil, 0, fault.New(fault.Conflict, "the org %s is disabled", out.Org).WithCode("org_disabled")
+		return nil, fault.New(fault.Conflict, "the org %s is disabled", out.Org).WithCode("org_disabled")
 	}
 	action, detail := "org.update", map[string]any{}
 	if out.NewOrg {
@@ -129,19 +131,25 @@ func seedOrg(ctx context.Context, tx db.Tx, spec SeedSpec, out *Seeded) (entries
 		seats, detail["seats"] = spec.Seats, spec.Seats
 	}
 	if len(detail) == 0 {
-		return nil, seats, nil
+		return nil, nil
 	}
 	_, err = tx.Exec(ctx, `UPDATE orgs SET tier = $2, seats = $3 WHERE org_id = $1`, string(out.Org), tier, seats)
-	return []Entry{{action, string(out.Org), detail}}, seats, err
+	return []Entry{{action, string(out.Org), detail}}, err
 }
 
-func seedUser(ctx context.Context, tx db.Tx, spec SeedSpec, seats int, out *Seeded) ([]Entry, error) {
+func seedUser(ctx context.Context, tx db.Tx, spec SeedSpec, out *Seeded) ([]Entry, error) {
 	var role Role
 	var disabled db.Time
 	err := tx.QueryRow(ctx, `SELECT user_id, CAST(role AS text), disabled_at FROM users WHERE org_id = $1 AND email = $2`,
 		[]any{string(out.Org), spec.Email}, &out.User, &role, &disabled)
 	if errors.Is(err, db.ErrNoRows) {
-		return insertUser(ctx, tx, spec, seats, out)
+		user, err := UserSpec{Email: spec.Email, Role: spec.Role}.clean()
+		if err != nil {
+			return nil, err
+		}
+		u, made, err := insertUser(ctx, tx, out.Org, user)
+		out.NewUser, out.User = true, u.ID
+		return made, err
 	}
 	if err != nil {
 		return nil, err
@@ -155,22 +163,4 @@ func seedUser(ctx context.Context, tx db.Tx, spec SeedSpec, seats int, out *Seed
 	out.RoleWas = role
 	_, err = tx.Exec(ctx, `UPDATE users SET role = $3 WHERE org_id = $1 AND user_id = $2`, string(out.Org), string(out.User), string(spec.Role))
 	return []Entry{{"user.update", string(out.User), map[string]any{"role": spec.Role}}}, err
-}
-
-func insertUser(ctx context.Context, tx db.Tx, spec SeedSpec, seats int, out *Seeded) ([]Entry, error) {
-	var taken int
-	if err := tx.QueryRow(ctx, `SELECT count(*) FROM users WHERE org_id = $1 AND disabled_at IS NULL`, []any{string(out.Org)}, &taken); err != nil {
-		return nil, err
-	}
-	if taken >= seats {
-		return nil, fault.New(fault.Conflict, "all %d seats of the org are taken", seats).WithCode("seats_full")
-	}
-	role := spec.Role
-	if role == "" {
-		role = Member
-	}
-	out.NewUser, out.User = true, id.NewUser()
-	_, err := tx.Exec(ctx, `INSERT INTO users (org_id, user_id, email, role) VALUES ($1, $2, $3, $4)`,
-		string(out.Org), string(out.User), spec.Email, string(role))
-	return []Entry{{"user.create", string(out.User), map[string]any{"role": role}}}, err
 }

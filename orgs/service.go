@@ -121,6 +121,7 @@ func (s *Service) Open(ctx context.Context) error {
 	s.cancels = []func(){
 		s.bus.Subscribe(topicKeys, func(key string) {
 			s.callers.drop(func(_ keyHash, k known) bool { return string(k.Key) == key })
+			s.refused.clear() // it may be back
 			s.watches.named(func(k watchedKey) bool { return string(k.key) == key })
 		}),
 		s.bus.Subscribe(topicPeople, func(org string) {

@@ -2,6 +2,7 @@ package orgs
 
 import (
 	"fmt"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -21,8 +22,8 @@ func TestSeedMakesThenReuses(t *testing.T) {
 		if first.Org != "org_acme" || !first.NewOrg || !first.NewUser || first.RoleWas != "" {
 			t.Fatalf("made %+v", first)
 		}
-		want := Caller{Org: "org_acme", User: first.User, Key: first.Key, Role: Admin, WindowPolicy: "cut"}
-		if got := callerOf(t, s, first.APIKey); got != want {
+		want := Caller{Org: "org_acme", User: first.User, Key: first.Key, Role: Admin, WindowPolicy: WindowCut}
+		if got := callerOf(t, s, first.APIKey); !reflect.DeepEqual(got, want) {
 			t.Fatalf("got %+v, want %+v", got, want)
 		}
 
@@ -62,7 +63,10 @@ func TestSeedRefuses(t *testing.T) {
 		seed(t, s, SeedSpec{Org: "acme", Email: "d@example.com"}) // the disabled user's seat is free
 
 		w.exec(t, "org_acme", `UPDATE orgs SET name = 'another' WHERE org_id = 'org_acme'`)
-		_, err = s.Seed(t.Context(), SeedSpec{Org: "acme", Email: "a@example.com"})
+		seed(t, s, SeedSpec{Org: "acme", Email: "a@example.com"}) // no collision: nobody else's name is this id
+		collides := seed(t, s, SeedSpec{Org: "Acme, Inc.", Email: "a@example.com"}).Org
+		w.exec(t, collides, `UPDATE orgs SET name = 'Another, Inc.' WHERE org_id = $1`, string(collides))
+		_, err = s.Seed(t.Context(), SeedSpec{Org: "Acme, Inc.", Email: "a@example.com"})
 		hasCode(t, err, fault.Conflict, "org_name_taken")
 		w.exec(t, "org_acme", `UPDATE orgs SET name = 'acme', disabled_at = now() WHERE org_id = 'org_acme'`)
 		_, err = s.Seed(t.Context(), SeedSpec{Org: "acme", Email: "a@example.com"})
@@ -156,7 +160,7 @@ func TestAuthenticateRefusesAlike(t *testing.T) {
 		try("wrong secret", forged)
 
 		expires := w.now().Add(time.Hour)
-		expiring, _, err := s.CreateKey(t.Context(), good.Org, Actor{}, good.User, "expiring", expires)
+		expiring, _, err := s.CreateKey(t.Context(), good.Org, Actor{}, KeySpec{User: good.User, Name: "expiring", Expires: expires})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -321,25 +325,25 @@ func TestCreateKey(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		s := w.open(t)
 		k := member(t, s, "acme")
-		token, key, err := s.CreateKey(t.Context(), k.Org, Actor{}, k.User, "ci", time.Time{})
+		token, key, err := s.CreateKey(t.Context(), k.Org, Actor{}, KeySpec{User: k.User, Name: "ci"})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := callerOf(t, s, token); got.Key != key || got.User != k.User {
+		if got := callerOf(t, s, token); got.Key != key.ID || got.User != k.User {
 			t.Fatalf("got %+v", got)
 		}
-		list, err := s.Keys(t.Context(), k.Org)
+		list, err := s.Keys(t.Context(), k.Org, "", Cursor{}, 10)
 		if err != nil || len(list) != 2 {
 			t.Fatalf("%+v, %v", list, err)
 		}
-		if got := list[0]; got.ID != key || got.Name != "ci" || got.User != k.User || got.CreatedAt.IsZero() || !got.ExpiresAt.IsZero() || !got.RevokedAt.IsZero() {
+		if got := list[0]; got.ID != key.ID || got.Name != "ci" || got.User != k.User || got.CreatedAt.IsZero() || !got.ExpiresAt.IsZero() || !got.RevokedAt.IsZero() {
 			t.Fatalf("listed as %+v", got)
 		}
-		_, _, err = s.CreateKey(t.Context(), k.Org, Actor{}, "usr_nobody", "", time.Time{})
+		_, _, err = s.CreateKey(t.Context(), k.Org, Actor{}, KeySpec{User: "usr_nobody"})
 		hasCode(t, err, fault.NotFound, "user_not_found")
-		_, _, err = s.CreateKey(t.Context(), k.Org, Actor{}, k.User, "", w.now())
+		_, _, err = s.CreateKey(t.Context(), k.Org, Actor{}, KeySpec{User: k.User, Expires: w.now()})
 		hasCode(t, err, fault.Invalid, "invalid_expiry")
-		_, _, err = s.CreateKey(t.Context(), k.Org, Actor{}, k.User, "a\x00b", time.Time{})
+		_, _, err = s.CreateKey(t.Context(), k.Org, Actor{}, KeySpec{User: k.User, Name: "a\x00b"})
 		hasCode(t, err, fault.Invalid, "invalid_name")
 	})
 }
@@ -384,11 +388,11 @@ func TestAnotherOrgSeesNothing(t *testing.T) {
 			t.Fatal("a stranger made us forget the owner's key")
 		}
 
-		_, _, foreign := s.CreateKey(t.Context(), b.Org, Actor{}, a.User, "", time.Time{})
-		_, _, absent := s.CreateKey(t.Context(), b.Org, Actor{}, "usr_nobody", "", time.Time{})
+		_, _, foreign := s.CreateKey(t.Context(), b.Org, Actor{}, KeySpec{User: a.User})
+		_, _, absent := s.CreateKey(t.Context(), b.Org, Actor{}, KeySpec{User: "usr_nobody"})
 		same("create", foreign, absent)
 
-		keys, err := s.Keys(t.Context(), b.Org)
+		keys, err := s.Keys(t.Context(), b.Org, "", Cursor{}, 10)
 		if err != nil || len(keys) != 1 || keys[0].ID != b.Key {
 			t.Fatalf("%+v, %v", keys, err)
 		}

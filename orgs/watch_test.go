@@ -166,7 +166,7 @@ func TestAnExpiredKeyEndsWhatRuns(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		s := w.watching(t)
 		k := member(t, s, "acme")
-		token, _, err := s.CreateKey(t.Context(), k.Org, Actor{}, k.User, "short", w.now().Add(100*time.Millisecond))
+		token, _, err := s.CreateKey(t.Context(), k.Org, Actor{}, KeySpec{User: k.User, Name: "short", Expires: w.now().Add(100 * time.Millisecond)})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -38,12 +38,12 @@ func keysCreateCommand(fs *flag.FlagSet) func(context.Context, *program, *config
 		if err != nil {
 			return err
 		}
-		key, keyID, err := s.orgs.CreateKey(ctx, id.Org(*org), orgs.Actor{}, owner, *name, end)
+		key, info, err := s.orgs.CreateKey(ctx, id.Org(*org), orgs.Actor{}, orgs.KeySpec{User: owner, Name: *name, Expires: end})
 		if err != nil {
 			return err
 		}
 		if *asJSON {
-			return p.printJSON(map[string]string{"org_id": *org, "user_id": string(owner), "key_id": string(keyID), "api_key": key.Reveal()})
+			return p.printJSON(map[string]string{"org_id": *org, "user_id": string(owner), "key_id": string(info.ID), "api_key": key.Reveal()})
 		}
 		_, err = fmt.Fprintf(p.stdout, "API key  %s\n\nThe key is shown this once; keep it where secrets are kept.\n", key.Reveal())
 		return err
