@@ -34,6 +34,7 @@ type Config struct {
 	Auth      Auth
 	Upstreams map[string]*Upstream // by provider; always exactly the four of Providers
 	Timeouts  Timeouts
+	Orgs      Orgs
 	Threads   Threads
 	Streams   Streams
 	Log       Log
@@ -66,6 +67,11 @@ type Timeouts struct {
 	Lease       time.Duration // silence of a process after which others settle its open calls
 	Drain       time.Duration // calls in flight after SIGTERM
 	DrainAccept time.Duration // new connections after SIGTERM, while load balancers notice
+}
+
+// Orgs is what the orgs' admins may do on this installation.
+type Orgs struct {
+	Create bool // make other orgs
 }
 
 // Threads is how conversations behave.
@@ -116,6 +122,7 @@ func Default() *Config {
 			Drain:       2 * time.Minute,
 			DrainAccept: 5 * time.Second,
 		},
+		Orgs:    Orgs{Create: true},
 		Threads: Threads{TurnWait: 10 * time.Second},
 		Streams: Streams{ResumeGrace: 30 * time.Second, MaxLineBytes: 1 << 20},
 		Log:     Log{Level: "info", Format: "json"},

@@ -77,6 +77,7 @@ func TestDefaults(t *testing.T) {
 		"stream":         c.Timeouts.Stream == 30*time.Minute,
 		"lease":          c.Timeouts.Lease == 20*time.Second,
 		"no profiling":   !c.Profiling,
+		"admins":         c.Orgs.Create,
 		"bad keys":       c.Auth.FailuresPerMinute == 60,
 		"openai":         c.Upstreams["openai"].BaseURL == "https://api.openai.com/v1",
 		"openrouter":     c.Upstreams["openrouter"].DefaultModel == "openrouter/auto",
@@ -174,7 +175,7 @@ func TestEveryNameReachesItsField(t *testing.T) {
 	other := map[string]string{
 		"listen": ":1", "operator_listen": ":2", "data_dir": "elsewhere", "database_url": "postgres://u:p@h/d", "migrate_database_url": "postgres://o:p@h/d",
 		"redis_url": "redis://h:1", "qdrant_url": "http://h:1", "encryption_key": goodKey, "secret_key": strings.Repeat("s", 40), "max_body_bytes": "1MiB",
-		"profiling": "true", "auth.failures_per_minute": "7", "streams.max_line_bytes": "2MiB", "log.level": "warn", "log.format": "text",
+		"profiling": "true", "orgs.create": "false", "auth.failures_per_minute": "7", "streams.max_line_bytes": "2MiB", "log.level": "warn", "log.format": "text",
 	}
 	for _, s := range settings(Default()) {
 		text := other[s.path]

@@ -57,7 +57,7 @@ type flagValue struct {
 
 func (v flagValue) String() string        { return v.usual }
 func (v flagValue) Set(text string) error { v.values[v.path] = text; return nil }
-func (v flagValue) IsBoolFlag() bool      { return v.path == "profiling" }
+func (v flagValue) IsBoolFlag() bool      { return v.path == "profiling" || v.path == "orgs.create" }
 
 // layer is one place where settings were written.
 type layer struct {

@@ -60,6 +60,7 @@ func settings(c *Config) []setting {
 		duration("timeouts.lease", "silence of a process after which others settle its open calls", &t.Lease, short, long),
 		duration("timeouts.drain", "calls in flight after SIGTERM", &t.Drain, 0, long),
 		duration("timeouts.drain_accept", "new connections after SIGTERM", &t.DrainAccept, 0, long),
+		boolean("orgs.create", "admins of an org may make others", &c.Orgs.Create),
 		duration("threads.turn_wait", "how long a call waits for its thread", &c.Threads.TurnWait, 0, long),
 		duration("streams.resume_grace", "how long a call runs on without its client; not used yet", &c.Streams.ResumeGrace, 0, long),
 		byteCount("streams.max_line_bytes", "longest line of a provider's event stream", &c.Streams.MaxLineBytes, 4<<10, 32<<20),

@@ -15,7 +15,10 @@ import (
 type fakeModels struct{}
 
 func (fakeModels) Models(context.Context, orgs.Caller) ([]Model, error) {
-	return []Model{{"auto", "threadhub", 1700000000}, {"openrouter/anthropic/claude", "openrouter", 1700000001}}, nil
+	return []Model{
+		{ID: "auto", OwnedBy: "threadhub", Created: 1700000000},
+		{ID: "openrouter/anthropic/claude", OwnedBy: "openrouter", Created: 1700000001},
+	}, nil
 }
 
 // fakeKeys keeps provider keys of any org.

@@ -227,8 +227,10 @@ func (g *Gateway) route(ctx context.Context, e *exchange) error {
 	if err != nil {
 		return err
 	}
-	e.target, e.route, err = g.opts.Router.Resolve(e.req.Model, func(provider string) bool { return keys[provider] })
-	return err
+	if e.target, e.route, err = g.opts.Router.Resolve(e.req.Model, func(provider string) bool { return keys[provider] }); err != nil {
+		return err
+	}
+	return inScope(e.caller, e.target)
 }
 
 // fit is the second half of load, which needs to know the model: what of the thread goes before the request, or what of a

@@ -69,7 +69,9 @@ type Options struct {
 	LogSink      *LogSink // counted in the metrics; nil if the log is written directly
 	Store        db.Store // asked whether it is there, for readiness
 	Orgs         Authenticator
-	Watcher      Watcher // nil: a call runs to its end whatever becomes of its key
+	Watcher      Watcher       // nil: a call runs to its end whatever becomes of its key
+	People       *orgs.Service // orgs, users, teams and keys as admins change them
+	FixedOrgs    bool          // admins make no orgs
 	ProviderKeys ProviderKeys
 	Models       Models
 	Purse        Purse

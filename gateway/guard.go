@@ -30,7 +30,7 @@ func (g *Gateway) guard(x *request) {
 // suffices reports, as fault.Denied, a role that may not do what a route needs.
 func suffices(caller orgs.Caller, needs Permission) error {
 	if may(caller.Role, needs) {
-		return nil
+		return mayWrite(caller, needs)
 	}
 	return fault.New(fault.Denied, "the role %q may not do this; it needs the role %s", caller.Role, needs.roles()).
 		WithCode("permission_denied").NoRetry()

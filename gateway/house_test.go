@@ -97,7 +97,7 @@ func newHouse(t testing.TB, url string, o Options) *house {
 	must(err)
 	or, err := openrouter.New(upstreams.Options{BaseURL: h.sim.URL("openrouter")})
 	must(err)
-	o.Log, o.Store, o.Orgs, o.Watcher, o.ProviderKeys, o.Purse = log, store, h.orgs, h.orgs, h.orgs, h.orgs
+	o.Log, o.Store, o.Orgs, o.Watcher, o.ProviderKeys, o.Purse, o.People = log, store, h.orgs, h.orgs, h.orgs, h.orgs, h.orgs
 	o.Calls, o.Threads, o.Ledger, o.Catalogue, o.Router = h.calls, h.threads, ledger, catalogue, router
 	o.Upstreams = map[string]upstreams.Upstream{"openai": oa, "openrouter": or}
 	o.Owner = h.lease.Owner()

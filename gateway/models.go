@@ -1,14 +1,18 @@
 package gateway
 
 import (
+	"slices"
+
 	"threadhub/internal/fault"
+	routing "threadhub/router"
 )
 
 // Model is a name that may stand in the member "model".
 type Model struct {
 	ID      string
 	OwnedBy string
-	Created int64 // Unix seconds
+	Created int64          // Unix seconds
+	Target  routing.Target // what it means; empty when the rules say so
 }
 
 // modelShape is a model as the OpenAI API shows it.
@@ -56,5 +60,6 @@ func (g *Gateway) callable(x *request) ([]Model, error) {
 	if g.opts.Models == nil {
 		return nil, fault.New(fault.Unavailable, "there is no catalogue")
 	}
-	return g.opts.Models.Models(x.ctx, x.caller)
+	all, err := g.opts.Models.Models(x.ctx, x.caller)
+	return slices.DeleteFunc(all, func(m Model) bool { return m.Target.Provider != "" && !reaches(x.caller, m.Target) }), err
 }

@@ -71,15 +71,16 @@ func (s *Service) Keys(ctx context.Context, org id.Org, user id.User, after Curs
 
 // Key returns one of the org's API keys. Errors: fault.NotFound, key_not_found.
 func (s *Service) Key(ctx context.Context, org id.Org, key id.Key) (KeyInfo, error) {
-	return single(ctx, s, org, noKey(), keysSQL+` AND key_id = $2`, string(key), scanKey)
+	return single(ctx, s, org, NoKey(), keysSQL+` AND key_id = $2`, string(key), scanKey)
 }
 
-func noKey() *fault.Error {
+// NoKey is an API key that is not there, or not for the one who asks.
+func NoKey() *fault.Error {
 	return fault.New(fault.NotFound, "there is no such API key").WithCode("key_not_found")
 }
 
 func keyIn(ctx context.Context, tx db.Tx, org id.Org, key id.Key) (KeyInfo, error) {
-	return singleIn(ctx, tx, org, noKey(), keysSQL+` AND key_id = $2`, string(key), scanKey)
+	return singleIn(ctx, tx, org, NoKey(), keysSQL+` AND key_id = $2`, string(key), scanKey)
 }
 
 // KeySpec is an API key to be made. User is needed.
@@ -122,9 +123,20 @@ func checkProviders(names []string) error {
 	return nil
 }
 
+// lastExpiry is the last year a key may end in: stores keep no time beyond 2262.
+const lastExpiry = 2200
+
 func (s *Service) checkExpiry(at time.Time) error {
-	if !at.IsZero() && !at.After(s.now()) {
-		return fault.New(fault.Invalid, "the key would be expired already").WithCode("invalid_expiry").WithParam("expires_at")
+	bad := func(why string) error {
+		return fault.New(fault.Invalid, "%s", why).WithCode("invalid_expiry").WithParam("expires_at")
+	}
+	switch {
+	case at.IsZero():
+		return nil
+	case !at.After(s.now()):
+		return bad("the key would be expired already")
+	case at.Year() > lastExpiry:
+		return bad("a key that is to last for so long needs no end")
 	}
 	return nil
 }
@@ -153,7 +165,7 @@ func (s *Service) CreateKey(ctx context.Context, org id.Org, by Actor, spec KeyS
 func (s *Service) insertKey(ctx context.Context, tx db.Tx, org id.Org, key APIKey, spec KeySpec) (KeyInfo, []Entry, error) {
 	u, err := userIn(ctx, tx, org, spec.User)
 	if err == nil && !u.active() {
-		err = noUser()
+		err = NoUser()
 	}
 	if err != nil {
 		return KeyInfo{}, nil, err

@@ -104,15 +104,16 @@ func (s *Service) Users(ctx context.Context, org id.Org, after Cursor, limit int
 
 // User returns one of the org's users. Errors: fault.NotFound, user_not_found.
 func (s *Service) User(ctx context.Context, org id.Org, user id.User) (UserInfo, error) {
-	return single(ctx, s, org, noUser(), usersSQL+` AND user_id = $2`, string(user), scanUser)
+	return single(ctx, s, org, NoUser(), usersSQL+` AND user_id = $2`, string(user), scanUser)
 }
 
-func noUser() *fault.Error {
+// NoUser is a user that is not there, or not for the one who asks.
+func NoUser() *fault.Error {
 	return fault.New(fault.NotFound, "there is no such user").WithCode("user_not_found")
 }
 
 func userIn(ctx context.Context, tx db.Tx, org id.Org, user id.User) (UserInfo, error) {
-	return singleIn(ctx, tx, org, noUser(), usersSQL+` AND user_id = $2`, string(user), scanUser)
+	return singleIn(ctx, tx, org, NoUser(), usersSQL+` AND user_id = $2`, string(user), scanUser)
 }
 
 // UserSpec is a user to be made. Email is needed.

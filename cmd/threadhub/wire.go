@@ -94,6 +94,8 @@ func openServer(ctx context.Context, cfg *config.Config, logTo io.Writer) (_ *se
 		Store:        s.storage.store,
 		Orgs:         s.storage.orgs,
 		Watcher:      s.storage.orgs,
+		People:       s.storage.orgs,
+		FixedOrgs:    !cfg.Orgs.Create,
 		ProviderKeys: s.storage.orgs,
 		Purse:        s.storage.orgs,
 		Models:       callable{models, s.storage.orgs},
@@ -207,7 +209,7 @@ func (c callable) Models(ctx context.Context, caller orgs.Caller) ([]gateway.Mod
 	}
 	var models []gateway.Model
 	for _, m := range c.router.Models(func(provider string) bool { return keys[provider] }) {
-		models = append(models, gateway.Model{ID: m.ID, OwnedBy: m.OwnedBy})
+		models = append(models, gateway.Model{ID: m.ID, OwnedBy: m.OwnedBy, Target: m.Target})
 	}
 	return models, nil
 }

@@ -1,0 +1,74 @@
+package gateway
+
+import (
+	"slices"
+	"strings"
+
+	"threadhub/internal/fault"
+	"threadhub/orgs"
+	routing "threadhub/router"
+)
+
+// What an API key may be used for is less than its user may do, never more: it may be for reading alone, for some
+// providers, for some models.
+
+// mayWrite refuses a key that is for reading alone what its user's role would allow.
+func mayWrite(c orgs.Caller, needs Permission) error {
+	if !c.ReadOnly || needs <= Read {
+		return nil
+	}
+	return fault.New(fault.Denied, "this API key is for reading alone").WithCode("permission_denied").NoRetry()
+}
+
+// inScope refuses a target that the caller's key is not good for.
+func inScope(c orgs.Caller, t routing.Target) error {
+	if reaches(c, t) {
+		return nil
+	}
+	return fault.New(fault.Denied, "this API key may not be used for the model %s of %s", t.Model, t.Provider).
+		WithCode("model_not_allowed").WithParam("model").NoRetry()
+}
+
+// reaches reports whether the caller's key is good for a target. Patterns are held against the model's name, with and
+// without its provider in front.
+func reaches(c orgs.Caller, t routing.Target) bool {
+	if len(c.Providers) > 0 && !slices.Contains(c.Providers, t.Provider) {
+		return false
+	}
+	return len(c.Models) == 0 || slices.ContainsFunc(c.Models, func(pattern string) bool {
+		return matches(pattern, t.Model) || matches(pattern, t.Provider+"/"+t.Model)
+	})
+}
+
+// matches reports whether name is as pattern says, where * stands for anything, slashes too.
+func matches(pattern, name string) bool {
+	head, rest, wild := strings.Cut(pattern, "*")
+	if !wild {
+		return pattern == name
+	}
+	if !strings.HasPrefix(name, head) {
+		return false
+	}
+	name = name[len(head):]
+	for {
+		part, after, more := strings.Cut(rest, "*")
+		if !more {
+			return strings.HasSuffix(name, part)
+		}
+		i := strings.Index(name, part)
+		if i < 0 {
+			return false
+		}
+		name, rest = name[i+len(part):], after
+	}
+}
+
+// unrestricted refuses to make or change keys with a key that may do less than they might: nobody gets more out of a key
+// than was put into it.
+func (x *request) unrestricted() error {
+	if !x.caller.Restricted() {
+		return nil
+	}
+	return fault.New(fault.Denied, "this API key is restricted, or expires: it can make and change no other").
+		WithCode("key_restricted").NoRetry()
+}
