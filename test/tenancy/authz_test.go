@@ -126,7 +126,9 @@ func TestEverybodyAsksForEverything(t *testing.T) {
 				t.Errorf("refusals and reads asked the provider %d times", n-sent)
 			}
 			// Then what writes, which must leave the other org alone.
-			for _, c := range tab.cells(func(route string, status int) bool { return status < 400 && !strings.HasPrefix(route, "GET ") }) {
+			writes := tab.cells(func(route string, status int) bool { return status < 400 && !strings.HasPrefix(route, "GET ") })
+			slices.SortStableFunc(writes, func(a, b cell) int { return order(a) - order(b) })
+			for _, c := range writes {
 				answers[c] = w.ask(t, o, c, tab.want(c))
 			}
 			if changes := before[1-i].changes(w.rows(t)[1-i]); changes != "" {
@@ -138,6 +140,14 @@ func TestEverybodyAsksForEverything(t *testing.T) {
 			alike(t, o, tab, answers)
 		}
 	})
+}
+
+// order puts what leaves nothing to ask for behind the rest.
+func order(c cell) int {
+	if c.route == deleteOrg {
+		return 1
+	}
+	return 0
 }
 
 // ask asks, and checks all that can be said of an answer by itself.

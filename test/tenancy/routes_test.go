@@ -46,8 +46,8 @@ var routes = map[string]struct {
 	"GET /v1/requests/{id}": {aCall, func(_ *tenant, id string) ask { return ask{path: "/v1/requests/" + id} }, callID},
 	"POST /api/threads":     {anOrg, newThread("/api/threads"), orgID},
 	"POST /api/threads/":    {anOrg, newThread("/api/threads/"), orgID},
-	"GET /api/threads":      {anOrg, listThreads("/api/threads"), orgID},
-	"GET /api/threads/":     {anOrg, listThreads("/api/threads/"), orgID},
+	"GET /api/threads":      {anOrg, listed("/api/threads"), orgID},
+	"GET /api/threads/":     {anOrg, listed("/api/threads/"), orgID},
 	"GET /api/threads/{id}": {aThread, func(_ *tenant, id string) ask { return ask{path: "/api/threads/" + id} }, threadID},
 	"POST /api/threads/{id}/messages": {aThread, func(_ *tenant, id string) ask {
 		return ask{path: "/api/threads/" + id + "/messages", body: `{"content":"a note"}`}
@@ -65,7 +65,31 @@ var routes = map[string]struct {
 	"GET /api/orgs/{org}/providers/status": {anOrg, func(_ *tenant, id string) ask {
 		return ask{path: "/api/orgs/" + id + "/providers/status"}
 	}, orgID},
+	"POST /api/orgs":            {anOrg, in("/api/orgs", `{"name":"Acme Six","email":"six@CANARY.example","org_id":"NAME"}`), orgID},
+	"GET /api/orgs":             {anOrg, listed("/api/orgs"), orgID},
+	"GET /api/orgs/{org}":       {anOrg, of("/api/orgs/", ""), orgID},
+	"PATCH /api/orgs/{org}":     {anOrg, of("/api/orgs/", `{"name":"Acme Renamed"}`), orgID},
+	deleteOrg:                   {anOrg, of("/api/orgs/", ""), orgID},
+	"GET /api/orgs/{org}/audit": {anOrg, func(_ *tenant, id string) ask { return ask{path: "/api/orgs/" + id + "/audit"} }, orgID},
+	"POST /api/users":           {anOrg, in("/api/users", `{"email":"new@CANARY.example","org_id":"NAME"}`), orgID},
+	"GET /api/users":            {anOrg, listed("/api/users"), orgID},
+	"GET /api/users/{id}":       {aUser, of("/api/users/", ""), userID},
+	"PATCH /api/users/{id}":     {aUser, of("/api/users/", `{"name":"Somebody Else"}`), userID},
+	"DELETE /api/users/{id}":    {aUser, of("/api/users/", ""), doomedUserID},
+	"POST /api/teams":           {anOrg, in("/api/teams", `{"name":"new","org_id":"NAME"}`), orgID},
+	"GET /api/teams":            {anOrg, listed("/api/teams"), orgID},
+	"GET /api/teams/{id}":       {aTeam, of("/api/teams/", ""), teamID},
+	"PATCH /api/teams/{id}":     {aTeam, of("/api/teams/", `{"name":"renamed"}`), teamID},
+	"DELETE /api/teams/{id}":    {aTeam, of("/api/teams/", ""), doomedTeamID},
+	"POST /api/keys":            {aUser, in("/api/keys", `{"user_id":"NAME"}`), userID},
+	"GET /api/keys":             {anOrg, listed("/api/keys"), orgID},
+	"GET /api/keys/{id}":        {aKey, of("/api/keys/", ""), keyOf},
+	"PATCH /api/keys/{id}":      {aKey, of("/api/keys/", `{"name":"renamed"}`), keyOf},
+	"DELETE /api/keys/{id}":     {aKey, of("/api/keys/", ""), doomedKey},
 }
+
+// deleteOrg is asked for last: there is no org after it.
+const deleteOrg = "DELETE /api/orgs/{org}"
 
 func path(p string) func(*tenant, string) ask {
 	return func(*tenant, string) ask { return ask{path: p} }
@@ -75,7 +99,7 @@ func newThread(p string) func(*tenant, string) ask {
 	return func(_ *tenant, id string) ask { return ask{path: p, body: `{"title":"new","org_id":"` + id + `"}`} }
 }
 
-func listThreads(p string) func(*tenant, string) ask {
+func listed(p string) func(*tenant, string) ask {
 	return func(_ *tenant, id string) ask { return ask{path: p + "?org_id=" + url.QueryEscape(id)} }
 }
 

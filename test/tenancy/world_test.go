@@ -33,6 +33,7 @@ type tenant struct {
 	shared, private            string            // threads of one more user
 	sharedRequest, privateCall string
 	canary                     string // in the text of all that is this org's
+	people                     people
 	other                      *tenant
 }
 
@@ -92,6 +93,7 @@ func (w *world) settle(t *testing.T, name, provider string) *tenant {
 	w.books.do(t, o.id, `UPDATE api_keys SET revoked_at = now() WHERE org_id = $1 AND key_id = $2`, keyID(o.keys["revoked"]))
 	w.books.do(t, o.id, `UPDATE api_keys SET expires_at = now() WHERE org_id = $1 AND key_id = $2`, keyID(o.keys["expired"]))
 	w.books.do(t, o.id, `UPDATE users SET disabled_at = now() WHERE org_id = $1 AND email LIKE $2`, "disabled@%")
+	w.furnish(t, o)
 	return o
 }
 
