@@ -33,7 +33,7 @@ func (s *Service) Rotate(ctx context.Context, progress func(id.Org)) (Report, er
 	if err := s.rewrapPepper(ctx); err != nil {
 		return report, err
 	}
-	list, err := s.everyOrg(ctx)
+	list, err := s.All(ctx)
 	if err != nil {
 		return report, err
 	}
@@ -57,7 +57,8 @@ func (s *Service) Rotate(ctx context.Context, progress func(id.Org)) (Report, er
 	return report, errors.Join(failed...)
 }
 
-func (s *Service) everyOrg(ctx context.Context) ([]id.Org, error) {
+// All returns the ids of all orgs, deleted ones too.
+func (s *Service) All(ctx context.Context) ([]id.Org, error) {
 	var list []id.Org
 	err := s.store.Walk(ctx, func(tx db.Tx) error {
 		list = nil

@@ -66,6 +66,11 @@ func commands() []command {
 			more: "To change the key without downtime: give every process the new key behind the old one (ENCRYPTION_KEY=old,new), then in\n" +
 				"front of it (new,old), run this, and take the old one away.",
 		},
+		{
+			name: "audit verify", about: "check that the orgs' audit logs are as they were written", flags: auditVerifyCommand,
+			more: "Exit status 1 tells that one is not. What it prints is worth keeping elsewhere: compared with it, a log that was put\n" +
+				"back to an older state as a whole is found out too.",
+		},
 		{name: "version", about: "print the version", flags: versionCommand},
 	}
 }
