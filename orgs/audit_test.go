@@ -397,3 +397,45 @@ func (w *world) everything(t *testing.T, conn *sql.DB, org id.Org) string {
 	slices.Sort(all)
 	return strings.Join(all, "\n")
 }
+
+// Whoever takes the last line off and makes the one before it the head cannot make its mark, and no line that follows
+// makes up for that.
+func TestAnOlderLineIsNoHead(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		s := w.open(t)
+		org := member(t, s, "acme").Org
+		conn := w.burgle(t)
+		var older, head []byte
+		if err := conn.QueryRowContext(t.Context(), `SELECT hash, audit_head FROM audit JOIN orgs USING (org_id) WHERE seq = 2`).Scan(&older, &head); err != nil {
+			t.Fatal(err)
+		}
+		doSQL(t, conn, `DELETE FROM audit WHERE seq = 3`)
+		doSQL(t, conn, `UPDATE orgs SET audit_seq = 2, audit_head = $1`, append(older, head[len(older):]...))
+		for range 2 {
+			if r := verify(t, s, org); r.OK() || r.Why != "the head is not as it was written" {
+				t.Fatalf("%+v", r)
+			}
+			note(t, s, org, 1, 2)
+		}
+		if !strings.Contains(w.log.String(), "threadhub audit verify") {
+			t.Error("the process's log tells nothing")
+		}
+	})
+}
+
+func TestAChangeThatSaysNothingIsNone(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		s := w.open(t)
+		k := member(t, s, "acme")
+		err := s.change(t.Context(), k.Org, Actor{}, func(tx db.Tx) ([]Entry, error) {
+			_, err := tx.Exec(t.Context(), `UPDATE users SET role = 'admin' WHERE org_id = $1`, string(k.Org))
+			return nil, err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if u, err := s.User(t.Context(), k.Org, k.User); err != nil || u.Role != Member {
+			t.Errorf("%+v, %v", u, err)
+		}
+	})
+}
