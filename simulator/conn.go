@@ -47,10 +47,11 @@ type exchange struct {
 	key      string        // the bearer key; "" if there was none
 	body     []byte
 	rec      *record
-	plan     *plan  // what was asked of the simulator; never nil
-	id       string // the provider's own id of the exchange
-	keep     bool   // the connection may serve another request
-	rejected string // why the request was refused
+	log      *attempts // the one that rec is in
+	plan     *plan     // what was asked of the simulator; never nil
+	id       string    // the provider's own id of the exchange
+	keep     bool      // the connection may serve another request
+	rejected string    // why the request was refused
 }
 
 // serve answers requests until the client leaves, a fault says so, or the simulator is closed.
@@ -116,7 +117,16 @@ func (x *exchange) begin() {
 	if x.key != "" {
 		x.rec.a.KeyHash = KeyHash(x.key)
 	}
-	x.s.log.begin(x.rec)
+	x.log = &x.s.log
+	if x.isCheck() {
+		x.log = &x.s.checks
+	}
+	x.log.begin(x.rec)
+}
+
+// isCheck reports whether the request wants no answer of a model, but to know which there are, or whether its key is good.
+func (x *exchange) isCheck() bool {
+	return x.req.Method == http.MethodGet && (x.path == "/models" || x.path == "/key" || strings.HasPrefix(x.path, "/models/"))
 }
 
 // run reads the body, finds the script and lets the provider answer.
@@ -163,7 +173,7 @@ func (x *exchange) read() error {
 		return x.gone(err)
 	}
 	if !x.s.opt.SizesOnly {
-		x.s.log.charge(x.rec.a.Seq, int64(len(x.body)))
+		x.log.charge(x.rec.a.Seq, int64(len(x.body)))
 	}
 	return nil
 }
@@ -187,9 +197,9 @@ func (x *exchange) finish(err error) {
 		a.Fault, a.End, a.Reason, a.Ended = x.plan.fault, end, x.rejected, time.Now()
 	})
 	if !x.s.opt.SizesOnly {
-		x.s.log.charge(x.rec.a.Seq, 2*x.rec.a.SentSize) // the bytes, and the events cut out of them
+		x.log.charge(x.rec.a.Seq, 2*x.rec.a.SentSize) // the bytes, and the events cut out of them
 	}
-	if x.s.opt.Finished != nil {
+	if x.s.opt.Finished != nil && x.log == &x.s.log {
 		x.s.opt.Finished(x.rec.snapshot())
 	}
 }

@@ -14,7 +14,7 @@ import (
 // controlBase is where the simulator itself is talked to.
 const controlBase = "/_control"
 
-// control answers PUT, POST and DELETE /_control/script, and GET and DELETE /_control/log.
+// control answers PUT, POST and DELETE /_control/script, GET and DELETE /_control/log, and GET /_control/checks.
 func (s *Simulator) control(c *conn, req *http.Request) bool {
 	body, err := io.ReadAll(io.LimitReader(req.Body, 1<<20))
 	if err != nil {
@@ -37,9 +37,12 @@ func (s *Simulator) control(c *conn, req *http.Request) bool {
 	case "DELETE /script":
 		s.Unplay()
 	case "GET /log":
-		answer = s.logLines()
+		answer = logLines(s.Log())
 	case "DELETE /log":
 		s.log.reset()
+		s.checks.reset()
+	case "GET /checks":
+		answer = logLines(s.Checks())
 	case "GET /faults":
 		answer, _ = json.Marshal(Faults())
 	default:
@@ -54,11 +57,11 @@ func (s *Simulator) control(c *conn, req *http.Request) bool {
 	return err == nil && !req.Close
 }
 
-// logLines is the log, one JSON object on each line.
-func (s *Simulator) logLines() []byte {
+// logLines is a log, one JSON object on each line.
+func logLines(list []Attempt) []byte {
 	var b bytes.Buffer
 	enc := json.NewEncoder(&b)
-	for _, a := range s.Log() {
+	for _, a := range list {
 		_ = enc.Encode(a) // plain data: it can not fail
 	}
 	return b.Bytes()

@@ -14,7 +14,7 @@ const (
 	EndClosed     = "closed"      // the simulator was closed
 )
 
-// Attempt is one request as the simulator saw it. An attempt is in the log from the moment its head has arrived.
+// Attempt is one request as the simulator saw it. It is in its log from the moment its head has arrived.
 type Attempt struct {
 	Seq      int64       `json:"seq"`                // 1, 2, 3… in the order the heads arrived
 	Provider string      `json:"provider"`           // "openai"

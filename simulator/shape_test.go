@@ -223,3 +223,46 @@ func TestErrorsHaveTheProvidersMembers(t *testing.T) {
 		})
 	}
 }
+
+// Who asks which models there are, or whether a key is good, has no model work for it: no attempt, and yet not unseen.
+func TestChecksAreNoAttempts(t *testing.T) {
+	finished := make(chan Attempt, 10)
+	s := start(t, Options{Finished: func(a Attempt) { finished <- a }})
+	if err := s.Play(Script{Path: "/models", Provider: "openai", Do: "status=403", Times: 1}); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		provider, path, key string
+		code                int
+	}{
+		{"openai", "/models", "sk-restricted", 403},
+		{"openai", "/models", "sk-good", 200},
+		{"openai", "/models", "sk-invalid", 401},
+		{"openai", "/models/gpt-5", "sk-good", 200},
+		{"openrouter", "/key", "sk-or-v1-good", 200},
+		{"openrouter", "/key", "sk-or-v1-invalid", 401},
+		{"openrouter", "/models", "", 200},
+	} {
+		if code, b := fetch(t, "GET", s.URL(c.provider)+c.path, c.key, ""); code != c.code {
+			t.Errorf("%s%s with %q: %d %s", c.provider, c.path, c.key, code, b)
+		}
+	}
+	ask(t, s, "openai", prompt("sim-1", "hi", ""), soon)
+	if a := <-finished; a.Path != "/chat/completions" {
+		t.Errorf("the first attempt to end is %s", a.Path)
+	}
+	if log := s.Log(); len(log) != 1 || log[0].Seq != 1 {
+		t.Errorf("%d attempts", len(log))
+	}
+	until(t, "the checks to end", func() bool { l := s.Checks(); return len(l) == 7 && l[6].End != "" })
+	if a := s.Checks()[2]; a.KeyHash != KeyHash("sk-invalid") || a.Status != 401 || a.End != EndRejected || a.Path != "/models" {
+		t.Errorf("%+v", a)
+	}
+	if code, b := fetch(t, "GET", s.URL("control")+"/checks", "", ""); code != 200 || strings.Count(b, "\n") != 7 || strings.Contains(b, "sk-good") || strings.Contains(b, "sk-invalid") {
+		t.Errorf("%d %s", code, b)
+	}
+	s.Reset()
+	if n := len(s.Checks()); n != 0 {
+		t.Errorf("%d checks after Reset", n)
+	}
+}

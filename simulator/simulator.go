@@ -48,6 +48,7 @@ type Simulator struct {
 	opt       Options
 	providers []provider
 	log       attempts
+	checks    attempts // of models and keys
 	scripts   scripts
 
 	ln     net.Listener
@@ -93,7 +94,9 @@ func New(opt Options) *Simulator {
 		conns:     make(map[*conn]struct{}),
 		stale:     make(map[string]int),
 	}
-	s.log.max, s.log.maxBytes = opt.MaxLog, opt.MaxLogBytes
+	for _, l := range []*attempts{&s.log, &s.checks} {
+		l.max, l.maxBytes = opt.MaxLog, opt.MaxLogBytes
+	}
 	s.scripts.used = make(map[string]int)
 	return s
 }
@@ -165,9 +168,14 @@ func (s *Simulator) Close() error {
 // them.
 func (s *Simulator) Log() []Attempt { return s.log.all() }
 
-// Reset forgets the log, all scripts, and how often each was played.
+// Checks returns the requests for lists of models and for what there is to say of a key, as Log does, and apart from it:
+// no model worked for them, and nothing is billed.
+func (s *Simulator) Checks() []Attempt { return s.checks.all() }
+
+// Reset forgets the logs, all scripts, and how often each was played.
 func (s *Simulator) Reset() {
 	s.log.reset()
+	s.checks.reset()
 	s.scripts.reset()
 	s.mu.Lock()
 	clear(s.stale)
