@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"threadhub/internal/fault"
+	"threadhub/internal/seal"
 )
 
 // Dialect is what one provider that speaks the OpenAI dialect does in its own way.
@@ -25,6 +26,7 @@ type Dialect struct {
 	Forward  []string // headers of clients that are passed on, in canonical form
 	Answer   []string // its headers that are kept in Answer.Header, in canonical form; a final * stands for any rest
 	IDs      []string // those of them that may be its name for the request: the first that is there
+	Check    KeyCheck
 }
 
 // Client asks a provider that speaks the OpenAI dialect. It is the Upstream of such a provider, and safe for concurrent
@@ -34,6 +36,7 @@ type Client struct {
 	options   Options
 	base      *url.URL
 	transport *http.Transport
+	fresh     *http.Transport // takes a connection of its own for each request
 }
 
 // NewClient returns a client of the provider. It connects to nothing yet. It fails on a base URL that is none.
@@ -47,8 +50,15 @@ func NewClient(d Dialect, o Options) (*Client, error) {
 	if err != nil {
 		return nil, err
 	}
+	// net/http repeats a GET that met a kept connection as it broke: here nothing is asked twice.
+	fresh := newTransport(o)
+	fresh.DisableKeepAlives = true
+	return &Client{dialect: d, options: o, base: base, transport: newTransport(o), fresh: fresh}, nil
+}
+
+func newTransport(o Options) *http.Transport {
 	dialer := &net.Dialer{Timeout: o.ConnectTimeout, KeepAlive: 15 * time.Second}
-	return &Client{dialect: d, options: o, base: base, transport: &http.Transport{
+	return &http.Transport{
 		Proxy:                  http.ProxyFromEnvironment,
 		DialContext:            dial(dialer),
 		TLSHandshakeTimeout:    o.ConnectTimeout,
@@ -63,7 +73,7 @@ func NewClient(d Dialect, o Options) (*Client, error) {
 			SendPingTimeout:           15 * time.Second,
 			PingTimeout:               15 * time.Second,
 		},
-	}}, nil
+	}
 }
 
 // Forward is Upstream's.
@@ -78,36 +88,50 @@ func (c *Client) Close() error {
 // call is one request at a provider and, if it is a stream, its answer.
 type call struct {
 	client *Client
+	via    *http.Transport
 	ctx    context.Context // ends with the caller's, or by the watch, or by Close
 	watch  *watch
 	key    string
+	most   int64                // bytes of a whole answer that are taken
 	sent   atomic.Bool          // a connection was ours: bytes may have left
 	heard  atomic.Bool          // a byte of an answer has come
 	conn   atomic.Pointer[conn] // what the request went out on, once sent
 	http2  bool
+	said   complaint // what the provider said was wrong
 
 	Failure // filled as things become known
 }
 
 // Chat is Upstream's.
 func (c *Client) Chat(ctx context.Context, r *Request) (*Answer, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	k := &call{client: c, key: r.Key.Reveal()}
 	patience := c.options.HeaderTimeout
 	if !r.Stream {
 		patience = c.options.WholeTimeout
 	}
-	k.watch = newWatch(cancel, patience, c.options.TotalTimeout)
-	k.ctx = httptrace.WithClientTrace(ctx, k.trace())
-	answer, err := k.do(r)
+	k := c.begin(ctx, r.Key, c.transport, patience, c.options.MaxBody)
+	answer, err := k.chat(r)
 	if err != nil || answer.Stream == nil {
 		k.end(nil)
 	}
 	if err != nil {
-		k.Sent = k.sent.Load()
-		return nil, &failed{err, &k.Failure}
+		return nil, k.failed(err)
 	}
 	return answer, nil
+}
+
+// begin makes a call whose answer has to begin within patience, and holds at most so many bytes where it is whole.
+func (c *Client) begin(ctx context.Context, key seal.Secret, via *http.Transport, patience time.Duration, most int64) *call {
+	ctx, cancel := context.WithCancelCause(ctx)
+	k := &call{client: c, via: via, key: key.Reveal(), most: most}
+	k.watch = newWatch(cancel, patience, c.options.TotalTimeout)
+	k.ctx = httptrace.WithClientTrace(ctx, k.trace())
+	return k
+}
+
+// failed is err with what is known of the call.
+func (k *call) failed(err error) error {
+	k.Sent = k.sent.Load()
+	return &failed{err, &k.Failure}
 }
 
 // end stops the watch and ends the context; a body still open loses its connection.
@@ -138,13 +162,10 @@ func (k *call) trace() *httptrace.ClientTrace {
 	}
 }
 
-func (k *call) do(r *Request) (*Answer, error) {
-	request, err := k.request(r)
-	if err != nil {
-		return nil, err
-	}
+// do sends a request; stream says that the answer is to be one.
+func (k *call) do(request *http.Request, stream bool) (*Answer, error) {
 	// The transport itself, not an http.Client: no redirects, no cookies, and errors that do not quote the URL.
-	response, err := k.client.transport.RoundTrip(request)
+	response, err := k.via.RoundTrip(request)
 	if err != nil {
 		return nil, k.unanswered(err)
 	}
@@ -154,10 +175,10 @@ func (k *call) do(r *Request) (*Answer, error) {
 	k.Header = k.client.keep(response.Header, k.key)
 	k.UpstreamID = k.client.requestID(k.Header)
 	answer := &Answer{Status: k.Status, UpstreamID: k.UpstreamID, Header: k.Header}
-	if response.StatusCode == http.StatusOK && r.Stream && isEventStream(response.Header) {
+	if response.StatusCode == http.StatusOK && stream && isEventStream(response.Header) {
 		answer.Stream, err = k.stream(response)
 	} else {
-		answer.Body, err = k.whole(response, r.Stream)
+		answer.Body, err = k.whole(response, stream)
 	}
 	if err != nil {
 		return nil, err
@@ -165,14 +186,10 @@ func (k *call) do(r *Request) (*Answer, error) {
 	return answer, nil
 }
 
-func (k *call) request(r *Request) (*http.Request, error) {
-	if k.key == "" || !printable(k.key) {
-		return nil, k.client.keyRejected("has characters that no key has")
-	}
-	to := k.client.base.JoinPath("chat/completions").String()
-	request, err := http.NewRequestWithContext(k.ctx, http.MethodPost, to, bytes.NewReader(r.Body))
+func (k *call) chat(r *Request) (*Answer, error) {
+	request, err := k.request(http.MethodPost, "chat/completions", bytes.NewReader(r.Body))
 	if err != nil {
-		return nil, fault.Wrap(fault.Internal, err, "the request to the provider could not be made").WithCode("internal_error")
+		return nil, err
 	}
 	h := request.Header
 	for _, name := range k.client.dialect.Forward {
@@ -180,18 +197,30 @@ func (k *call) request(r *Request) (*http.Request, error) {
 			h[name] = []string{v}
 		}
 	}
-	accept := "application/json"
 	if r.Stream {
-		accept = "text/event-stream"
+		h["Accept"] = []string{"text/event-stream"}
 	}
-	h["Accept"] = []string{accept}
-	h["Accept-Encoding"] = []string{"identity"}
-	h["Authorization"] = []string{"Bearer " + k.key}
 	h["Content-Type"] = []string{"application/json"}
-	h["User-Agent"] = []string{"threadhub"}
 	if r.Attempt != "" && printable(r.Attempt) {
 		h["X-Client-Request-Id"] = []string{r.Attempt}
 	}
+	return k.do(request, r.Stream)
+}
+
+// request is one with the key, for what stands at path below the base.
+func (k *call) request(method, path string, body io.Reader) (*http.Request, error) {
+	if k.key == "" || !printable(k.key) {
+		return nil, k.client.keyRejected("has characters that no key has")
+	}
+	request, err := http.NewRequestWithContext(k.ctx, method, k.client.base.JoinPath(path).String(), body)
+	if err != nil {
+		return nil, fault.Wrap(fault.Internal, err, "the request to the provider could not be made").WithCode("internal_error")
+	}
+	h := request.Header
+	h["Accept"] = []string{"application/json"}
+	h["Accept-Encoding"] = []string{"identity"}
+	h["Authorization"] = []string{"Bearer " + k.key}
+	h["User-Agent"] = []string{"threadhub"}
 	return request, nil
 }
 

@@ -21,6 +21,7 @@ func (k *call) refused(status int, h http.Header, body []byte) error {
 // its credit) is said in ours: the provider's words may quote the key. A client's own key is never at fault here, so no
 // 401 comes out.
 func (k *call) complain(status int, said complaint, h http.Header) error {
+	k.said = said
 	if status == 0 {
 		status = said.likely()
 	}
@@ -151,13 +152,22 @@ func token(s string, limit int) string {
 
 const masked = "[secret]"
 
+// shortest is the length of a key, in bytes, that can be told from a word.
+const shortest = 8
+
 // mask takes the key out of text.
 func mask(text, key string) string {
-	if len(key) < 8 { // too short to be told from a word
+	if len(key) < shortest {
 		return text
 	}
 	return strings.ReplaceAll(text, key, masked)
 }
 
-// scrub makes a provider's words fit to be passed on: without the key, and as openai.Scrub says.
-func scrub(text, key string) string { return openai.Scrub(mask(text, key)) }
+// scrub makes a provider's words fit to be passed on: without the key, and as openai.Scrub says. Nothing is left of them
+// where the key would not be found in them.
+func scrub(text, key string) string {
+	if len(key) < shortest {
+		return ""
+	}
+	return openai.Scrub(mask(text, key))
+}

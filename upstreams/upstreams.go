@@ -37,6 +37,20 @@ type Upstream interface {
 	Forward() []string
 }
 
+// Tester is an Upstream that can tell whether a key is good, without a model at work. It is found by type assertion.
+type Tester interface {
+	// Test asks the provider for what only a good key gets, and waits for it ten seconds at most. Errors are those of
+	// Chat; of a key that is no good, provider_key_rejected.
+	Test(ctx context.Context, key seal.Secret) (Proof, error)
+}
+
+// Proof is what a provider let see whoever has a good key.
+type Proof struct {
+	Status int  // its HTTP status
+	Models int  // how many models it lists; below 0: it does not tell
+	Narrow bool // the key may not do all: the provider knows it, and did not let it see its models
+}
+
 // Answer is what a provider said. Close it once, also after an error of Next.
 type Answer struct {
 	Status     int         // the provider's HTTP status

@@ -39,7 +39,7 @@ func (k *call) whole(response *http.Response, streamed bool) ([]byte, error) {
 	if !isJSON(response.Header) {
 		return nil, c.fault(fault.Upstream, nil, "upstream_protocol", "answered with something that is not JSON")
 	}
-	body, err := k.read(response, c.options.MaxBody)
+	body, err := k.read(response, k.most)
 	if err != nil {
 		return nil, k.unread(err, response.ContentLength >= 0)
 	}

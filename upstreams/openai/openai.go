@@ -12,5 +12,6 @@ func New(o upstreams.Options) (*upstreams.Client, error) {
 		Forward:  []string{"Openai-Beta"}, // not organisation and project: they choose who pays
 		Answer:   []string{"X-Request-Id", "Openai-Processing-Ms", "X-Ratelimit-*", "Retry-After", "Retry-After-Ms"},
 		IDs:      []string{"X-Request-Id"},
+		Check:    upstreams.KeyCheck{Path: "models", Models: "models", Narrow: true}, // a restricted key may be kept from the list
 	}, o)
 }

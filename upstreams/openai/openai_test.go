@@ -23,7 +23,8 @@ var subject = upstreamstest.Subject{
 		"X-Ratelimit-Reset-Tokens":     "6m0s",
 		"Retry-After":                  "2",
 	},
-	ID: "X-Request-Id",
+	ID:    "X-Request-Id",
+	Check: upstreamstest.Check{Folder: "testdata/check", Path: "models", Models: 5, Narrow: true},
 }
 
 func TestUpstream(t *testing.T) { upstreamstest.Run(t, subject) }

@@ -2,7 +2,11 @@
 // that stands here is how this provider differs.
 package openrouter
 
-import "threadhub/upstreams"
+import (
+	"encoding/json"
+
+	"threadhub/upstreams"
+)
 
 // New returns the upstream. It connects to nothing yet; Close it when the last call has ended.
 func New(o upstreams.Options) (*upstreams.Client, error) {
@@ -12,5 +16,18 @@ func New(o upstreams.Options) (*upstreams.Client, error) {
 		Forward:  []string{"Http-Referer", "X-Title", "X-Openrouter-Title", "X-Openrouter-Categories", "X-Session-Id"},
 		Answer:   []string{"X-Request-Id", "X-Generation-Id", "X-Ratelimit-*", "Retry-After", "Retry-After-Ms"},
 		IDs:      []string{"X-Generation-Id", "X-Request-Id"},
+		Check:    upstreams.KeyCheck{Path: "key", Models: "models", Unfit: unfit}, // anybody gets the list
 	}, o)
+}
+
+// unfit finds the keys that manage the account and its other keys.
+func unfit(data json.RawMessage) string {
+	var key struct {
+		Management   bool `json:"is_management_key"`
+		Provisioning bool `json:"is_provisioning_key"` // as it was called before
+	}
+	if json.Unmarshal(data, &key) == nil && (key.Management || key.Provisioning) {
+		return "is for managing the account: no model can be asked with it"
+	}
+	return ""
 }

@@ -1,11 +1,14 @@
 package openrouter_test
 
 import (
+	"strings"
 	"testing"
 	"time"
 
 	"threadhub/internal/fault"
+	"threadhub/internal/seal"
 	"threadhub/internal/testkit"
+	"threadhub/upstreams"
 	"threadhub/upstreams/openrouter"
 	"threadhub/upstreams/upstreamstest"
 )
@@ -25,7 +28,34 @@ var subject = upstreamstest.Subject{
 		"X-Generation-Id":       "gen-1794700800-7obIkcRWRuBmalP0LU8S",
 		"X-Ratelimit-Remaining": "0",
 	},
-	ID: "X-Generation-Id",
+	ID:    "X-Generation-Id",
+	Check: upstreamstest.Check{Folder: "testdata/check", Path: "key", Models: 2},
+}
+
+// The list of models is anybody's: it proves nothing, and a key that was proved stays so without it.
+func TestTheListProvesNothing(t *testing.T) {
+	server := upstreamstest.Serve(t, func(c *upstreamstest.Conn) {
+		switch {
+		case strings.HasSuffix(c.Request.URL.Path, "/models"):
+			c.Send(upstreamstest.Reply("500 Error", "", upstreamstest.JSON))
+		case strings.HasSuffix(c.Request.Header.Get("Authorization"), "managing"):
+			c.Send(upstreamstest.Reply("200 OK", `{"data":{"is_management_key":true}}`, upstreamstest.JSON))
+		default:
+			c.Send(upstreamstest.Reply("200 OK", `{"data":{"label":"sk-or-v1-0e6...1c96"}}`, upstreamstest.JSON))
+		}
+	})
+	u, err := openrouter.New(upstreams.Options{BaseURL: server.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	if p, err := u.Test(t.Context(), seal.NewSecret("sk-or-v1-good")); err != nil || p.Status != 200 || p.Models != -1 {
+		t.Errorf("%+v, %v", p, err)
+	}
+	_, err = u.Test(t.Context(), seal.NewSecret("sk-or-v1-managing"))
+	if !fault.HasCode(err, "provider_key_rejected") || !strings.Contains(err.Error(), "managing the account") {
+		t.Errorf("a key that only manages: %v", err)
+	}
 }
 
 func TestUpstream(t *testing.T) { upstreamstest.Run(t, subject) }

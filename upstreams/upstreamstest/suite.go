@@ -26,6 +26,7 @@ type Subject struct {
 	Forward map[string]string // headers of clients that it passes on
 	Header  map[string]string // headers of its provider that it keeps, in canonical form
 	ID      string            // which of them is the provider's name for the request
+	Check   Check
 }
 
 // Key is the provider key the suite uses. It must come out nowhere but in the Authorization header.
@@ -54,6 +55,7 @@ func Run(t *testing.T, s Subject) {
 		"tls and http/2":   testTLS,
 		"options":          testOptions,
 		"many at one host": testMany,
+		"key check":        testKeyCheck,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
