@@ -1,6 +1,8 @@
 package gateway
 
 import (
+	"encoding/json"
+	"slices"
 	"time"
 
 	"threadhub/internal/fault"
@@ -14,19 +16,33 @@ var providers = []string{"perplexity", "openai", "gemini", "openrouter"}
 // maxProviderKey is more than any provider's key has, in bytes.
 const maxProviderKey = 4 << 10
 
-// providerShape is what is shown of a provider key: never the key.
+// slotShape is what is shown of a provider key: never the key.
+type slotShape struct {
+	Name      string     `json:"name"`
+	Priority  int        `json:"priority"`
+	MaskedKey string     `json:"masked_key"`
+	CreatedAt *time.Time `json:"created_at"`
+	LastUsed  *time.Time `json:"last_used"`
+}
+
+func shapeOf(s orgs.ProviderKeyStatus) slotShape {
+	return slotShape{s.Name, s.Priority, s.Masked, timeOrNull(s.CreatedAt), timeOrNull(s.LastUsedAt)}
+}
+
+// providerShape is a provider with the org's keys for it, the one to be used first in front. Its own members are those of
+// that one.
 type providerShape struct {
 	Provider   string     `json:"provider"`
 	Configured bool       `json:"configured"`
 	MaskedKey  *string    `json:"masked_key"`
 	CreatedAt  *time.Time `json:"created_at"`
 	LastUsed   *time.Time `json:"last_used"`
+	Keys       []slotShape `json:"keys"`
 }
 
-func shapeOf(s orgs.ProviderKeyStatus) providerShape {
-	return providerShape{
-		Provider: s.Provider, Configured: true, MaskedKey: &s.Masked,
-		CreatedAt: timeOrNull(s.CreatedAt), LastUsed: timeOrNull(s.LastUsedAt),
+func (p *providerShape) add(k slotShape) {
+	if p.Keys = append(p.Keys, k); len(p.Keys) == 1 {
+		p.Configured, p.MaskedKey, p.CreatedAt, p.LastUsed = true, &k.MaskedKey, k.CreatedAt, k.LastUsed
 	}
 }
 
@@ -38,47 +54,58 @@ func timeOrNull(t time.Time) *time.Time {
 	return &t
 }
 
-// providerOf checks the org and the provider that the path names, and the org_id of the body. What is foreign and what
-// does not exist look alike.
-func (g *Gateway) providerOf(x *request, orgID string) (string, error) {
+// providerKeys checks the org that the path names, and the org_id of the body, "" if it has none. What is foreign and
+// what does not exist look alike.
+func (g *Gateway) providerKeys(x *request, orgID string) (ProviderKeys, error) {
 	if err := x.ownOrg(x.param("org")); err != nil {
-		return "", err
+		return nil, err
 	}
 	if orgID != "" {
 		if err := x.ownOrg(orgID); err != nil {
-			return "", err
+			return nil, err
 		}
 	}
 	if g.opts.ProviderKeys == nil {
-		return "", fault.New(fault.Unavailable, "there is no place for provider keys")
+		return nil, fault.New(fault.Unavailable, "there is no place for provider keys")
 	}
-	p := x.param("provider")
-	for _, known := range providers {
-		if p == known {
-			return p, nil
-		}
-	}
-	return "", notFound()
+	return g.opts.ProviderKeys, nil
 }
 
-// putProvider answers PUT /api/orgs/{org}/providers/{provider} with {"api_key": "…"}.
+// provider is the one that the path names.
+func (x *request) provider() (string, error) {
+	p := x.param("provider")
+	if !slices.Contains(providers, p) {
+		return "", notFound()
+	}
+	return p, nil
+}
+
+// putProvider answers PUT /api/orgs/{org}/providers/{provider} with {"api_key"?, "name"?, "priority"?}: a key, or another
+// priority for the key of that name.
 func (g *Gateway) putProvider(x *request) {
 	status, err := g.setProvider(x)
 	if err != nil {
 		x.fail(err)
 		return
 	}
-	x.json(200, shapeOf(status))
+	x.json(200, struct {
+		Provider   string `json:"provider"`
+		Configured bool   `json:"configured"`
+		slotShape
+	}{status.Provider, true, shapeOf(status)})
 }
 
 func (g *Gateway) setProvider(x *request) (orgs.ProviderKeyStatus, error) {
 	var none orgs.ProviderKeyStatus
 	// The path is judged before the body, so that a foreign org's 404 does not depend on what was sent to it.
-	provider, err := g.providerOf(x, "")
+	if _, err := g.providerKeys(x, ""); err != nil {
+		return none, err
+	}
+	provider, err := x.provider()
 	if err != nil {
 		return none, err
 	}
-	m, err := x.members("api_key", "org_id")
+	m, err := x.members("api_key", "name", "priority", "org_id")
 	if err != nil {
 		return none, err
 	}
@@ -86,17 +113,53 @@ func (g *Gateway) setProvider(x *request) (orgs.ProviderKeyStatus, error) {
 	if err != nil {
 		return none, err
 	}
-	if _, err := g.providerOf(x, orgID); err != nil {
-		return none, err
-	}
-	key, err := text(m, "api_key")
+	keys, err := g.providerKeys(x, orgID)
 	if err != nil {
 		return none, err
 	}
-	if err := plausibleKey(key); err != nil {
+	spec, err := keySpec(m)
+	if err != nil {
 		return none, err
 	}
-	return g.opts.ProviderKeys.PutProviderKey(x.ctx, x.caller.Org, x.actor(), provider, seal.NewSecret(key))
+	spec.Provider = provider
+	return keys.PutProviderKey(x.ctx, x.caller.Org, x.actor(), spec)
+}
+
+func keySpec(m map[string]json.RawMessage) (spec orgs.ProviderKeySpec, err error) {
+	if spec.Name, err = keyName(m); err != nil {
+		return spec, err
+	}
+	if spec.Priority, err = integer(m, "priority"); err != nil {
+		return spec, err
+	}
+	if spec.Priority != nil && !given(m, "api_key") {
+		return spec, nil
+	}
+	spec.Key, err = givenKey(m)
+	return spec, err
+}
+
+// keyName reads the name of a provider key, "" if there is none.
+func keyName(m map[string]json.RawMessage) (string, error) {
+	name, err := text(m, "name")
+	if err == nil && name == "" && given(m, "name") {
+		err = noName()
+	}
+	return name, err
+}
+
+// noName refuses a name that is there and empty: it is somebody's slip, and must not stand for another key, or for all.
+func noName() error {
+	return fault.New(fault.Invalid, "name is empty").WithCode("invalid_key_name").WithParam("name")
+}
+
+// givenKey reads a provider key out of a body.
+func givenKey(m map[string]json.RawMessage) (seal.Secret, error) {
+	key, err := text(m, "api_key")
+	if err == nil {
+		err = plausibleKey(key)
+	}
+	return seal.NewSecret(key), err
 }
 
 // plausibleKey refuses what cannot be a key and must not get into a header.
@@ -118,40 +181,72 @@ func plausibleKey(key string) error {
 	return nil
 }
 
-// deleteProvider answers DELETE /api/orgs/{org}/providers/{provider}.
+// deleteProvider answers DELETE /api/orgs/{org}/providers/{provider}?name=: without a name all keys for the provider go.
 func (g *Gateway) deleteProvider(x *request) {
-	provider, err := g.providerOf(x, "")
-	if err == nil {
-		err = g.opts.ProviderKeys.DeleteProviderKey(x.ctx, x.caller.Org, x.actor(), provider)
-	}
+	provider, name, err := g.removeProvider(x)
 	if err != nil {
 		x.fail(err)
 		return
 	}
-	x.json(200, map[string]any{"provider": provider, "deleted": true})
+	shape := map[string]any{"provider": provider, "deleted": true}
+	if name != "" {
+		shape["name"] = name
+	}
+	x.json(200, shape)
 }
 
-// providerStatus answers GET /api/orgs/{org}/providers/status: all providers, with or without a key.
+func (g *Gateway) removeProvider(x *request) (provider, name string, err error) {
+	keys, err := g.providerKeys(x, "")
+	if err != nil {
+		return "", "", err
+	}
+	if provider, err = x.provider(); err != nil {
+		return "", "", err
+	}
+	if name, err = x.queryName(); err != nil {
+		return "", "", err
+	}
+	return provider, name, keys.DeleteProviderKey(x.ctx, x.caller.Org, x.actor(), provider, name)
+}
+
+// queryName reads the one parameter that says which key is meant. Another spelling of it is refused: it would mean all.
+func (x *request) queryName() (name string, err error) {
+	found := false
+	for k, v := range x.rc.QueryArgs().All() {
+		switch {
+		case string(k) == "org_id":
+		case string(k) != "name":
+			return "", fault.New(fault.Invalid, "the URL has a parameter that is not known here").WithCode("unknown_parameter").
+				WithParam(shown(string(k)))
+		case found:
+			return "", fault.New(fault.Invalid, "the URL has the parameter name twice").WithCode("duplicate_parameter").WithParam("name")
+		case len(v) == 0:
+			return "", noName()
+		default:
+			name, found = string(v), true
+		}
+	}
+	return name, nil
+}
+
+// providerStatus answers GET /api/orgs/{org}/providers/status: all providers, with or without keys.
 func (g *Gateway) providerStatus(x *request) {
-	if err := x.ownOrg(x.param("org")); err != nil {
+	keys, err := g.providerKeys(x, "")
+	if err != nil {
 		x.fail(err)
 		return
 	}
-	if g.opts.ProviderKeys == nil {
-		x.fail(fault.New(fault.Unavailable, "there is no place for provider keys"))
-		return
-	}
-	keys, err := g.opts.ProviderKeys.ProviderKeys(x.ctx, x.caller.Org)
+	list, err := keys.ProviderKeys(x.ctx, x.caller.Org)
 	if err != nil {
 		x.fail(err)
 		return
 	}
 	data := make([]providerShape, 0, len(providers))
 	for _, p := range providers {
-		shape := providerShape{Provider: p}
-		for _, k := range keys {
+		shape := providerShape{Provider: p, Keys: []slotShape{}}
+		for _, k := range list {
 			if k.Provider == p {
-				shape = shapeOf(k)
+				shape.add(shapeOf(k))
 			}
 		}
 		data = append(data, shape)

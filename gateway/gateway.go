@@ -52,8 +52,8 @@ type Authenticator interface {
 
 // ProviderKeys keeps the orgs' keys at the providers.
 type ProviderKeys interface {
-	PutProviderKey(ctx context.Context, org id.Org, by orgs.Actor, provider string, key seal.Secret) (orgs.ProviderKeyStatus, error)
-	DeleteProviderKey(ctx context.Context, org id.Org, by orgs.Actor, provider string) error
+	PutProviderKey(ctx context.Context, org id.Org, by orgs.Actor, spec orgs.ProviderKeySpec) (orgs.ProviderKeyStatus, error)
+	DeleteProviderKey(ctx context.Context, org id.Org, by orgs.Actor, provider, name string) error
 	ProviderKeys(ctx context.Context, org id.Org) ([]orgs.ProviderKeyStatus, error)
 }
 

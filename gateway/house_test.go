@@ -131,7 +131,7 @@ func (h *house) seed(org, email string, role orgs.Role) orgs.Seeded {
 		h.t.Fatal(err)
 	}
 	for _, p := range []string{"openai", "openrouter"} {
-		if _, err := h.orgs.PutProviderKey(h.t.Context(), s.Org, orgs.Actor{}, p, seal.NewSecret("sk-test-key-of-"+string(s.Org))); err != nil {
+		if _, err := h.orgs.PutProviderKey(h.t.Context(), s.Org, orgs.Actor{}, orgs.ProviderKeySpec{Provider: p, Key: seal.NewSecret("sk-test-key-of-" + string(s.Org))}); err != nil {
 			h.t.Fatal(err)
 		}
 	}

@@ -81,13 +81,13 @@ func TestEveryChangeIsWrittenDown(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if _, err := s.PutProviderKey(t.Context(), k.Org, by, "openai", seal.NewSecret("sk-CANARY-0123456789abcdef")); err != nil {
+		if _, err := s.PutProviderKey(t.Context(), k.Org, by, ProviderKeySpec{Provider: "openai", Key: seal.NewSecret("sk-CANARY-0123456789abcdef")}); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := s.Rotate(t.Context(), nil); err != nil {
 			t.Fatal(err)
 		}
-		if err := s.DeleteProviderKey(t.Context(), k.Org, by, "openai"); err != nil {
+		if err := s.DeleteProviderKey(t.Context(), k.Org, by, "openai", ""); err != nil {
 			t.Fatal(err)
 		}
 		seed(t, s, SeedSpec{Org: "acme", Email: "ann@secret.example", Role: Member, Seats: 3})
@@ -322,10 +322,14 @@ func changes(s *Service, k Seeded, had things) map[string]func(context.Context) 
 		},
 		"revoke a key": func(ctx context.Context) error { return s.RevokeKey(ctx, k.Org, by, k.Key) },
 		"put a provider key": func(ctx context.Context) error {
-			_, err := s.PutProviderKey(ctx, k.Org, by, "gemini", seal.NewSecret("sk-other"))
+			_, err := s.PutProviderKey(ctx, k.Org, by, ProviderKeySpec{Provider: "gemini", Key: seal.NewSecret("sk-other")})
 			return err
 		},
-		"delete a provider key": func(ctx context.Context) error { return s.DeleteProviderKey(ctx, k.Org, by, "openai") },
+		"put another priority": func(ctx context.Context) error {
+			_, err := s.PutProviderKey(ctx, k.Org, by, ProviderKeySpec{Provider: "openai", Priority: new(7)})
+			return err
+		},
+		"delete a provider key": func(ctx context.Context) error { return s.DeleteProviderKey(ctx, k.Org, by, "openai", "") },
 		"create a user": func(ctx context.Context) error {
 			return second(s.CreateUser(ctx, k.Org, by, UserSpec{Email: "cleo@example.com"}))
 		},
@@ -375,7 +379,7 @@ func (w *world) everything(t *testing.T, conn *sql.DB, org id.Org) string {
 		"users":  `SELECT user_id || email || CAST(role AS text) || (disabled_at IS NULL) || (deleted_at IS NULL) || COALESCE(team_id, '') || name FROM users ORDER BY 1`,
 		"teams":  `SELECT team_id || name FROM teams ORDER BY 1`,
 		"keys":   `SELECT key_id || name || (revoked_at IS NULL) || (disabled_at IS NULL) || models || providers FROM api_keys ORDER BY 1`,
-		"sealed": `SELECT provider || version || masked || dek_version FROM provider_keys ORDER BY 1`,
+		"sealed": `SELECT provider || slot || priority || version || masked || dek_version FROM provider_keys ORDER BY 1`,
 		"deks":   `SELECT version || kek_id FROM org_keys ORDER BY 1`,
 	} {
 		rows, err := conn.QueryContext(context.Background(), sql)

@@ -13,10 +13,14 @@ import (
 )
 
 // An org's provider keys are sealed with its data key, and that with the operator's. The bindings tie each box to its
-// row: a provider key to its org, provider and version, a data key to its org and version. Org ids and provider names
-// hold no bar, so no two places have the same binding.
-func keyBinding(org id.Org, provider string, version int) string {
-	return fmt.Sprintf("%s|%s|%d", org, provider, version)
+// row: a provider key to its org, provider, version and name, a data key to its org and version. Org ids and names of
+// providers and keys hold no bar, so no two places have the same binding. The key called default is bound as all were
+// when a provider had only one.
+func keyBinding(org id.Org, provider, name string, version int) string {
+	if name == DefaultKey {
+		return fmt.Sprintf("%s|%s|%d", org, provider, version)
+	}
+	return fmt.Sprintf("%s|%s|%d|%s", org, provider, version, name)
 }
 
 func dataBinding(org id.Org, version int) string { return fmt.Sprintf("org_keys|%s|%d", org, version) }
@@ -30,17 +34,19 @@ type wrappedKey struct {
 
 type sealedKey struct {
 	provider string
+	name     string
+	priority int
 	version  int
 	sealed   []byte
 }
 
 // sealedKeysSQL reads the provider keys of an org with the data keys that open them, in one statement.
-const sealedKeysSQL = `SELECT p.provider, p.version, p.sealed, k.version, k.kek_id, k.wrapped
+const sealedKeysSQL = `SELECT p.provider, p.slot, p.priority, p.version, p.sealed, k.version, k.kek_id, k.wrapped
 	FROM provider_keys p JOIN org_keys k ON k.org_id = p.org_id AND k.version = p.dek_version
 	WHERE p.org_id = $1 AND length(p.sealed) > 0`
 
 func scanSealed(r db.Row) (row sealedKey, dek wrappedKey, err error) {
-	err = r.Scan(&row.provider, &row.version, &row.sealed, &dek.version, &dek.kek, &dek.wrapped)
+	err = r.Scan(&row.provider, &row.name, &row.priority, &row.version, &row.sealed, &dek.version, &dek.kek, &dek.wrapped)
 	return row, dek, err
 }
 
@@ -97,7 +103,7 @@ func (s *Service) openKey(org id.Org, row sealedKey, w wrappedKey) ([]byte, erro
 	if err != nil {
 		return nil, err
 	}
-	return dek.box.Open(row.sealed, keyBinding(org, row.provider, row.version))
+	return dek.box.Open(row.sealed, keyBinding(org, row.provider, row.name, row.version))
 }
 
 // unreadable is something sealed that does not open. The cause names at most the id of a key-encryption key.

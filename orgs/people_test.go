@@ -318,7 +318,7 @@ func TestOrgsComeAndGo(t *testing.T) {
 			second(s.Org(t.Context(), f.Org.ID)),
 			second(change(OrgChange{Name: ptr("x")})),
 			s.DeleteOrg(t.Context(), f.Org.ID, by),
-			second(s.PutProviderKey(t.Context(), f.Org.ID, by, "openai", seal.NewSecret("sk-late"))),
+			second(s.PutProviderKey(t.Context(), f.Org.ID, by, ProviderKeySpec{Provider: "openai", Key: seal.NewSecret("sk-late")})),
 			third(s.CreateKey(t.Context(), f.Org.ID, by, KeySpec{User: f.User.ID})),
 			second(s.CreateUser(t.Context(), f.Org.ID, by, UserSpec{Email: "late@example.com"})),
 			second(s.CreateTeam(t.Context(), f.Org.ID, by, "late")),

@@ -18,7 +18,7 @@ import (
 
 func put(t *testing.T, s *Service, org id.Org, provider, key string) ProviderKeyStatus {
 	t.Helper()
-	st, err := s.PutProviderKey(t.Context(), org, Actor{}, provider, seal.NewSecret(key))
+	st, err := s.PutProviderKey(t.Context(), org, Actor{}, ProviderKeySpec{Provider: provider, Key: seal.NewSecret(key)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -62,10 +62,10 @@ func TestProviderKeysComeAndGo(t *testing.T) {
 			t.Fatal("another process uses the old key after the bus told it")
 		}
 
-		if err := s.DeleteProviderKey(t.Context(), org, Actor{}, "openai"); err != nil {
+		if err := s.DeleteProviderKey(t.Context(), org, Actor{}, "openai", ""); err != nil {
 			t.Fatal(err)
 		}
-		hasCode(t, s.DeleteProviderKey(t.Context(), org, Actor{}, "openai"), fault.NotFound, "provider_key_missing")
+		hasCode(t, s.DeleteProviderKey(t.Context(), org, Actor{}, "openai", ""), fault.NotFound, "provider_key_missing")
 		_, err = there.ProviderKey(t.Context(), org, "openai")
 		hasCode(t, err, fault.Invalid, "provider_key_missing")
 		list, err := s.ProviderKeys(t.Context(), org)
@@ -101,18 +101,18 @@ func TestProviderKeyRefusesWithoutTelling(t *testing.T) {
 		s := w.open(t)
 		org := member(t, s, "acme").Org
 		for _, key := range []string{"", "  \n", "sk-CANARY two", "sk-CANARY\r\nX-Evil: 1", "sk-CANARY\x00", "sk-CANARYé", strings.Repeat("CANARY", 1000)} {
-			_, err := s.PutProviderKey(t.Context(), org, Actor{}, "openai", seal.NewSecret(key))
+			_, err := s.PutProviderKey(t.Context(), org, Actor{}, ProviderKeySpec{Provider: "openai", Key: seal.NewSecret(key)})
 			hasCode(t, err, fault.Invalid, "invalid_provider_key")
 			if strings.Contains(err.Error(), "CANARY") {
 				t.Fatalf("the error holds the key: %v", err)
 			}
 		}
 		for _, provider := range []string{"", "Open AI", "a|b", "öpenai", strings.Repeat("a", 33)} {
-			_, err := s.PutProviderKey(t.Context(), org, Actor{}, provider, seal.NewSecret("sk"))
+			_, err := s.PutProviderKey(t.Context(), org, Actor{}, ProviderKeySpec{Provider: provider, Key: seal.NewSecret("sk")})
 			hasCode(t, err, fault.Invalid, "provider_not_found")
-			hasCode(t, s.DeleteProviderKey(t.Context(), org, Actor{}, provider), fault.Invalid, "provider_not_found")
+			hasCode(t, s.DeleteProviderKey(t.Context(), org, Actor{}, provider, ""), fault.Invalid, "provider_not_found")
 		}
-		_, err := s.PutProviderKey(t.Context(), "org_nobody", Actor{}, "openai", seal.NewSecret("sk"))
+		_, err := s.PutProviderKey(t.Context(), "org_nobody", Actor{}, ProviderKeySpec{Provider: "openai", Key: seal.NewSecret("sk")})
 		hasCode(t, err, fault.NotFound, "org_not_found")
 	})
 }
@@ -218,11 +218,11 @@ func TestMovedSealsStayShut(t *testing.T) {
 		}
 		w.exec(t, b, `UPDATE org_keys SET kek_id = $2, wrapped = $3 WHERE org_id = $1`, string(b), kek, wrapped)
 		shut("moved to another org with its data key", b, "openai")
-		_, err = s.PutProviderKey(t.Context(), b, Actor{}, "gemini", seal.NewSecret("g-b"))
+		_, err = s.PutProviderKey(t.Context(), b, Actor{}, ProviderKeySpec{Provider: "gemini", Key: seal.NewSecret("g-b")})
 		hasCode(t, err, fault.Internal, "provider_key_unreadable") // one org's keys are never sealed with another's data key
 
 		// After delete and put, the old seal is of a version that will not come again.
-		if err := s.DeleteProviderKey(t.Context(), a, Actor{}, "openai"); err != nil {
+		if err := s.DeleteProviderKey(t.Context(), a, Actor{}, "openai", ""); err != nil {
 			t.Fatal(err)
 		}
 		put(t, s, a, "openai", "sk-after")
@@ -245,7 +245,7 @@ func TestRotateLeavesOnlyTheNewKeyNeeded(t *testing.T) {
 			put(t, s, k.Org, "openai", fmt.Sprintf("sk-%d", i))
 			put(t, s, k.Org, "gemini", fmt.Sprintf("g-%d", i))
 			put(t, s, k.Org, "gone", "x")
-			if err := s.DeleteProviderKey(t.Context(), k.Org, Actor{}, "gone"); err != nil {
+			if err := s.DeleteProviderKey(t.Context(), k.Org, Actor{}, "gone", ""); err != nil {
 				t.Fatal(err)
 			}
 			seeded = append(seeded, k)
@@ -376,7 +376,7 @@ func TestRotateUnderLoad(t *testing.T) {
 			})
 			run(func(k Seeded) error {
 				writes.Add(1)
-				_, err := s.PutProviderKey(t.Context(), k.Org, Actor{}, "gemini", seal.NewSecret("g-moving"))
+				_, err := s.PutProviderKey(t.Context(), k.Org, Actor{}, ProviderKeySpec{Provider: "gemini", Key: seal.NewSecret("g-moving")})
 				return err
 			})
 		}

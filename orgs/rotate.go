@@ -94,9 +94,9 @@ func (s *Service) rotateOrg(ctx context.Context, org id.Org) (n int, made bool, 
 			return nil, err
 		}
 		for _, k := range opened {
-			sealed := fresh.box.Seal(k.plain, keyBinding(org, k.provider, k.version))
-			if _, err := tx.Exec(ctx, `UPDATE provider_keys SET sealed = $3 WHERE org_id = $1 AND provider = $2`,
-				string(org), k.provider, sealed); err != nil {
+			sealed := fresh.box.Seal(k.plain, keyBinding(org, k.provider, k.name, k.version))
+			if _, err := tx.Exec(ctx, `UPDATE provider_keys SET sealed = $4 WHERE org_id = $1 AND provider = $2 AND slot = $3`,
+				string(org), k.provider, k.name, sealed); err != nil {
 				return nil, err
 			}
 		}
@@ -118,6 +118,7 @@ func (s *Service) rotateOrg(ctx context.Context, org id.Org) (n int, made bool, 
 // plainKey is a provider key in the open, for as long as one transaction.
 type plainKey struct {
 	provider string
+	name     string
 	version  int
 	plain    []byte
 }
@@ -131,9 +132,9 @@ func (s *Service) openAll(ctx context.Context, tx db.Tx, org id.Org) ([]plainKey
 		}
 		plain, err := s.openKey(org, row, dek)
 		if err != nil {
-			return fmt.Errorf("the key for %s: %w", row.provider, err)
+			return fmt.Errorf("the key %s for %s: %w", row.name, row.provider, err)
 		}
-		opened = append(opened, plainKey{row.provider, row.version, plain})
+		opened = append(opened, plainKey{row.provider, row.name, row.version, plain})
 		return nil
 	})
 	return opened, err

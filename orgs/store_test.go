@@ -219,7 +219,7 @@ func TestStoreAwayIsNotABadKey(t *testing.T) {
 		s := w.open(t)
 		k, unseen := member(t, s, "acme"), member(t, s, "globex")
 		callerOf(t, s, k.APIKey)
-		if _, err := s.PutProviderKey(t.Context(), k.Org, Actor{}, "openai", seal.NewSecret("sk-key")); err != nil {
+		if _, err := s.PutProviderKey(t.Context(), k.Org, Actor{}, ProviderKeySpec{Provider: "openai", Key: seal.NewSecret("sk-key")}); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := s.ProviderKey(t.Context(), k.Org, "openai"); err != nil {
@@ -371,7 +371,7 @@ func TestAnotherOrgSeesNothing(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		s := w.open(t)
 		a, b := member(t, s, "acme"), member(t, s, "globex")
-		if _, err := s.PutProviderKey(t.Context(), a.Org, Actor{}, "openai", seal.NewSecret("sk-of-acme-0123456789")); err != nil {
+		if _, err := s.PutProviderKey(t.Context(), a.Org, Actor{}, ProviderKeySpec{Provider: "openai", Key: seal.NewSecret("sk-of-acme-0123456789")}); err != nil {
 			t.Fatal(err)
 		}
 		same := func(what string, foreign, absent error) {
@@ -404,7 +404,7 @@ func TestAnotherOrgSeesNothing(t *testing.T) {
 		}
 		_, err = s.ProviderKey(t.Context(), b.Org, "openai")
 		hasCode(t, err, fault.Invalid, "provider_key_missing")
-		hasCode(t, s.DeleteProviderKey(t.Context(), b.Org, Actor{}, "openai"), fault.NotFound, "provider_key_missing")
+		hasCode(t, s.DeleteProviderKey(t.Context(), b.Org, Actor{}, "openai", ""), fault.NotFound, "provider_key_missing")
 		if key, err := s.ProviderKey(t.Context(), a.Org, "openai"); err != nil || key.Reveal() != "sk-of-acme-0123456789" {
 			t.Fatalf("the owner's key is gone: %v", err)
 		}
@@ -467,7 +467,7 @@ func TestStoreHoldsNoKeyInTheOpen(t *testing.T) {
 		s := w.open(t)
 		k := member(t, s, "acme")
 		const provider = "sk-CANARYCANARYCANARYCANARY"
-		if _, err := s.PutProviderKey(t.Context(), k.Org, Actor{}, "openai", seal.NewSecret(provider)); err != nil {
+		if _, err := s.PutProviderKey(t.Context(), k.Org, Actor{}, ProviderKeySpec{Provider: "openai", Key: seal.NewSecret(provider)}); err != nil {
 			t.Fatal(err)
 		}
 		var all strings.Builder

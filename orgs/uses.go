@@ -19,6 +19,7 @@ type uses struct {
 type use struct {
 	org      id.Org
 	provider string
+	name     string
 }
 
 func (u *uses) note(k use, at time.Time) {
@@ -36,15 +37,15 @@ func (u *uses) of(k use) time.Time {
 }
 
 // take empties u, by org.
-func (u *uses) take() map[id.Org]map[string]time.Time {
+func (u *uses) take() map[id.Org]map[use]time.Time {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	byOrg := map[id.Org]map[string]time.Time{}
+	byOrg := map[id.Org]map[use]time.Time{}
 	for k, at := range u.last {
 		if byOrg[k.org] == nil {
-			byOrg[k.org] = map[string]time.Time{}
+			byOrg[k.org] = map[use]time.Time{}
 		}
-		byOrg[k.org][k.provider] = at
+		byOrg[k.org][k] = at
 	}
 	clear(u.last)
 	return byOrg
@@ -74,12 +75,13 @@ func (s *Service) writeUses(ctx context.Context) {
 			s.log.Error("writing down uses panicked", "panic", r)
 		}
 	}()
-	for org, providers := range s.uses.take() {
+	for org, keys := range s.uses.take() {
 		err := s.store.Write(ctx, org, func(tx db.Tx) error {
-			for provider, at := range providers {
-				_, err := tx.Exec(ctx, `UPDATE provider_keys SET last_used_at = $3
-					WHERE org_id = $1 AND provider = $2 AND length(sealed) > 0 AND created_at <= $3 AND (last_used_at IS NULL OR last_used_at < $3)`,
-					string(org), provider, db.At(tx.Dialect(), at))
+			for k, at := range keys {
+				_, err := tx.Exec(ctx, `UPDATE provider_keys SET last_used_at = $4
+					WHERE org_id = $1 AND provider = $2 AND slot = $3 AND length(sealed) > 0 AND created_at <= $4
+						AND (last_used_at IS NULL OR last_used_at < $4)`,
+					string(org), k.provider, k.name, db.At(tx.Dialect(), at))
 				if err != nil {
 					return err
 				}
@@ -90,8 +92,8 @@ func (s *Service) writeUses(ctx context.Context) {
 			continue
 		}
 		s.log.Warn("when provider keys were last used could not be written", "org", org, "error", err)
-		for provider, at := range providers {
-			s.uses.note(use{org, provider}, at)
+		for k, at := range keys {
+			s.uses.note(k, at)
 		}
 	}
 }

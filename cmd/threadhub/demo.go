@@ -112,7 +112,7 @@ func (d *demo) furnish(ctx context.Context, s *server) (err error) {
 		return err
 	}
 	for _, name := range slices.Concat(d.real, d.simulated) {
-		if _, err := o.PutProviderKey(ctx, d.seeded.Org, orgs.Actor{}, name, d.cfg.Upstreams[name].APIKey); err != nil {
+		if _, err := o.PutProviderKey(ctx, d.seeded.Org, orgs.Actor{}, orgs.ProviderKeySpec{Provider: name, Key: d.cfg.Upstreams[name].APIKey}); err != nil {
 			return fmt.Errorf("the key for %s: %w", name, err)
 		}
 	}
