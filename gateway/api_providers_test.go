@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"threadhub/internal/id"
+	"threadhub/internal/seal"
 	"threadhub/orgs"
 )
 
@@ -24,6 +25,8 @@ func (fakeModels) Models(context.Context, orgs.Caller) ([]Model, error) {
 type fakeKeys struct {
 	mu   sync.Mutex
 	keys map[string]string // org/provider
+
+	tried, passed error // what becomes of a trial
 }
 
 func (f *fakeKeys) PutProviderKey(_ context.Context, org id.Org, _ orgs.Actor, spec orgs.ProviderKeySpec) (orgs.ProviderKeyStatus, error) {
@@ -57,6 +60,12 @@ func (f *fakeKeys) ProviderKeys(_ context.Context, org id.Org) ([]orgs.ProviderK
 	}
 	return all, nil
 }
+
+func (f *fakeKeys) TryProviderKey(_ context.Context, _ id.Org, _ orgs.Actor, provider, name string, given seal.Secret) (orgs.KeyOnTrial, error) {
+	return orgs.KeyOnTrial{Provider: provider, Name: name, Key: given}, f.tried
+}
+
+func (f *fakeKeys) ProviderKeyPassed(context.Context, id.Org, orgs.KeyOnTrial) error { return f.passed }
 
 func TestProviderKeys(t *testing.T) {
 	keys := &fakeKeys{}

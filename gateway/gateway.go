@@ -55,6 +55,9 @@ type ProviderKeys interface {
 	PutProviderKey(ctx context.Context, org id.Org, by orgs.Actor, spec orgs.ProviderKeySpec) (orgs.ProviderKeyStatus, error)
 	DeleteProviderKey(ctx context.Context, org id.Org, by orgs.Actor, provider, name string) error
 	ProviderKeys(ctx context.Context, org id.Org) ([]orgs.ProviderKeyStatus, error)
+	// TryProviderKey hands out a key to be tried, given or the org's own, once it is written down who tries it.
+	TryProviderKey(ctx context.Context, org id.Org, by orgs.Actor, provider, name string, given seal.Secret) (orgs.KeyOnTrial, error)
+	ProviderKeyPassed(ctx context.Context, org id.Org, k orgs.KeyOnTrial) error
 }
 
 // Models lists what a caller may put into the member "model".
@@ -87,6 +90,7 @@ type Options struct {
 	Registry     *prometheus.Registry // nil: one of its own
 	Version      string               // shown by /health
 	Profiling    bool                 // pprof on the operator's listener
+	Now          func() time.Time     // what limits on requests are counted by; nil: time.Now
 
 	AuthFailures  int64         // 60 a minute with bad API keys from one address, and as many for one key's id; negative: no limit
 	MaxBodyBytes  int64         // 20 MiB: a larger body is refused
@@ -117,6 +121,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.AuthFailures == 0 {
 		o.AuthFailures = 60
+	}
+	if o.Now == nil {
+		o.Now = time.Now
 	}
 	if o.MaxBodyBytes == 0 {
 		o.MaxBodyBytes = 20 << 20
@@ -157,6 +164,7 @@ type Gateway struct {
 	operator *http.Server
 	ready    *readiness
 	turns    *turnstile
+	trials   *pace
 	backlog  *backlog
 	guesses  *guesses
 
@@ -172,6 +180,7 @@ type Gateway struct {
 // New builds a gateway. It opens nothing and starts nothing.
 func New(opts Options) *Gateway {
 	g := &Gateway{opts: opts.withDefaults(), turns: newTurnstile(), flights: newFlights(), force: make(chan struct{}), ended: make(chan struct{})}
+	g.trials = newPace(trialsPerMinute, time.Minute, g.opts.Now)
 	g.backlog = newBacklog(g.opts.Store, g.opts.Log)
 	g.guesses = newGuesses(g.opts.AuthFailures)
 	g.ready = &readiness{store: g.opts.Store}

@@ -83,6 +83,7 @@ func (g *Gateway) routes() []Route {
 		{Method: "GET", Pattern: "/api/keys/{id}", Needs: Read, handler: people((*Gateway).getKey)},
 		{Method: "PATCH", Pattern: "/api/keys/{id}", Needs: Admin, handler: people((*Gateway).changeKey), foreign: strangers((*Gateway).foreignKey)},
 		{Method: "DELETE", Pattern: "/api/keys/{id}", Needs: Write, handler: people((*Gateway).deleteKey), foreign: strangers((*Gateway).foreignKey)},
+		{Method: "POST", Pattern: "/api/orgs/{org}/providers/test", Needs: Admin, handler: (*Gateway).tryProvider},
 	}
 }
 
@@ -90,7 +91,6 @@ func (g *Gateway) routes() []Route {
 var later = []Route{
 	{Method: "PATCH", Pattern: "/api/threads/{id}"},
 	{Method: "DELETE", Pattern: "/api/threads/{id}"},
-	{Method: "POST", Pattern: "/api/orgs/{org}/providers/test"},
 }
 
 // Routes returns the table without its handlers: for tests that hold every route against a rule.

@@ -228,6 +228,7 @@ func TestWithoutALineNothingChanges(t *testing.T) {
 		k := seed(t, s, SeedSpec{Org: "acme", Email: "ann@example.com", Role: Admin})
 		put(t, s, k.Org, "openai", "sk-key")
 		had := thingsOf(t, s, k)
+		put(t, s, k.Org, "perplexity", "pplx-key")
 		conn := w.burgle(t)
 		for how, c := range map[string]struct {
 			begin, end string
@@ -326,7 +327,15 @@ func changes(s *Service, k Seeded, had things) map[string]func(context.Context) 
 			return err
 		},
 		"put another priority": func(ctx context.Context) error {
-			_, err := s.PutProviderKey(ctx, k.Org, by, ProviderKeySpec{Provider: "openai", Priority: new(7)})
+			_, err := s.PutProviderKey(ctx, k.Org, by, ProviderKeySpec{Provider: "perplexity", Priority: new(7)})
+			return err
+		},
+		"try a provider key": func(ctx context.Context) error {
+			_, err := s.TryProviderKey(ctx, k.Org, by, "perplexity", "", seal.Secret{})
+			return err
+		},
+		"try another provider key": func(ctx context.Context) error {
+			_, err := s.TryProviderKey(ctx, k.Org, by, "openai", "spare", seal.NewSecret("sk-another"))
 			return err
 		},
 		"delete a provider key": func(ctx context.Context) error { return s.DeleteProviderKey(ctx, k.Org, by, "openai", "") },

@@ -12,6 +12,7 @@ import (
 	"threadhub/internal/fault"
 	"threadhub/internal/id"
 	"threadhub/internal/seal"
+	"threadhub/openai"
 )
 
 const (
@@ -262,7 +263,8 @@ func checkProvider(provider string) error {
 	return nil
 }
 
-// checkKeyName takes what a key may be called. The form keeps bindings unambiguous.
+// checkKeyName takes what a key may be called. The form keeps bindings unambiguous. A name is shown and kept as it is: a
+// key in its place must not be.
 func checkKeyName(name string) error {
 	ok := name != "" && len(name) <= maxKeyName
 	for i := range len(name) {
@@ -270,10 +272,16 @@ func checkKeyName(name string) error {
 		ok = ok && (c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '.' || c == '_' || c == '-')
 	}
 	if !ok {
-		return fault.New(fault.Invalid, "the name of a key is 1 to %d letters, digits, dots, dashes and underscores", maxKeyName).
-			WithCode("invalid_key_name").WithParam("name")
+		return badName("is 1 to %d letters, digits, dots, dashes and underscores", maxKeyName)
+	}
+	if openai.Scrub(name) != name {
+		return badName("must not look like a key")
 	}
 	return nil
+}
+
+func badName(format string, args ...any) error {
+	return fault.New(fault.Invalid, "the name of a key "+format, args...).WithCode("invalid_key_name").WithParam("name")
 }
 
 // checkProviderKey takes what can stand in an HTTP header. The message tells nothing of the key.

@@ -125,7 +125,7 @@ func TestKeysThatCannotBePut(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		s := w.open(t)
 		org := member(t, s, "acme").Org
-		for _, name := range []string{" ", "a b", "a|b", "a/b", "é", "a\x00", strings.Repeat("a", 65)} {
+		for _, name := range []string{" ", "a b", "a|b", "a/b", "é", "a\x00", strings.Repeat("a", 65), "sk-CANARY-0123456789", "AIzaSyCANARY01234"} {
 			_, err := s.PutProviderKey(t.Context(), org, Actor{}, ProviderKeySpec{Provider: "openai", Name: name, Key: seal.NewSecret("sk")})
 			hasCode(t, err, fault.Invalid, "invalid_key_name")
 			hasCode(t, s.DeleteProviderKey(t.Context(), org, Actor{}, "openai", name), fault.Invalid, "invalid_key_name")
@@ -254,6 +254,104 @@ func TestLastUseIsOfOneKey(t *testing.T) {
 			if err != nil || len(list) != 2 || w.now().Sub(list[0].LastUsedAt).Abs() > time.Millisecond || !list[1].LastUsedAt.IsZero() {
 				t.Errorf("%+v, %v", list, err)
 			}
+		}
+	})
+}
+
+func TestKeysOnTrial(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		s, there := w.open(t), w.open(t)
+		k := seed(t, s, SeedSpec{Org: "acme", Email: "ann@example.com", Role: Admin})
+		org, by := k.Org, Actor{k.User, k.Key}
+		other := member(t, s, "globex").Org
+		putNamed(t, s, org, "openai", "a", "sk-a-CANARY", 1)
+		putNamed(t, s, org, "openai", "b", "sk-b-CANARY", 2)
+		try := func(s *Service, name, given, wantName, wantKey string) KeyOnTrial {
+			t.Helper()
+			got, err := s.TryProviderKey(t.Context(), org, by, "openai", name, seal.NewSecret(given))
+			if err != nil || got.Provider != "openai" || got.Name != wantName || got.Key.Reveal() != wantKey {
+				t.Errorf("%q: %+v, %v", name, got, err)
+			}
+			return got
+		}
+		first := try(s, "", "", "a", "sk-a-CANARY")
+		second := try(s, "b", "", "b", "sk-b-CANARY")
+		given := try(s, "", "sk-given-CANARY", "", "sk-given-CANARY")
+		meant := try(s, "b", "sk-given-CANARY", "b", "sk-given-CANARY")
+		lines, err := s.Audit(t.Context(), org, 0, 4)
+		if err != nil || len(lines) != 4 {
+			t.Fatalf("%+v, %v", lines, err)
+		}
+		for i, want := range []string{`openai/b {"stored":false}`, `openai {"stored":false}`, `openai/b {"stored":true}`, `openai/a {"stored":true}`} {
+			l := lines[i]
+			if got := l.Target + " " + string(l.Detail); got != want || l.Action != "provider_key.test" || l.User != k.User || l.Key != k.Key {
+				t.Errorf("written down as %+v, want %s", l, want)
+			}
+		}
+
+		for _, c := range []struct {
+			provider, name, given string
+			kind                  fault.Kind
+			code                  string
+		}{
+			{"gemini", "", "", fault.NotFound, "provider_key_missing"},
+			{"openai", "c", "", fault.NotFound, "provider_key_missing"},
+			{"openai", "a b", "", fault.Invalid, "invalid_key_name"},
+			{"Open AI", "", "sk", fault.Invalid, "provider_not_found"},
+			{"openai", "", "sk two", fault.Invalid, "invalid_provider_key"},
+		} {
+			_, err := s.TryProviderKey(t.Context(), org, by, c.provider, c.name, seal.NewSecret(c.given))
+			hasCode(t, err, c.kind, c.code)
+		}
+		_, err = s.TryProviderKey(t.Context(), other, by, "openai", "a", seal.Secret{})
+		hasCode(t, err, fault.NotFound, "provider_key_missing")
+		_, err = s.TryProviderKey(t.Context(), "org_nobody", by, "openai", "a", seal.NewSecret("sk"))
+		hasCode(t, err, fault.NotFound, "org_not_found")
+
+		// A trial is no use; that the key passed is, at once, of that key as it was.
+		used := func() (a, b time.Time) {
+			t.Helper()
+			list, err := there.ProviderKeys(t.Context(), org)
+			if err != nil || len(list) != 2 {
+				t.Fatalf("%+v, %v", list, err)
+			}
+			return list[0].LastUsedAt, list[1].LastUsedAt
+		}
+		passed := func(k KeyOnTrial) {
+			t.Helper()
+			if err := s.ProviderKeyPassed(t.Context(), org, k); err != nil {
+				t.Error(err)
+			}
+		}
+		if a, b := used(); !a.IsZero() || !b.IsZero() {
+			t.Errorf("a trial counts as a use: %v, %v", a, b)
+		}
+		w.advance(time.Hour)
+		passed(given)
+		passed(meant)
+		if a, b := used(); !a.IsZero() || !b.IsZero() {
+			t.Errorf("a key that is not kept counts as one that is: %v, %v", a, b)
+		}
+		passed(second)
+		if a, b := used(); !a.IsZero() || w.now().Sub(b).Abs() > time.Millisecond {
+			t.Errorf("used: %v, %v", a, b)
+		}
+		putNamed(t, s, org, "openai", "a", "sk-a2", 1)
+		passed(first)
+		if a, _ := used(); !a.IsZero() {
+			t.Errorf("the key before it passed, and it counts as used: %v", a)
+		}
+
+		// What another process has just put is what is tried.
+		revealed(t, there, org, "openai")
+		putNamed(t, s, org, "openai", "a", "sk-a3", 1)
+		try(there, "a", "", "a", "sk-a3")
+		w.exec(t, org, `UPDATE provider_keys SET sealed = $2 WHERE org_id = $1 AND slot = 'a'`, string(org), []byte("garbage"))
+		_, err = s.TryProviderKey(t.Context(), org, by, "openai", "", seal.Secret{})
+		hasCode(t, err, fault.Internal, "provider_key_unreadable")
+		all, err := s.Audit(t.Context(), org, 0, 100)
+		if err != nil || strings.Contains(fmt.Sprint(all), "CANARY") || strings.Contains(w.log.String(), "CANARY") {
+			t.Errorf("a key is in the log: %v", err)
 		}
 	})
 }

@@ -36,6 +36,11 @@ func TestNothingTellsASecret(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		for _, path := range []string{"/models", "/key"} {
+			if err := w.sim.Play(simulator.Script{Path: path, Do: "fault=echo_key", Times: 1}); err != nil {
+				t.Fatal(err)
+			}
+		}
 		w.serve()
 		w.administer()
 		for _, stream := range []bool{false, true} {
@@ -117,7 +122,19 @@ func (w *world) mustHaveBeenUsed(t *testing.T, sinks []sink) {
 			}
 		}
 	}
+	tried := map[string]int{}
+	for _, a := range w.sim.Checks() {
+		if tried[a.KeyHash]++; a.Fault == "echo_key" {
+			tried["echoed"]++
+		}
+	}
+	if tried["echoed"] != 2 {
+		t.Errorf("keys that were tried out were said %d times", tried["echoed"])
+	}
 	for provider, key := range w.providerKeys {
+		if n := tried[simulator.KeyHash(key)]; n < 2 {
+			t.Errorf("the key of %s was tried out %d times", provider, n)
+		}
 		if !seen[simulator.KeyHash(key)] {
 			t.Errorf("%s was never shown its key", provider)
 		}

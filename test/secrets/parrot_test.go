@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -29,9 +30,12 @@ var heads = map[string]string{
 	"head-switch":  "HTTP/1.1 101 %\r\nUpgrade: %\r\nConnection: Upgrade",
 }
 
+// trials are how the parrot answers those who try out a key, one after the other.
+var trials = []string{"401", "400", "page", "whole", "head-noise", "500", "head-length", "429"}
+
 // parrot is a provider whose every answer is an error that quotes what it was asked, and by which key. The first word of
-// the last message says how.
-func parrot() *httptest.Server {
+// the last message says how. tried counts those who try out a key.
+func parrot(tried *atomic.Int64) *httptest.Server {
 	return httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
 		var asked struct{ Messages []struct{ Content string } }
@@ -41,6 +45,9 @@ func parrot() *httptest.Server {
 			words = asked.Messages[n-1].Content
 		}
 		how, said, _ := strings.Cut(words, " ")
+		if r.Method == http.MethodGet { // a key is tried out
+			how = trials[int(tried.Add(1)-1)%len(trials)]
+		}
 		message, _ := json.Marshal("I cannot answer: " + said + " with " + r.Header.Get("Authorization"))
 		failure := fmt.Sprintf(`{"error":{"message":%s,"type":%s,"param":%s,"code":%s}}`, message, message, message, message)
 		chunk := `data: {"id":"x","object":"chat.completion.chunk","model":"sim-1","choices":[{"index":0,"delta":{"content":"Well"},"finish_reason":null}]}` + "\n\n"
@@ -82,9 +89,16 @@ func parrot() *httptest.Server {
 // An error that quotes the prompt and the key brings neither into the log, the metrics or the tables.
 func TestAProviderThatQuotesWhatItIsAsked(t *testing.T) {
 	eachStore(t, func(t *testing.T, w *world) {
-		provider := parrot()
+		var tried atomic.Int64
+		provider := parrot(&tried)
 		defer provider.Close()
 		w.serve("THREADHUB_UPSTREAMS__OPENAI__BASE_URL=" + provider.URL + "/v1")
+		for range trials { // before others use up how often keys may be tried out
+			w.send("POST", "/api/orgs/"+w.admin.Org+"/providers/test", w.admin.Key, map[string]string{"provider": "openai", "api_key": w.providerKeys["openai"]})
+		}
+		if n := tried.Load(); n != int64(len(trials)) {
+			t.Errorf("a key was tried out %d times", n)
+		}
 		w.administer()
 		hows := []string{"page", "whole", "choice", "event", "noise"}
 		hows = slices.AppendSeq(hows, maps.Keys(heads))

@@ -98,6 +98,26 @@ func (w *world) administer() {
 		w.sendMisplaced("PUT", base+provider, key, map[string]string{"api_key": secret}, "Content-Type", "text/plain")
 		w.sendMisplaced("PUT", base+provider, key, map[string]string{"api_key": secret}, "Content-Encoding", "gzip")
 	}
+	for provider, secret := range w.providerKeys {
+		w.send("PUT", base+provider, key, map[string]any{"api_key": secret, "name": "spare", "priority": 3})
+		w.send("PUT", base+provider, key, map[string]any{"name": "spare", "priority": 4})
+		w.send("POST", base+"test", key, map[string]string{"provider": provider, "api_key": secret})
+		w.send("POST", base+"test", key, map[string]string{"provider": provider, "name": "spare"})
+		w.send("GET", base+"status", key, nil)
+		for _, bad := range []string{
+			`{"provider":"` + provider + `","api_key":"` + secret, `{"provider":"` + secret + `"}`, `{"provider":"` + provider + `","api_key":["` + secret + `"]}`,
+			`{"provider":"` + provider + `","name":"` + secret + `"}`, `{"provider":"` + provider + `","name":"` + secret + `","api_key":"` + secret + `"}`,
+			`{"provider":"` + provider + `","` + secret + `":1}`, `{"provider":"` + provider + `","api_key":"` + secret + `","org_id":"` + secret + `"}`,
+		} {
+			w.sendMisplaced("POST", base+"test", key, bad)
+		}
+		w.sendMisplaced("POST", base+"test", "", map[string]string{"provider": provider, "api_key": secret})
+		w.sendMisplaced("PUT", base+provider, key, map[string]string{"api_key": secret, "name": secret})
+		w.sendMisplaced("PUT", base+provider, key, map[string]any{"name": secret, "priority": 1})
+		w.sendMisplaced("DELETE", base+provider+"?name="+secret, key, nil)
+		w.sendMisplaced("DELETE", base+provider+"?"+secret+"=1", key, nil)
+		w.send("DELETE", base+provider+"?name=spare", key, nil)
+	}
 	// A key of another provider, put and removed: its row stays, empty.
 	w.send("PUT", base+"gemini", key, map[string]string{"api_key": w.providerKeys["openai"]})
 	w.send("DELETE", base+"gemini", key, nil)

@@ -136,7 +136,7 @@ func (w *world) places(t *testing.T) []sink {
 	t.Helper()
 	all := append(w.files(t), sink{"log", []byte(w.house.Log.String())}, sink{"stdout", []byte(w.house.Out.String())})
 	all = append(all, tableSinks(t, w.database)...)
-	for _, a := range w.sim.Log() {
+	for _, a := range append(w.sim.Log(), w.sim.Checks()...) {
 		var head strings.Builder
 		_ = a.Header.Write(&head) // the key it is for stands in Authorization, which the simulator leaves out
 		all = append(all, sink{"request to " + a.Provider, append([]byte(head.String()), a.Body...)})

@@ -171,6 +171,20 @@ func badInput(o *tenant) []bad {
 		{name: "provider key: a line break", method: "PUT", path: "/api/orgs/" + o.id + "/providers/openai", body: `{"api_key":"a\r\nHost: x"}`, status: 400, code: "invalid_api_key_value", param: "api_key"},
 		{name: "provider key: too long", method: "PUT", path: "/api/orgs/" + o.id + "/providers/openai", body: `{"api_key":"` + strings.Repeat("k", 5000) + `"}`, status: 400, code: "invalid_api_key_value", param: "api_key"},
 		{name: "provider key: for another org in the body", method: "PUT", path: "/api/orgs/" + o.id + "/providers/openai", body: `{"api_key":"sk-good-enough","org_id":"` + o.other.id + `"}`, status: 404, code: "not_found"},
+		{name: "provider key: a name of two words", method: "PUT", path: "/api/orgs/" + o.id + "/providers/openai", body: `{"api_key":"sk-good-enough","name":"a b"}`, status: 400, code: "invalid_key_name", param: "name"},
+		{name: "provider key: a name that is a key", method: "PUT", path: "/api/orgs/" + o.id + "/providers/openai", body: `{"api_key":"sk-good-enough","name":"sk-good-enough"}`, status: 400, code: "invalid_key_name", param: "name"},
+		{name: "provider key: a priority below 0", method: "PUT", path: "/api/orgs/" + o.id + "/providers/openai", body: `{"api_key":"sk-good-enough","priority":-1}`, status: 400, code: "invalid_priority", param: "priority"},
+		{name: "provider key: a priority with a fraction", method: "PUT", path: "/api/orgs/" + o.id + "/providers/openai", body: `{"api_key":"sk-good-enough","priority":1.5}`, status: 400, code: "invalid_type", param: "priority"},
+		{name: "provider key: a priority for none", method: "PUT", path: "/api/orgs/" + o.id + "/providers/openai", body: `{"name":"spare","priority":1}`, status: 404, code: "provider_key_missing"},
+		{name: "provider key: none of that name", method: "DELETE", path: "/api/orgs/" + o.id + "/providers/openai?name=spare", status: 404, code: "provider_key_missing"},
+		{name: "provider key: a name that is empty", method: "DELETE", path: "/api/orgs/" + o.id + "/providers/openai?name=", status: 400, code: "invalid_key_name", param: "name"},
+		{name: "provider key: a parameter nobody knows", method: "DELETE", path: "/api/orgs/" + o.id + "/providers/openai?key_name=spare", status: 400, code: "unknown_parameter", param: "key_name"},
+		{name: "key trial: no provider", method: "POST", path: "/api/orgs/" + o.id + "/providers/test", body: `{}`, status: 400, code: "provider_not_found", param: "provider"},
+		{name: "key trial: of nobody we know", method: "POST", path: "/api/orgs/" + o.id + "/providers/test", body: `{"provider":"nosuch"}`, status: 400, code: "provider_not_found", param: "provider"},
+		{name: "key trial: an address", method: "POST", path: "/api/orgs/" + o.id + "/providers/test", body: `{"provider":"openai","base_url":"http://127.0.0.1/"}`, status: 400, code: "unknown_parameter", param: "base_url"},
+		{name: "key trial: an empty key", method: "POST", path: "/api/orgs/" + o.id + "/providers/test", body: `{"provider":"openai","api_key":""}`, status: 400, code: "invalid_api_key_value", param: "api_key"},
+		{name: "key trial: a key that is not there", method: "POST", path: "/api/orgs/" + o.id + "/providers/test", body: `{"provider":"openai","name":"spare"}`, status: 404, code: "provider_key_missing"},
+		{name: "key trial: for another org in the body", method: "POST", path: "/api/orgs/" + o.id + "/providers/test", body: `{"provider":"openai","org_id":"` + o.other.id + `"}`, status: 404, code: "not_found"},
 		{name: "provider key: of nobody we know", method: "PUT", path: "/api/orgs/" + o.id + "/providers/nosuch", body: `{"api_key":"sk-good-enough"}`, status: 404, code: "not_found"},
 	}
 	for _, method := range []string{"GET", "PUT", "PATCH", "DELETE", "OPTIONS"} {
@@ -180,7 +194,7 @@ func badInput(o *tenant) []bad {
 		rows = append(rows, bad{name: method + " on a provider", method: method, path: "/api/orgs/" + o.id + "/providers/openai", body: `{}`, status: 405, code: "method_not_allowed", allow: "PUT, DELETE"})
 	}
 	for _, later := range []string{
-		"PATCH /api/threads/" + o.shared, "DELETE /api/threads/" + o.shared, "POST /api/orgs/" + o.id + "/providers/test",
+		"PATCH /api/threads/" + o.shared, "DELETE /api/threads/" + o.shared,
 		"POST /v1/embeddings", "POST /v1/responses", "GET /v1/responses/resp_1", "POST /v1/conversations", "GET /v1/conversations/conv_1",
 		"POST /v1/completions", "POST /v1/images/generations", "POST /v1/audio/speech", "POST /v1/moderations", "GET /v1/files",
 		"GET /v1/requests/req_1/stream", "PATCH /api/threads/" + o.shared + "/title",
@@ -223,7 +237,7 @@ func TestBadInputIsRefusedAndLeavesNothing(t *testing.T) {
 	eachStore(t, func(t *testing.T, w *world) {
 		o := w.orgs[0]
 		before := w.books.read(t, id.Org(o.id))
-		sent := len(w.sim.Log())
+		sent := w.asked()
 		for _, b := range badInput(o) {
 			r := w.sendBad(t, o, b)
 			if r == nil {
@@ -244,14 +258,14 @@ func TestBadInputIsRefusedAndLeavesNothing(t *testing.T) {
 				t.Errorf("%s: left\n%s", b.name, before.changes(after))
 				before = after
 			}
-			if n := len(w.sim.Log()); n != sent {
+			if n := w.asked(); n != sent {
 				t.Errorf("%s: asked the provider %d times", b.name, n-sent)
 				sent = n
 			}
 		}
 		// The same request without a fault leaves something: the comparison can see.
 		w.Must(t, 200, "POST", "/v1/chat/completions", o.keys["member"], chatBody("openai/sim-1", "hi"))
-		if before.changes(w.books.read(t, id.Org(o.id))) == "" || len(w.sim.Log()) == sent {
+		if before.changes(w.books.read(t, id.Org(o.id))) == "" || w.asked() == sent {
 			t.Error("a good request left nothing either")
 		}
 	})

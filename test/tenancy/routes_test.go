@@ -86,6 +86,9 @@ var routes = map[string]struct {
 	"GET /api/keys/{id}":        {aKey, of("/api/keys/", ""), keyOf},
 	"PATCH /api/keys/{id}":      {aKey, of("/api/keys/", `{"name":"renamed"}`), keyOf},
 	"DELETE /api/keys/{id}":     {aKey, of("/api/keys/", ""), doomedKey},
+	"POST /api/orgs/{org}/providers/test": {anOrg, func(o *tenant, id string) ask {
+		return ask{path: "/api/orgs/" + id + "/providers/test", body: `{"provider":"` + o.provider + `"}`}
+	}, orgID},
 }
 
 // deleteOrg is asked for last: there is no org after it.

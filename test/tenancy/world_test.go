@@ -97,6 +97,9 @@ func (w *world) settle(t *testing.T, name, provider string) *tenant {
 	return o
 }
 
+// asked is how often a provider was asked for anything.
+func (w *world) asked() int { return len(w.sim.Log()) + len(w.sim.Checks()) }
+
 // keyID is the public part of an API key.
 func keyID(key string) string { return strings.Split(key, "_")[1] }
 
