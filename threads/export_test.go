@@ -84,3 +84,9 @@ func (l listed) systemsBelow(seq int) (n int, err error) {
 	}
 	return n, nil
 }
+
+// What tests ask of the store's inside.
+var (
+	SearchSQL = searchSQL
+	TSQuery   = tsquery
+)

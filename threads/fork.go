@@ -1,6 +1,7 @@
 package threads
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 
@@ -94,9 +95,11 @@ func (s *Store) ForkFrom(ctx context.Context, org id.Org, source id.Thread, who 
 				return err
 			}
 		}
-		_, err := tx.Exec(ctx, `UPDATE threads SET title = coalesce($3, title), description = coalesce($4, description), visibility = coalesce($5, visibility)
-WHERE org_id = $1 AND thread_id = $2`, org, t, spec.Title, spec.Description, spec.Visibility)
-		return err
+		made, _, err := threadIn(ctx, tx, org, t)
+		if err != nil || made == nil { // nil: the source has just been deleted for good
+			return cmp.Or(err, Absent())
+		}
+		return Change{Title: spec.Title, Description: spec.Description, Visibility: spec.Visibility}.write(ctx, tx, made)
 	})
 	if err != nil {
 		return nil, err

@@ -51,6 +51,8 @@ type Message struct {
 	Reason    string // why it is incomplete
 	Meta      []byte // answers: a Provenance; else nil
 	CreatedAt time.Time
+
+	words string // what searches find it by; made when it is written
 }
 
 // chained reports whether the message takes part in the comparison of a client's copy with ours.
@@ -82,15 +84,19 @@ type Input struct {
 	Thread id.Thread
 	Call   id.Request
 	User   id.User
-	Title  string // of a thread that is made here
-	Create bool   // none was found: it is made here
-	Fork   *Fork  // it is made here of another one; nil: it is not
+	Create bool  // none was found: it is made here
+	Fork   *Fork // it is made here of another one; nil: it is not
+
+	// Of a thread that is made here, and is no fork.
+	Title       string
+	Description string
+	CreatedAt   time.Time // zero: now
 
 	// The head the decision was made on. The unit is refused if it is no longer there.
 	PrevSeq   int // -1: no message yet
 	PrevChain []byte
 
-	Messages []Message
+	Messages []Message // a CreatedAt of zero is now
 }
 
 // Answer is a thread's row of a RECORD unit. Its sequence follows from the call's row.
@@ -108,6 +114,7 @@ type Store struct {
 	create *db.StageOf[Input]
 	fork   *db.StageOf[Input]
 	append *db.StageOf[Input]
+	remove *db.StageOf[Removal]
 }
 
 // New builds a Store.
@@ -118,6 +125,7 @@ func New() *Store {
 		create: db.NewStage("threads.create", createPostgres, createSQLite),
 		fork:   db.NewStage("threads.fork", forkPostgres, forkSQLite),
 		append: db.NewStage("threads.append", appendPostgres, appendSQLite),
+		remove: db.NewStage("threads.remove", removePostgres, removeSQLite),
 	}
 }
 
@@ -126,7 +134,10 @@ func (s *Store) Use(store db.Store) { s.db = store }
 
 // RecordStages runs after calls.close, OpenStages after calls.open.
 func (s *Store) RecordStages() []db.Stage { return []db.Stage{s.answer} }
-func (s *Store) OpenStages() []db.Stage   { return []db.Stage{s.fence, s.create, s.fork, s.append} }
+
+func (s *Store) OpenStages() []db.Stage {
+	return []db.Stage{s.fence, s.create, s.fork, s.append, s.remove}
+}
 
 // Append adds in to u.
 func (s *Store) Append(u *db.Unit, in *Input) {
@@ -140,11 +151,16 @@ func (s *Store) Append(u *db.Unit, in *Input) {
 	if len(in.Messages) > 0 {
 		size := 0
 		for i := range in.Messages {
-			size += len(in.Messages[i].Raw)
+			m := &in.Messages[i]
+			m.words = messageWords(m.Raw)
+			size += len(m.Raw) + len(m.words)
 		}
 		s.append.Put(u, in, size)
 	}
 }
 
 // Answer adds a to u.
-func (s *Store) Answer(u *db.Unit, a *Answer) { s.answer.Put(u, a, len(a.Message.Raw)) }
+func (s *Store) Answer(u *db.Unit, a *Answer) {
+	a.Message.words = messageWords(a.Message.Raw)
+	s.answer.Put(u, a, len(a.Message.Raw)+len(a.Message.words))
+}
