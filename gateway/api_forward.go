@@ -121,7 +121,5 @@ func (g *Gateway) wholeForward(x *request, e *exchange) {
 		x.fail(err)
 		return
 	}
-	shape := messageShape(m)
-	named, _ := json.Marshal(map[string]id.Thread{"thread_id": e.thread})
-	x.write(200, append(append(named[:len(named)-1], ','), shape[1:]...))
+	x.write(200, messageShape(m, e.thread))
 }

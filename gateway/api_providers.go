@@ -32,11 +32,11 @@ func shapeOf(s orgs.ProviderKeyStatus) slotShape {
 // providerShape is a provider with the org's keys for it, the one to be used first in front. Its own members are those of
 // that one.
 type providerShape struct {
-	Provider   string     `json:"provider"`
-	Configured bool       `json:"configured"`
-	MaskedKey  *string    `json:"masked_key"`
-	CreatedAt  *time.Time `json:"created_at"`
-	LastUsed   *time.Time `json:"last_used"`
+	Provider   string      `json:"provider"`
+	Configured bool        `json:"configured"`
+	MaskedKey  *string     `json:"masked_key"`
+	CreatedAt  *time.Time  `json:"created_at"`
+	LastUsed   *time.Time  `json:"last_used"`
 	Keys       []slotShape `json:"keys"`
 }
 

@@ -31,18 +31,25 @@ type threadShape struct {
 	Visibility  string             `json:"visibility"`
 	CreatedAt   time.Time          `json:"created_at"`
 	UpdatedAt   time.Time          `json:"updated_at"`
+	Window      *threads.Policy    `json:"window_policy"` // null: as the org
+	ForkedFrom  *forkedFrom        `json:"forked_from"`
 	Messages    *[]json.RawMessage `json:"messages,omitempty"`
+	HasMore     *bool              `json:"has_more,omitempty"` // where a limit was asked for
 }
 
 func shapeOfThread(t *threads.Thread) threadShape {
-	return threadShape{
+	s := threadShape{
 		ID: t.ID, Org: t.Org, Title: t.Title, Description: t.Description, Visibility: t.Visibility,
-		CreatedAt: t.CreatedAt.UTC(), UpdatedAt: t.UpdatedAt.UTC(),
+		CreatedAt: t.CreatedAt.UTC(), UpdatedAt: t.UpdatedAt.UTC(), Window: orNull(t.WindowPolicy),
 	}
+	if t.ForkedFrom != "" {
+		s.ForkedFrom = &forkedFrom{t.ForkedFrom, t.ForkedSeq}
+	}
+	return s
 }
 
 const (
-	maxTitle       = 512
+	maxTitle       = threads.MaxTitle
 	maxDescription = 8 << 10
 )
 
@@ -81,21 +88,32 @@ func (x *request) threadSpecOf(m map[string]json.RawMessage) (spec threads.Spec,
 		if *to, err = text(m, name); err != nil {
 			return spec, err
 		}
-		if strings.ContainsRune(*to, 0) {
-			return spec, fault.New(fault.Invalid, "%s must not hold a NUL character", name).WithParam(name)
+	}
+	if org != "" && x.ownOrg(org) != nil {
+		return spec, notFound()
+	}
+	if spec.Visibility == "" {
+		spec.Visibility = "org"
+	}
+	return spec, threadTexts(spec.Title, spec.Description, spec.Visibility)
+}
+
+// threadTexts checks what people write about a thread.
+func threadTexts(title, description, visibility string) error {
+	for name, text := range map[string]string{"title": title, "description": description, "visibility": visibility} {
+		if strings.ContainsRune(text, 0) {
+			return fault.New(fault.Invalid, "%s must not hold a NUL character", name).WithParam(name)
 		}
 	}
 	switch {
-	case org != "" && x.ownOrg(org) != nil:
-		return spec, notFound()
-	case spec.Visibility != "" && spec.Visibility != "org" && spec.Visibility != "private":
-		return spec, fault.New(fault.Invalid, "visibility is \"org\" or \"private\"").WithParam("visibility")
-	case len(spec.Title) > maxTitle:
-		return spec, fault.New(fault.Invalid, "title may have up to %d bytes", maxTitle).WithParam("title")
-	case len(spec.Description) > maxDescription:
-		return spec, fault.New(fault.Invalid, "description may have up to %d bytes", maxDescription).WithParam("description")
+	case visibility != "org" && visibility != "private":
+		return fault.New(fault.Invalid, "visibility is \"org\" or \"private\"").WithParam("visibility")
+	case len(title) > maxTitle:
+		return fault.New(fault.Invalid, "title may have up to %d bytes", maxTitle).WithParam("title")
+	case len(description) > maxDescription:
+		return fault.New(fault.Invalid, "description may have up to %d bytes", maxDescription).WithParam("description")
 	}
-	return spec, nil
+	return nil
 }
 
 // foreignOrg is Route.foreign where the body may name an org.
@@ -112,14 +130,14 @@ func (g *Gateway) foreignThread(x *request) error {
 	return err
 }
 
-// listThreads answers GET /api/threads?limit=&cursor=, newest made first.
+// listThreads answers GET /api/threads?limit=&cursor=&q=, newest made first; with q, those that match its words.
 func (g *Gateway) listThreads(x *request) {
 	limit, after, err := page(x)
 	if err != nil {
 		x.fail(err)
 		return
 	}
-	list, err := g.opts.Threads.List(x.ctx, x.caller.Org, x.viewer(), after, limit+1)
+	list, err := g.listed(x, after, limit+1)
 	if err != nil {
 		x.fail(err)
 		return
@@ -135,6 +153,17 @@ func (g *Gateway) listThreads(x *request) {
 		data[i] = shapeOfThread(t)
 	}
 	x.json(200, map[string]any{"data": data, "next_cursor": next})
+}
+
+func (g *Gateway) listed(x *request, after threads.Cursor, limit int) ([]*threads.Thread, error) {
+	if !x.rc.QueryArgs().Has("q") {
+		return g.opts.Threads.List(x.ctx, x.caller.Org, x.viewer(), after, limit)
+	}
+	words, err := threads.SearchWords(x.query("q"))
+	if err != nil {
+		return nil, err
+	}
+	return g.opts.Threads.Search(x.ctx, x.caller.Org, x.viewer(), words, after, limit)
 }
 
 const maxPage = 100
@@ -174,15 +203,16 @@ func parseCursor(s string) (threads.Cursor, error) {
 	return threads.Cursor{CreatedAt: time.Unix(0, nanos), Thread: id.Thread(thread)}, nil
 }
 
-// getThread answers GET /api/threads/{id}: the thread with all its messages, and the answer that is being made, if one
-// is, as a pending message.
+// getThread answers GET /api/threads/{id}?after=&limit=: the thread with its messages, all or those asked for, and the
+// answer that is being made, if one is, as a pending message after the last of them.
 func (g *Gateway) getThread(x *request) {
 	thread := id.Thread(x.param("id"))
-	t, stored, err := g.thread(x, thread)
+	part, limited, err := g.part(x, thread)
 	if err != nil {
 		x.fail(err)
 		return
 	}
+	t, stored := part.Thread, part.Messages
 	holder, err := g.opts.Calls.Holder(x.ctx, x.caller.Org, thread)
 	if err != nil {
 		x.fail(err)
@@ -190,13 +220,16 @@ func (g *Gateway) getThread(x *request) {
 	}
 	messages := make([]json.RawMessage, 0, len(stored)+1)
 	for _, m := range stored {
-		messages = append(messages, messageShape(m))
+		messages = append(messages, messageShape(m, ""))
 	}
-	if holder != nil && holder.Facts.Kind == "chat" && holder.FirstSeq+holder.NIn == len(stored) {
+	if holder != nil && holder.Facts.Kind == "chat" && !part.More && holder.FirstSeq+holder.NIn == part.Next {
 		messages = append(messages, pendingShape(holder))
 	}
 	shape := shapeOfThread(t)
 	shape.Messages = &messages
+	if limited {
+		shape.HasMore = &part.More
+	}
 	x.json(200, shape)
 }
 
@@ -208,7 +241,7 @@ func (g *Gateway) visible(x *request, thread id.Thread) (*threads.Thread, error)
 	return g.opts.Threads.Thread(x.ctx, x.caller.Org, thread, x.viewer())
 }
 
-// thread loads a thread that is there and that the caller may see.
+// thread loads a thread that is there and that the caller may see, with all its messages.
 func (g *Gateway) thread(x *request, thread id.Thread) (*threads.Thread, []*threads.Message, error) {
 	if !id.ValidThread(string(thread)) {
 		return nil, nil, threads.Absent()
@@ -221,18 +254,19 @@ func (g *Gateway) thread(x *request, thread id.Thread) (*threads.Thread, []*thre
 }
 
 // messageShape is a message as the API shows it: our members, the answer's provenance, and then the OpenAI members as
-// they were sent or received, byte for byte.
-func messageShape(m *threads.Message) json.RawMessage {
+// they were sent or received, byte for byte. thread is named in it, unless it is "".
+func messageShape(m *threads.Message, thread id.Thread) json.RawMessage {
 	ours := struct {
+		Thread     id.Thread `json:"thread_id,omitempty"`
 		MessageID  string    `json:"message_id"`
 		Sequence   int       `json:"sequence"`
 		Role       string    `json:"role"`
 		Status     string    `json:"status"`
 		Incomplete string    `json:"incomplete_reason,omitempty"`
 		CreatedAt  time.Time `json:"created_at"`
-	}{id.Message(m.Call, m.Seq), m.Seq, m.Role, string(m.Status), m.Reason, m.CreatedAt.UTC()}
+	}{thread, id.Message(m.Call, m.Seq), m.Seq, m.Role, string(m.Status), m.Reason, m.CreatedAt.UTC()}
 	b, _ := json.Marshal(ours)
-	names := map[string]bool{"message_id": true, "sequence": true, "role": true, "status": true, "incomplete_reason": true, "created_at": true}
+	names := map[string]bool{"thread_id": thread != "", "message_id": true, "sequence": true, "role": true, "status": true, "incomplete_reason": true, "created_at": true}
 	b = appendMembers(b, m.Meta, names)
 	b = appendMembers(b, m.Raw, names)
 	if !names["content"] {
@@ -280,21 +314,41 @@ func (g *Gateway) addMessage(x *request) {
 		x.fail(err)
 		return
 	}
-	end := time.Now().Add(g.opts.TurnWait)
-	leave, ok := g.turns.enter(x.ctx, x.caller.Org, thread, g.opts.TurnWait)
-	if !ok {
-		x.fail(locked(x.ctx, thread))
-		return
-	}
-	defer leave()
-	err = g.await(x.ctx, thread, end, func() (calls.Result, error) { return g.tryAdd(x, thread, &m) })
-	if err != nil {
+	if err := g.inTurn(x, thread, func() (calls.Result, error) { return g.tryAdd(x, thread, &m) }); err != nil {
 		x.fail(err)
 		return
 	}
 	x.json(201, map[string]any{
 		"message_id": id.Message(x.id, m.Seq), "thread_id": thread, "sequence": m.Seq, "created_at": m.CreatedAt.UTC(),
 	})
+}
+
+// inTurn runs try, which takes and frees the thread's turn in one transaction, when this process's requests before it have
+// had theirs, and again while somebody else has it.
+func (g *Gateway) inTurn(x *request, thread id.Thread, try func() (calls.Result, error)) error {
+	end := time.Now().Add(g.opts.TurnWait)
+	leave, ok := g.turns.enter(x.ctx, x.caller.Org, thread, g.opts.TurnWait)
+	if !ok {
+		return locked(x.ctx, thread)
+	}
+	defer leave()
+	return g.await(x.ctx, thread, end, try)
+}
+
+// atOnce is a unit whose call is over when it is committed. It adds messages after head, nil being the beginning.
+func (g *Gateway) atOnce(x *request, thread id.Thread, kind string, head *threads.Message, messages ...threads.Message) (*db.Unit, *calls.Opening) {
+	in := &threads.Input{Org: x.caller.Org, Thread: thread, Call: x.id, User: x.caller.User, PrevSeq: -1, PrevChain: []byte{}, Messages: messages}
+	if head != nil {
+		in.PrevSeq, in.PrevChain = head.Seq, head.Chain
+	}
+	opening := &calls.Opening{
+		Org: x.caller.Org, ID: x.id, Key: x.caller.Key, User: x.caller.User, Team: x.caller.Team, Thread: thread, Owner: g.opts.Owner,
+		FirstSeq: in.PrevSeq + 1, NIn: len(messages), AtOnce: true, Facts: calls.Facts{Kind: kind},
+	}
+	u := &db.Unit{Org: x.caller.Org}
+	g.opts.Calls.Open(u, opening)
+	g.opts.Threads.Append(u, in)
+	return u, opening
 }
 
 func (g *Gateway) tryAdd(x *request, thread id.Thread, m *threads.Message) (calls.Result, error) {
@@ -306,17 +360,7 @@ func (g *Gateway) tryAdd(x *request, thread id.Thread, m *threads.Message) (call
 		return 0, err
 	}
 	m.After(head)
-	in := &threads.Input{Org: x.caller.Org, Thread: thread, Call: x.id, User: x.caller.User, PrevSeq: -1, PrevChain: []byte{}, Messages: []threads.Message{*m}}
-	if head != nil {
-		in.PrevSeq, in.PrevChain = head.Seq, head.Chain
-	}
-	opening := &calls.Opening{
-		Org: x.caller.Org, ID: x.id, Key: x.caller.Key, User: x.caller.User, Team: x.caller.Team, Thread: thread, Owner: g.opts.Owner,
-		FirstSeq: m.Seq, NIn: 1, AtOnce: true, Facts: calls.Facts{Kind: "message"},
-	}
-	u := &db.Unit{Org: x.caller.Org}
-	g.opts.Calls.Open(u, opening)
-	g.opts.Threads.Append(u, in)
+	u, opening := g.atOnce(x, thread, "message", head, *m)
 	if err := g.opts.Store.Commit(x.ctx, u); err != nil {
 		return 0, err
 	}
@@ -330,8 +374,8 @@ func (g *Gateway) storedAt(x *request, thread id.Thread, seq int) time.Time {
 	if m, err := g.opts.Threads.Head(x.ctx, x.caller.Org, thread); err == nil && m != nil && m.Seq == seq {
 		return m.CreatedAt
 	}
-	if _, stored, err := g.thread(x, thread); err == nil && seq < len(stored) {
-		return stored[seq].CreatedAt
+	if p, err := g.opts.Threads.Page(x.ctx, x.caller.Org, thread, x.viewer(), seq-1, 1); err == nil && len(p.Messages) == 1 {
+		return p.Messages[0].CreatedAt
 	}
 	return time.Now() // it is added, whatever cannot be read now
 }

@@ -17,11 +17,12 @@ func (g *Gateway) getRequest(x *request) {
 		x.fail(err)
 		return
 	}
-	if c.Thread != "" { // a private thread's calls are as private as it
-		if _, err := g.opts.Threads.Thread(x.ctx, x.caller.Org, c.Thread, x.viewer()); err != nil {
-			if fault.Is(err, fault.NotFound) {
-				err = calls.Absent()
-			}
+	if c.Thread != "" { // a private thread's calls are as private as it, a deleted one's gone, whoever has its name now
+		t, err := g.opts.Threads.Thread(x.ctx, x.caller.Org, c.Thread, x.viewer())
+		if fault.Is(err, fault.NotFound) || err == nil && c.OpenedAt.Before(t.CreatedAt.Add(-sameUnit)) {
+			err = calls.Absent()
+		}
+		if err != nil {
 			x.fail(err)
 			return
 		}
@@ -33,6 +34,9 @@ func (g *Gateway) getRequest(x *request) {
 	}
 	x.json(200, shapeOfCall(c, lines))
 }
+
+// sameUnit is more than lies between a call and the thread it makes, by the store's clock.
+const sameUnit = time.Minute
 
 type callShape struct {
 	ID             id.Request      `json:"id"`

@@ -106,17 +106,6 @@ func TestUnknownURLs(t *testing.T) {
 	}
 }
 
-// What is not there yet is 404, also where another method is.
-func TestLaterIsNotThere(t *testing.T) {
-	e := newEdge(t, Options{}).serveTCP()
-	for _, target := range []string{"PATCH /api/threads/a", "DELETE /api/threads/a"} {
-		method, path, _ := strings.Cut(target, " ")
-		if r := e.do(method, path, "{}", bearer(adminKey)); r.status != 404 || r.code() != "unknown_url" {
-			t.Errorf("%s: %v", target, r)
-		}
-	}
-}
-
 // Headers that every answer has.
 func TestEveryAnswer(t *testing.T) {
 	e := newEdge(t, Options{Models: fakeModels{}}).serveTCP()

@@ -49,6 +49,11 @@ var routes = map[string]struct {
 	"GET /api/threads":      {anOrg, listed("/api/threads"), orgID},
 	"GET /api/threads/":     {anOrg, listed("/api/threads/"), orgID},
 	"GET /api/threads/{id}": {aThread, func(_ *tenant, id string) ask { return ask{path: "/api/threads/" + id} }, threadID},
+	"PATCH /api/threads/{id}": {aThread, func(o *tenant, id string) ask {
+		return ask{path: "/api/threads/" + id, body: `{"title":"` + o.canary + `","description":"changed"}`}
+	}, threadID},
+	"DELETE /api/threads/{id}":     {aThread, func(_ *tenant, id string) ask { return ask{path: "/api/threads/" + id} }, doomedID},
+	"GET /api/threads/{id}/export": {aThread, func(_ *tenant, id string) ask { return ask{path: "/api/threads/" + id + "/export"} }, threadID},
 	"POST /api/threads/{id}/messages": {aThread, func(_ *tenant, id string) ask {
 		return ask{path: "/api/threads/" + id + "/messages", body: `{"content":"a note"}`}
 	}, threadID},
@@ -158,6 +163,15 @@ func threadID(o *tenant, c cell) string {
 		return string(id.NewThread())
 	}
 	return malformed
+}
+
+// doomedID is threadID, of threads nobody asks for by another route.
+func doomedID(o *tenant, c cell) string {
+	switch c.thing {
+	case "own", "shared", "private":
+		return threadID(o.doomed, c)
+	}
+	return threadID(o, c)
 }
 
 func callID(o *tenant, c cell) string {

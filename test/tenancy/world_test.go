@@ -34,6 +34,7 @@ type tenant struct {
 	sharedRequest, privateCall string
 	canary                     string // in the text of all that is this org's
 	people                     people
+	doomed                     *tenant // the same threads once more, to be deleted
 	other                      *tenant
 }
 
@@ -67,6 +68,7 @@ func (w *world) settle(t *testing.T, name, provider string) *tenant {
 	o := &tenant{
 		provider: provider, model: provider + "/sim-1", canary: "canary-" + rand.Text(),
 		keys: map[string]string{}, threads: map[string]string{}, requests: map[string]string{},
+		doomed: &tenant{threads: map[string]string{}},
 	}
 	seed := func(user, role string) string {
 		s := w.house.Seed("Acme "+name, user+"@"+strings.ToLower(o.canary)+".example", role)
@@ -81,11 +83,14 @@ func (w *world) settle(t *testing.T, name, provider string) *tenant {
 	// The viewer had things of her own before she was one. Her first key is not used again: it may be remembered.
 	for asker, key := range map[string]string{"admin": o.keys["admin"], "member": o.keys["member"], "viewer": seed("viewer", "member")} {
 		o.threads[asker], o.requests[asker] = w.converse(t, o, key, "private")
+		o.doomed.threads[asker], _ = w.converse(t, o, key, "private")
 	}
 	o.keys["viewer"] = seed("viewer", "viewer")
 	another := seed("another", "member")
 	o.shared, o.sharedRequest = w.converse(t, o, another, "org")
 	o.private, o.privateCall = w.converse(t, o, another, "private")
+	o.doomed.shared, _ = w.converse(t, o, another, "org")
+	o.doomed.private, _ = w.converse(t, o, another, "private")
 
 	o.keys["nobody"], o.keys["stranger"] = "", orgs.NewKey().Secret().Reveal()
 	o.keys["revoked"], o.keys["expired"] = seed("member", "member"), seed("member", "member")
