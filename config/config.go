@@ -76,7 +76,8 @@ type Orgs struct {
 
 // Threads is how conversations behave.
 type Threads struct {
-	TurnWait time.Duration // how long a call waits for the turn of its thread; 0 does not wait
+	TurnWait    time.Duration // how long a call waits for the turn of its thread; 0 does not wait
+	KeepDeleted time.Duration // how long what a deleted thread held is kept, unseen, before it is cleared away
 }
 
 // Streams is how streamed answers behave.
@@ -123,7 +124,7 @@ func Default() *Config {
 			DrainAccept: 5 * time.Second,
 		},
 		Orgs:    Orgs{Create: true},
-		Threads: Threads{TurnWait: 10 * time.Second},
+		Threads: Threads{TurnWait: 10 * time.Second, KeepDeleted: 30 * 24 * time.Hour},
 		Streams: Streams{ResumeGrace: 30 * time.Second, MaxLineBytes: 1 << 20},
 		Log:     Log{Level: "info", Format: "json"},
 	}

@@ -81,6 +81,7 @@ func openServer(ctx context.Context, cfg *config.Config, logTo io.Writer) (_ *se
 	if err := s.settle(ctx, catalogue); err != nil {
 		return nil, err
 	}
+	s.tidy(ctx)
 	providers, err := s.openUpstreams()
 	if err != nil {
 		return nil, err
@@ -139,18 +140,33 @@ func (s *server) settle(ctx context.Context, catalogue *metering.Catalogue) erro
 	if s.storage.store.Dialect() == db.SQLite {
 		return settler.Leftovers(ctx)
 	}
+	s.background(ctx, settler.Run)
+	return nil
+}
+
+// tidy clears deleted threads away when they have been kept for long enough: once an hour, and oftener where they are kept
+// for less.
+func (s *server) tidy(ctx context.Context) {
+	keep := s.cfg.Threads.KeepDeleted
+	janitor := &threads.Janitor{
+		Threads: s.storage.threads, Keep: keep, Every: min(max(keep/8, time.Second), time.Hour), Log: s.log,
+	}
+	s.background(ctx, janitor.Run)
+}
+
+// background runs work beside the gateway until its parts are closed.
+func (s *server) background(ctx context.Context, work func(context.Context)) {
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		settler.Run(run)
+		work(run)
 	}()
 	s.parts.addContext(func(context.Context) error {
 		stop()
 		<-ended
 		return nil
 	})
-	return nil
 }
 
 // openUpstreams makes an adapter for each provider there is one for.
