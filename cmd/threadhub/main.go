@@ -23,13 +23,14 @@ import (
 var version = "dev"
 
 func main() {
-	p := &program{stdout: os.Stdout, stderr: os.Stderr, environ: os.Environ(), signals: make(chan os.Signal, 4)}
+	p := &program{stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, environ: os.Environ(), signals: make(chan os.Signal, 4)}
 	signal.Notify(p.signals, os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	os.Exit(p.run(context.Background(), os.Args[1:]))
 }
 
 // program is one run of threadhub, with all it takes from the system.
 type program struct {
+	stdin          io.Reader
 	stdout, stderr io.Writer
 	environ        []string
 	signals        chan os.Signal
@@ -59,6 +60,16 @@ func commands() []command {
 		{
 			name: "seed", about: "make an org with a user and an API key; what is there already is used", flags: seedCommand,
 			more: "It works beside a running server.",
+		},
+		{
+			name: "import", about: "take over threads from elsewhere; those that are there already are left alone", flags: importCommand,
+			more: "It works beside a running server, and may be repeated. Formats:\n\n" +
+				"  jsonl       a message a line: {\"thread_id\",\"role\",\"content\",…}, also with \"title\" and \"created_at\"; what\n" +
+				"              GET /api/threads/{id}/export gives. Lines without a thread_id are one thread.\n" +
+				"  assistants  threads of OpenAI's Assistants API: lists of messages as it answers them, a message a line, or\n" +
+				"              {\"thread\":…,\"messages\":…}. Files and what else cannot be carried become a note in the text.\n\n" +
+				"Each thread is imported whole or not at all: one with a bad line is left out, and the line is named. The file is read\n" +
+				"as a whole before the first thread is written.",
 		},
 		{name: "keys create", about: "make an API key for a user", flags: keysCreateCommand},
 		{
