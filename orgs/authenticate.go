@@ -125,35 +125,59 @@ func (s *Service) standing(ctx context.Context, org id.Org, key id.Key) (known, 
 }
 
 // owner returns the org whose key it is. A key's id is unique only in its org, so each row with it is compared; when
-// there is none, something is compared all the same, so that an unknown id takes the time of a wrong secret.
+// there is none, a row of nobody is, the same way: an unknown id takes the time of a wrong secret.
 func (s *Service) owner(ctx context.Context, key APIKey) (id.Org, error) {
+	var c comparison
 	mac := key.mac(s.pepper)
-	var org id.Org
 	err := s.store.Shown(ctx, key.ID, func(tx db.Tx) error {
-		org = ""
-		compared := false
-		err := tx.Query(ctx, `SELECT org_id, hash FROM api_keys WHERE key_id = $1`, []any{string(key.ID)}, func(r db.Row) error {
-			var candidate id.Org
-			var hash []byte
-			if err := r.Scan(&candidate, &hash); err != nil {
-				return err
-			}
-			compared = true
-			if hmac.Equal(hash, mac) {
-				org = candidate
-			}
-			return nil
-		})
-		if !compared {
-			hmac.Equal(make([]byte, len(mac)), mac)
+		c = comparison{mac: mac}
+		err := tx.Query(ctx, `SELECT org_id, hash FROM api_keys WHERE key_id = $1`, []any{string(key.ID)}, c.row)
+		if err == nil && !c.done {
+			err = c.row(nobody)
 		}
 		return err
 	})
 	if err != nil {
 		return "", err
 	}
-	if org == "" {
+	if c.org == "" {
 		return "", refused()
 	}
-	return org, nil
+	return c.org, nil
+}
+
+// comparison compares what the store knows of a key's id with what the caller shows.
+type comparison struct {
+	mac  []byte
+	org  id.Org // whose key it is; "" if nobody's
+	done bool
+
+	candidate id.Org
+	hash      []byte
+}
+
+func (c *comparison) row(r db.Row) error {
+	if err := r.Scan(&c.candidate, &c.hash); err != nil {
+		return err
+	}
+	c.done = true
+	if hmac.Equal(c.hash, c.mac) {
+		c.org = c.candidate
+	}
+	return nil
+}
+
+// keyRow is such a row in memory.
+type keyRow struct {
+	org  id.Org
+	hash []byte
+}
+
+// nobody is the row of an id that no key has. No key has its hash, and if one had, it would be of no org.
+var nobody = &keyRow{hash: make([]byte, sha256.Size)}
+
+// Scan is db.Row's.
+func (r *keyRow) Scan(dest ...any) error {
+	*dest[0].(*id.Org), *dest[1].(*[]byte) = r.org, r.hash
+	return nil
 }
