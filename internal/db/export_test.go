@@ -1,6 +1,7 @@
 package db
 
 import (
+	"context"
 	"errors"
 	"time"
 )
@@ -33,3 +34,11 @@ func Alone(s Store, u *Unit, sent bool) error {
 
 // Unreachable ends every connection s has, and lets it have no other.
 func Unreachable(s Store) { s.(*postgresStore).pool.Close() }
+
+// Unbound returns what a pooled connection is bound to while no transaction uses it, which must be nothing, and the role
+// it has.
+func Unbound(ctx context.Context, s Store) (bound, role string, err error) {
+	err = s.(*postgresStore).pool.QueryRow(ctx, `SELECT concat(current_setting('app.orgs', true), current_setting('app.key_id', true),
+		current_setting('app.words', true)), current_user`).Scan(&bound, &role)
+	return bound, role, err
+}
