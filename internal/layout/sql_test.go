@@ -1,0 +1,104 @@
+package layout
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// built are the statements that are put together from more than constants, by file and a piece of them, with what it is
+// that is put in. None of it comes from outside: values are parameters.
+var built = map[string]string{
+	"internal/testkit/postgres.go: DATABASE": "names of databases the tests make",
+	"migrations/bound.go: WHERE EXISTS":      "names of tables from the catalog, quoted",
+	"migrations/bound.go: UNION ALL":         "the same, joined",
+	"migrations/roles.go: CREATE ROLE":       "names of our roles, quoted",
+	"migrations/roles.go: GRANT":             "the same",
+	"threads/store.go: ORDER BY":             "a condition that is there or not, of constants",
+	"threads/view.go: AND own IN (":          "placeholders",
+}
+
+func TestNoSQLIsBuiltFromValues(t *testing.T) {
+	all, err := Statements(filepath.Join("..", ".."))
+	if err != nil {
+		t.Fatal(err)
+	}
+	used := map[string]bool{}
+	statements := 0
+	for _, s := range all {
+		if !s.Built {
+			statements++
+			continue
+		}
+		found := false
+		for place := range built {
+			file, piece, _ := strings.Cut(place, ": ")
+			if s.File == file && strings.Contains(s.Text, piece) {
+				used[place], found = true, true
+			}
+		}
+		if !found {
+			t.Errorf("%s:%d puts something into SQL that is no constant; make it a parameter, or say here why not: %s",
+				s.File, s.Line, strings.Join(strings.Fields(s.Text), " "))
+		}
+	}
+	for place := range built {
+		if !used[place] {
+			t.Errorf("%s is not there any more", place)
+		}
+	}
+	if statements < 100 {
+		t.Errorf("only %d constant statements were found: the search sees little", statements)
+	}
+}
+
+// The search sees what is planted.
+func TestStatements(t *testing.T) {
+	for code, want := range map[string]bool{
+		"const q = `SELECT x FROM t WHERE id = $1`":                                 true,
+		"const cols = `a, b`\nconst q = `SELECT ` + cols + ` FROM t`":               true,
+		"var q = `SELECT ` + id.Columns + ` FROM t`":                                true,
+		"var q = fmt.Sprintf(`SELECT x FROM %s`, table)\nconst table = `t`":         true,
+		"var q = `SET ROLE ` + id.Role":                                             true,
+		"func f(v string) { q(`SELECT x FROM t WHERE id = '` + v + `'`) }":          false,
+		"func f(v string) { q(fmt.Sprintf(`SELECT x FROM t WHERE id = '%s'`, v)) }": false,
+		"func f(v string) { q(fmt.Sprint(`DELETE FROM t WHERE id = `, v)) }":        false,
+		"func f(v int) { q(fmt.Sprintf(`SELECT x FROM t LIMIT %d`, v)) }":           false,
+		"func f(v string) { s := `SELECT x`; s += ` WHERE id = ` + v; q(s) }":       false,
+		"func f(b []byte, v string) { fmt.Appendf(b, `UPDATE t SET x = %q`, v) }":   false,
+		"func f(v string) { q(strings.ReplaceAll(`SELECT x FROM t`, `t`, v)) }":     false,
+		"func f(v []string) { q(strings.Join(v, ` UNION ALL `)) }":                  false,
+		"func f(w io.Writer, v string) { fmt.Fprintf(w, `SELECT x FROM %s`, v) }":   false,
+		"func f(v string) { q(`SELECT x FROM t WHERE id = ` + string(v)) }":         false,
+		"func f(v T) { q(`SELECT x FROM t WHERE id = ` + v.ID) }":                   false,
+	} {
+		root := t.TempDir()
+		write := func(name, text string) {
+			t.Helper()
+			if err := os.MkdirAll(filepath.Dir(filepath.Join(root, name)), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(root, name), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write("room/a.go", "package room\n"+code+"\n")
+		write("room/a_test.go", "package room\nvar q = `DELETE FROM t WHERE id = ` + v\n")
+		write("id/a.go", "package id\nconst (\nColumns = `a`\nRole string = `r`\n)\n")
+		all, err := Statements(root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		constant := true
+		for _, s := range all {
+			constant = constant && !s.Built
+			if s.File != "room/a.go" {
+				t.Errorf("%s: found in %s", code, s.File)
+			}
+		}
+		if len(all) == 0 || constant != want {
+			t.Errorf("%s: constant is %v, want %v: %+v", code, constant, want, all)
+		}
+	}
+}
