@@ -231,11 +231,17 @@ func (s *Server) run() (*life, error) {
 }
 
 func (s *Server) lastWords() string {
+	log := s.Log()
+	return strings.TrimSpace(log[max(0, len(log)-2000):])
+}
+
+// Log is what the server wrote to its log, in all its lives, or why that cannot be read.
+func (s *Server) Log() string {
 	b, err := os.ReadFile(s.log)
 	if err != nil {
 		return err.Error()
 	}
-	return strings.TrimSpace(string(b[max(0, len(b)-2000):]))
+	return string(b)
 }
 
 func freePort() (int, error) {

@@ -48,13 +48,13 @@ func eachStore(t *testing.T, f func(t *testing.T, w *world)) {
 	}
 }
 
-func newWorld(t *testing.T, url string) *world {
+func newWorld(t *testing.T, url string, env ...string) *world {
 	t.Helper()
 	w := &world{sim: rig.Simulator(t, simulator.Options{}), books: openBooks(t, url)}
-	w.house = rig.NewHouse(t, rig.Options{Database: url, Sim: w.sim, Env: []string{
+	w.house = rig.NewHouse(t, rig.Options{Database: url, Sim: w.sim, Env: append([]string{
 		"THREADHUB_MAX_BODY_BYTES=65536", "THREADHUB_TIMEOUTS__DRAIN_ACCEPT=0",
 		"THREADHUB_AUTH__FAILURES_PER_MINUTE=0", // the askers are many, and half of them have bad keys
-	}})
+	}, env...)})
 	w.Gateway = w.house.Serve()
 	w.orgs[0] = w.settle(t, "One", "openai")
 	w.orgs[1] = w.settle(t, "Two", "openrouter")
