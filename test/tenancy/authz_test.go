@@ -97,6 +97,8 @@ func TestEveryRouteHasARule(t *testing.T) {
 	}
 }
 
+func sortedRoutes() []string { return slices.Sorted(maps.Keys(routes)) }
+
 func keysOf[V any](m map[string]V) map[string]bool {
 	out := map[string]bool{}
 	for k := range m {

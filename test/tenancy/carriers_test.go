@@ -111,6 +111,23 @@ func TestOneKeyInOneOfItsPlaces(t *testing.T) {
 				}
 			}
 		}
+		// Whoever asks, and for whatever: too many keys, or one in the URL, are refused before it is asked whose they are.
+		for _, c := range tab.cells(func(route string, _ int) bool { return route != "GET /health" }) {
+			if c.asker == "nobody" {
+				continue
+			}
+			a, key := c.ask(t, o), o.keys[c.asker]
+			for _, way := range []way{
+				{"twice", []string{"Authorization", "Bearer " + key, "Api-Key", key}, "", 400, "multiple_api_keys"},
+				{"in the query", nil, "api_key=" + key, 400, "api_key_in_query"},
+			} {
+				r := w.by(t, c, a, way.query, slices.Concat(a.header, way.header)...)
+				what := fmt.Sprintf("%s, key %s", c, way.name)
+				if told := errorObject(t, what, r); r.Status != way.status || told.Code != way.code {
+					t.Errorf("%s: %d %s, want %d %s", what, r.Status, told.Code, way.status, way.code)
+				}
+			}
+		}
 		for i := range w.orgs {
 			if changes := before[i].changes(w.rows(t)[i]); changes != "" {
 				t.Errorf("refused requests changed rows:\n%s", changes)

@@ -5,7 +5,6 @@ import (
 	_ "embed"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -47,7 +46,7 @@ func injections(t *testing.T) (all []string) {
 // harmless texts take the same ways.
 var harmless = []string{
 	"plain", "two words", "x", "5", "0", "-1", "1.5", "true", "null", "a.b:c-d_e", "ünï cödé 你好", "a,b", "foo bar baz", "2026-01-31T12:00:00Z",
-	"openai/sim-1", "user@example.com", "member", "a\nb", "a\u0000b", strings.Repeat("long ", 300), strings.Repeat("9", 400), "%", "{}", "[]", "*",
+	"openai/sim-1", "user@example.com", "a\nb", "a\u0000b", strings.Repeat("long ", 300), strings.Repeat("9", 400), "%", "{}", "[]", "*",
 }
 
 // input is a place in a request where somebody can write what he likes.
@@ -80,7 +79,7 @@ var headers = []string{
 func inputs(t *testing.T, o *tenant) (all []input) {
 	t.Helper()
 	key := o.keys["admin"]
-	for _, route := range slices.Sorted(maps.Keys(routes)) {
+	for _, route := range sortedRoutes() {
 		method, pattern, _ := strings.Cut(route, " ")
 		thing := "own"
 		if !slices.Contains(routes[route].things, thing) {
