@@ -355,7 +355,7 @@ func fingerprint(e *exchange) int64 {
 // peer that has reset it wants no answer.
 func (g *Gateway) call(x *request, e *exchange) (err error) {
 	chaos.Point("call")
-	g.guard(x)
+	g.guard(x, e.target)
 	watch := g.watch(x)
 	defer watch.stop()
 	up := g.opts.Upstreams[e.target.Provider]

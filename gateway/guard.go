@@ -5,6 +5,7 @@ import (
 
 	"threadhub/internal/fault"
 	"threadhub/orgs"
+	routing "threadhub/router"
 )
 
 // Watcher looks after callers whose requests run for long. It calls gone, once, when the caller may go on no longer:
@@ -14,15 +15,21 @@ type Watcher interface {
 	Watch(caller orgs.Caller, still func(orgs.Caller) error, gone func(error)) (stop func())
 }
 
-// guard ends the request's context, with the reason, when what let it in holds no longer. It lasts as long as the
+// guard ends the request's context, with the reason, when what let it in and to the target holds no longer. It lasts as long as the
 // request is in flight, its stream too, and costs no goroutine.
-func (g *Gateway) guard(x *request) {
+func (g *Gateway) guard(x *request, target routing.Target) {
 	if g.opts.Watcher == nil {
 		return
 	}
 	ctx, cancel := context.WithCancelCause(x.ctx)
 	needs := x.route.Needs
-	stop := g.opts.Watcher.Watch(x.caller, func(c orgs.Caller) error { return suffices(c, needs) }, cancel)
+	still := func(c orgs.Caller) error {
+		if err := suffices(c, needs); err != nil {
+			return err
+		}
+		return inScope(c, target)
+	}
+	stop := g.opts.Watcher.Watch(x.caller, still, cancel)
 	context.AfterFunc(x.ctx, stop)
 	x.ctx = ctx
 }

@@ -23,6 +23,14 @@ func (h *house) another() []string {
 	return []string{"Authorization", "Bearer " + key.Reveal()}
 }
 
+// changed is a change of the admin's key.
+func changed(c orgs.KeyChange) func(h *house) error {
+	return func(h *house) error {
+		_, err := h.orgs.UpdateKey(h.t.Context(), h.admin.Org, orgs.Actor{}, h.admin.Key, c)
+		return err
+	}
+}
+
 // What took the caller's right to it away ends a stream: with an error that says so and no good end, kept as incomplete,
 // and charged.
 func TestAStreamEndsWithItsCallersRight(t *testing.T) {
@@ -35,6 +43,13 @@ func TestAStreamEndsWithItsCallersRight(t *testing.T) {
 			_, err := h.orgs.Seed(h.t.Context(), orgs.SeedSpec{Org: "house", Email: "admin@house.test", Role: orgs.Viewer})
 			return err
 		}, "permission_denied"},
+		"disabled": {changed(orgs.KeyChange{Disabled: new(true)}), "key_revoked"},
+		"expired": {func(h *house) error {
+			return changed(orgs.KeyChange{Expires: new(time.Now().Add(time.Second))})(h)
+		}, "key_revoked"},
+		"good for reading alone":         {changed(orgs.KeyChange{ReadOnly: new(true)}), "permission_denied"},
+		"good for other models":          {changed(orgs.KeyChange{Models: &[]string{"other-*"}}), "model_not_allowed"},
+		"good for other providers alone": {changed(orgs.KeyChange{Providers: &[]string{"openrouter"}}), "model_not_allowed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			eachHouse(t, Options{}, func(t *testing.T, h *house) {

@@ -15,6 +15,8 @@ var built = map[string]string{
 	"migrations/bound.go: UNION ALL":         "the same, joined",
 	"migrations/roles.go: CREATE ROLE":       "names of our roles, quoted",
 	"migrations/roles.go: GRANT":             "the same",
+	"orgs/list.go: AND (created_at, ":        "a column, by its name in the code, and placeholders",
+	"orgs/list.go: ORDER BY created_at":      "the same",
 	"threads/store.go: ORDER BY":             "a condition that is there or not, of constants",
 	"threads/view.go: AND own IN (":          "placeholders",
 }

@@ -8,15 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/maintnotifications"
-
-	"threadhub/internal/bus"
-	"threadhub/internal/db"
-	"threadhub/internal/id"
-	"threadhub/internal/seal"
 	"threadhub/internal/testkit"
-	"threadhub/orgs"
 	"threadhub/simulator"
 	"threadhub/test/rig"
 )
@@ -27,18 +19,16 @@ const (
 	busy = 4 * time.Second
 )
 
-// A key that one process revokes is refused by the others within a second, and ends what they have running, streams and
+// A key that one process revokes is refused by all of them within a second, and ends what is running on it, streams and
 // answers that are still waited for. What other keys have running goes on.
 func TestARevocationIsFeltInEveryProcess(t *testing.T) {
-	url, redisURL := testkit.Postgres(t), testkit.Redis(t)
 	sim := rig.Simulator(t, simulator.Options{})
-	house := rig.NewHouse(t, rig.Options{Database: url, Sim: sim, Env: []string{"REDIS_URL=" + redisURL, "THREADHUB_TIMEOUTS__DRAIN_ACCEPT=0"}})
+	house := rig.NewHouse(t, rig.Options{Database: testkit.Postgres(t), Sim: sim, Env: []string{"REDIS_URL=" + testkit.Redis(t), "THREADHUB_TIMEOUTS__DRAIN_ACCEPT=0"}})
 	admin := house.Seed("Acme", "admin@acme.example", "admin")
 	first, second := house.Serve(), house.Serve()
 	first.ProviderKeys(t, admin)
 	colleague := house.Seed("Acme", "colleague@acme.example", "member")
 	key := house.Seed("Acme", "member@acme.example", "member").Key
-	elsewhere := process(t, house, url, redisURL)
 
 	var running []*stream
 	for _, g := range []*rig.Gateway{first, second} {
@@ -61,9 +51,7 @@ func TestARevocationIsFeltInEveryProcess(t *testing.T) {
 	testkit.Eventually(t, 10*time.Second, func() bool { return len(sim.Log()) > before }, "the provider to be asked for the whole answer")
 
 	revoked := time.Now()
-	if err := elsewhere.RevokeKey(t.Context(), id.Org(admin.Org), orgs.Actor{}, id.Key(keyID(key))); err != nil {
-		t.Fatal(err)
-	}
+	first.Must(t, 200, "DELETE", "/api/keys/"+keyID(key), admin.Key, nil)
 	for _, g := range []*rig.Gateway{first, second} {
 		testkit.Eventually(t, felt+busy, func() bool {
 			r, err := g.Do(t.Context(), "GET", "/v1/models", key, nil)
@@ -106,48 +94,6 @@ func TestARevocationIsFeltInEveryProcess(t *testing.T) {
 		}
 	}
 	t.Logf("all was felt within %v", time.Since(revoked))
-}
-
-// process is one more process of the house, which serves nobody.
-func process(t *testing.T, house *rig.House, url, redisURL string) *orgs.Service {
-	t.Helper()
-	closeAt := func(close func() error) {
-		t.Cleanup(func() {
-			if err := close(); err != nil {
-				t.Error(err)
-			}
-		})
-	}
-	store, err := db.Open(t.Context(), db.Options{URL: url, Timeout: 20 * time.Second, MaxConns: 2})
-	if err != nil {
-		t.Fatal(err)
-	}
-	closeAt(store.Close)
-	o, err := redis.ParseURL(redisURL)
-	if err != nil {
-		t.Fatal(err)
-	}
-	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled} // or it logs by itself
-	client := redis.NewClient(o)
-	closeAt(client.Close)
-	b := bus.NewRedis(client, bus.Options{Timeout: 10 * time.Second})
-	closeAt(b.Close)
-	var keys string
-	for _, setting := range house.Env {
-		if value, ok := strings.CutPrefix(setting, "ENCRYPTION_KEY="); ok {
-			keys = value
-		}
-	}
-	ring, err := seal.ParseKeyring(keys)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s := orgs.New(orgs.Options{Store: store, Keyring: ring, Bus: b})
-	if err := s.Open(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	closeAt(s.Close)
-	return s
 }
 
 // stream is a streamed chat of which something has come.
