@@ -19,6 +19,12 @@ var built = map[string]string{
 	"orgs/list.go: ORDER BY created_at":      "the same",
 	"threads/store.go: ORDER BY":             "a condition that is there or not, of constants",
 	"threads/view.go: AND own IN (":          "placeholders",
+	"threads/search.go: WHERE m.org_id":      "placeholders, made by arg",
+	"threads/search.go: t.user_id = ":        "the same",
+	"threads/search.go: t.thread_id IN (":    "the same, and statements made there",
+	"threads/search.go: AND (t.created_at":   "placeholders",
+	"threads/search.go: ORDER BY":            "the statement so far, and a placeholder",
+	"threads/words.go: * AND ":               "words, of letters and digits alone: a parameter, which the index reads",
 }
 
 func TestNoSQLIsBuiltFromValues(t *testing.T) {

@@ -259,9 +259,12 @@ func TestWhatClientsWriteIsNeverSQL(t *testing.T) {
 		known := shapes(t, pg.URL())
 		sent := w.writeAll(t, places, injections(t), 1)
 		w.comesBack(t, injections(t))
-		ours := source(t)
+		ours := source(t) // some statements come once a minute, or once in a while
+		for _, query := range known {
+			ours[shape(query)] = true
+		}
 		for id, query := range shapes(t, pg.URL()) {
-			if _, ok := known[id]; !ok && !ours(query) { // some come once a minute, or once in a while
+			if _, ok := known[id]; !ok && !ours[shape(query)] {
 				t.Errorf("after %d injections the store has seen a statement that it had not seen before, and that is not in the source: %s", sent, query)
 			}
 		}
@@ -304,8 +307,8 @@ func shapes(t *testing.T, url string) map[int64]string {
 	return all
 }
 
-// source tells of a statement, as the store shows its shape, whether it stands in the gateway's source.
-func source(t *testing.T) (has func(query string) bool) {
+// source are the shapes of the statements that stand in the gateway's source.
+func source(t *testing.T) map[string]bool {
 	t.Helper()
 	found, err := layout.Statements(rig.Root(t))
 	if err != nil {
@@ -320,14 +323,19 @@ func source(t *testing.T) (has func(query string) bool) {
 	if !all[shape("SELECT org_id, hash FROM api_keys WHERE key_id = $7")] {
 		t.Fatal("the source's statements are not found")
 	}
-	return func(query string) bool { return all[shape(query)] }
+	return all
 }
 
-var constants = regexp.MustCompile(`\$\d+|'[^']*'|\b\d+(\.\d+)?\b|\b(?i:true|false|null)\b`)
+var (
+	constants = regexp.MustCompile(`\$\d+|'[^']*'|\b\d+(\.\d+)?\b|\b(?i:true|false|null)\b`)
+	several   = regexp.MustCompile(`\?(, \?)+`)                // of a list
+	words     = regexp.MustCompile(`(t\.words LIKE \? AND )+`) // of a search
+)
 
-// shape is a statement without its constants and parameters.
+// shape is a statement without its constants and parameters, and without how many there are where there may be many.
 func shape(query string) string {
-	return strings.Join(strings.Fields(constants.ReplaceAllString(query, "?")), " ")
+	query = strings.Join(strings.Fields(constants.ReplaceAllString(query, "?")), " ")
+	return words.ReplaceAllString(several.ReplaceAllString(query, "?"), "")
 }
 
 // comesBack stores each text in all ways there are, and reads it.
