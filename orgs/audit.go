@@ -207,7 +207,7 @@ type AuditReport struct {
 func (r AuditReport) OK() bool { return r.Why == "" }
 
 // auditPage is how many lines VerifyAudit holds at a time.
-const auditPage = 500
+const auditPage = 200
 
 // VerifyAudit walks the org's log from its first line to its head. It holds one page of it at a time, and nobody up:
 // what is added meanwhile is not looked at. A log that is not as it was written is a report, not an error. Errors:

@@ -52,7 +52,7 @@ func (b *book) verdict(p *page, becomes page) string {
 }
 
 // games are how many orgs are played, of some thirty changes each.
-const games = 25
+const games = 15
 
 // Whatever admins do, in whichever order: the org keeps an active admin and its seats, every key is as good as its owner,
 // each change leaves one line, and what is refused leaves none.
