@@ -24,7 +24,7 @@ func (x *request) admit() error {
 	if err := x.inOwnOrg(); err != nil { // before the role: what is foreign is not there, whoever asks
 		return err
 	}
-	err := suffices(x.caller, x.route.Needs)
+	err := suffices(x.caller, x.route)
 	if err != nil && x.route.foreign != nil {
 		if foreign := x.route.foreign(x.g, x); foreign != nil {
 			return foreign

@@ -6,6 +6,7 @@ import (
 	"threadhub/calls"
 	"threadhub/internal/fault"
 	"threadhub/internal/id"
+	"threadhub/orgs"
 	"threadhub/threads"
 )
 
@@ -156,6 +157,13 @@ func (g *Gateway) exportThread(x *request) {
 		x.fail(threads.Absent())
 		return
 	}
+	role := x.caller.Role
+	g.guard(x, func(c orgs.Caller) error { // which threads there are for an admin is not what there is for others
+		if c.Role != role {
+			return fault.New(fault.Denied, "the role changed while the file was made").WithCode("permission_denied")
+		}
+		return nil
+	})
 	e := &export{x: x, g: g, org: x.caller.Org, who: x.viewer(), thread: thread, format: format}
 	if err := e.page(); err != nil { // while there can still be another answer
 		x.fail(err)

@@ -18,6 +18,7 @@ import (
 	"threadhub/internal/id"
 	"threadhub/metering"
 	"threadhub/openai"
+	"threadhub/orgs"
 	"threadhub/threads"
 	"threadhub/upstreams"
 )
@@ -355,7 +356,8 @@ func fingerprint(e *exchange) int64 {
 // peer that has reset it wants no answer.
 func (g *Gateway) call(x *request, e *exchange) (err error) {
 	chaos.Point("call")
-	g.guard(x, e.target)
+	target := e.target
+	g.guard(x, func(c orgs.Caller) error { return inScope(c, target) })
 	watch := g.watch(x)
 	defer watch.stop()
 	up := g.opts.Upstreams[e.target.Provider]

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"io"
 	"strings"
 
@@ -78,6 +79,10 @@ func (e *export) Read(p []byte) (n int, err error) {
 			e.x.ended(fault.From(err).Code, err)
 		}
 	}()
+	if err := context.Cause(e.x.ctx); err != nil { // the caller may read on no longer
+		e.x.ended(fault.From(err).Code, err)
+		return 0, err
+	}
 	for e.read == len(e.out) {
 		if e.over {
 			e.x.ended("done", nil)

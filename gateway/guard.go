@@ -5,7 +5,6 @@ import (
 
 	"threadhub/internal/fault"
 	"threadhub/orgs"
-	routing "threadhub/router"
 )
 
 // Watcher looks after callers whose requests run for long. It calls gone, once, when the caller may go on no longer:
@@ -15,30 +14,37 @@ type Watcher interface {
 	Watch(caller orgs.Caller, still func(orgs.Caller) error, gone func(error)) (stop func())
 }
 
-// guard ends the request's context, with the reason, when what let it in and to the target holds no longer. It lasts as long as the
-// request is in flight, its stream too, and costs no goroutine.
-func (g *Gateway) guard(x *request, target routing.Target) {
+// guard ends the request's context, with the reason, when what let it in holds no longer, or still, asked of the caller as
+// it is by then, says so. It lasts as long as the request is in flight, its stream too, and costs no goroutine.
+func (g *Gateway) guard(x *request, still func(orgs.Caller) error) {
 	if g.opts.Watcher == nil {
 		return
 	}
 	ctx, cancel := context.WithCancelCause(x.ctx)
-	needs := x.route.Needs
-	still := func(c orgs.Caller) error {
-		if err := suffices(c, needs); err != nil {
+	route := x.route
+	stop := g.opts.Watcher.Watch(x.caller, func(c orgs.Caller) error {
+		if err := suffices(c, route); err != nil {
 			return err
 		}
-		return inScope(c, target)
-	}
-	stop := g.opts.Watcher.Watch(x.caller, still, cancel)
+		return still(c)
+	}, cancel)
 	context.AfterFunc(x.ctx, stop)
 	x.ctx = ctx
 }
 
-// suffices reports, as fault.Denied, a role that may not do what a route needs.
-func suffices(caller orgs.Caller, needs Permission) error {
-	if may(caller.Role, needs) {
-		return mayWrite(caller, needs)
+// suffices reports, as fault.Denied, a role that may not do what a route needs, and a key that is good for less than its
+// role.
+func suffices(caller orgs.Caller, route *Route) error {
+	needs := route.Needs
+	if !may(caller.Role, needs) {
+		return fault.New(fault.Denied, "the role %q may not do this; it needs the role %s", caller.Role, needs.roles()).
+			WithCode("permission_denied").NoRetry()
 	}
-	return fault.New(fault.Denied, "the role %q may not do this; it needs the role %s", caller.Role, needs.roles()).
-		WithCode("permission_denied").NoRetry()
+	if err := mayWrite(caller, needs); err != nil {
+		return err
+	}
+	if needs == Admin && route.Method != "GET" && caller.Narrow() {
+		return restricted("is good for less than everything: nothing can be administered with it")
+	}
+	return nil
 }

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"io"
+	"net/http"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -89,6 +90,42 @@ func TestAStreamEndsWithItsCallersRight(t *testing.T) {
 }
 
 // The same for an answer in one piece, while the provider is waited for.
+// A file is a stream too: whoever may read no longer gets no more of it.
+func TestAnExportEndsWithItsCallersRight(t *testing.T) {
+	eachHouse(t, Options{}, func(t *testing.T, h *house) {
+		thread := h.newThread("")
+		long := strings.Repeat("word ", 50_000)
+		for range 60 {
+			h.add(thread, long)
+		}
+		req, err := http.NewRequestWithContext(t.Context(), "GET", h.url+"/api/threads/"+string(thread)+"/export", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		key := h.made("/api/keys", `{}`)
+		req.Header.Set("Authorization", "Bearer "+key["api_key"].(string))
+		resp, err := houseClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = resp.Body.Close() }()
+		if _, err := io.ReadFull(resp.Body, make([]byte, 1000)); err != nil {
+			t.Fatal(err)
+		}
+		h.do("DELETE", "/api/keys/"+key["id"].(string), "").want(t, 200)
+		piece := make([]byte, 16<<10) // so little at a time that all of it would take longer than the end
+		got := 0
+		testkit.Eventually(t, 20*time.Second, func() bool {
+			n, err := io.ReadFull(resp.Body, piece)
+			got += n
+			return err != nil
+		}, "an end of the file")
+		if got >= 60*len(long)-1000 {
+			t.Error("the whole file came")
+		}
+	})
+}
+
 func TestAWholeCallEndsWithItsKey(t *testing.T) {
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		another := h.another()

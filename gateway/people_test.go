@@ -216,6 +216,31 @@ func TestARestrictedKeyMakesNoOther(t *testing.T) {
 	})
 }
 
+// A key that is good for less than everything administers nothing: by what it changed somebody could do more.
+func TestANarrowKeyAdministersNothing(t *testing.T) {
+	eachHouse(t, Options{}, func(t *testing.T, h *house) {
+		narrow := as(h.made("/api/keys", `{"models":["gpt-5*"]}`)["api_key"].(string))
+		expiring := as(h.made("/api/keys", `{"expires_at":"` + time.Now().Add(time.Hour).UTC().Format(time.RFC3339) + `"}`)["api_key"].(string))
+		user, _ := h.person("eve@house.test", orgs.Viewer)
+		names := strings.NewReplacer("{org}", string(h.admin.Org), "{provider}", "openai", "{id}", user)
+		asked := 0
+		for _, route := range h.Routes() {
+			if route.Needs != Admin || route.Method == "GET" || strings.HasPrefix(route.Pattern, "/api/keys") || strings.HasPrefix(route.Pattern, "/api/teams/") {
+				continue
+			}
+			asked++
+			if r := h.do(route.Method, names.Replace(route.Pattern), `{}`, narrow...); r.status != 403 || r.code() != "key_restricted" {
+				t.Errorf("%s %s: %d %s", route.Method, route.Pattern, r.status, r.body)
+			}
+		}
+		if asked < 8 {
+			t.Errorf("only %d routes were asked", asked)
+		}
+		h.do("PATCH", "/api/users/"+user, `{"role":"member"}`, expiring...).want(t, 200)
+		h.do("GET", "/api/users", "", narrow...).want(t, 200)
+	})
+}
+
 type fixedModels []Model
 
 func (m fixedModels) Models(context.Context, orgs.Caller) ([]Model, error) {

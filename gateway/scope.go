@@ -64,11 +64,15 @@ func matches(pattern, name string) bool {
 }
 
 // unrestricted refuses to make or change keys with a key that may do less than they might: nobody gets more out of a key
-// than was put into it.
+// than was put into it. Whatever else admins may do, suffices refuses to one that is good for less than everything.
 func (x *request) unrestricted() error {
 	if !x.caller.Restricted() {
 		return nil
 	}
-	return fault.New(fault.Denied, "this API key is restricted, or expires: it can make and change no other").
+	return restricted("is restricted, or expires: it can make and change no other")
+}
+
+func restricted(why string) error {
+	return fault.New(fault.Denied, "this API key %s", why).
 		WithCode("key_restricted").NoRetry()
 }

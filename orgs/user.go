@@ -41,9 +41,10 @@ type Caller struct {
 }
 
 // Restricted reports whether the key may do less than another of the same user might.
-func (c Caller) Restricted() bool {
-	return c.ReadOnly || c.Expiring || len(c.Models) > 0 || len(c.Providers) > 0
-}
+func (c Caller) Restricted() bool { return c.Narrow() || c.Expiring }
+
+// Narrow reports whether the key is good for less than its user may do.
+func (c Caller) Narrow() bool { return c.ReadOnly || len(c.Models) > 0 || len(c.Providers) > 0 }
 
 // maxEmail is the longest address mail can be sent to (RFC 5321, 4.5.3.1.3, less the angle brackets).
 const maxEmail = 254
