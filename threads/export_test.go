@@ -90,3 +90,6 @@ var (
 	SearchSQL = searchSQL
 	TSQuery   = tsquery
 )
+
+// MessageWords is what the index takes of a message.
+var MessageWords = messageWords

@@ -36,7 +36,7 @@ func forkPostgres(rows []*Input) db.Statement {
   SELECT u.* FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::int[]) AS u (org_id, call_id, thread_id, user_id, source, upto)
   JOIN calls c ON c.org_id = u.org_id AND c.call_id = u.call_id AND c.open_xid = pg_current_xact_id()
 ), made AS (
-` + forkedRow + ` FROM n JOIN threads s ON s.org_id = n.org_id AND s.thread_id = n.source
+` + forkedRow + ` FROM n JOIN threads s ON s.org_id = n.org_id AND s.thread_id = n.source AND s.deleted_at IS NULL
 )
 ` + forkedMessages + ` FROM n JOIN messages s ON s.org_id = n.org_id AND s.thread_id = n.source AND s.seq < n.upto`,
 		Args: []any{org, call, thread, user, from, upto},
@@ -45,7 +45,7 @@ func forkPostgres(rows []*Input) db.Statement {
 
 // forkOne makes one fork: $1 the new thread, $2 its user, $3 the sequence up to which, $4 the org, $5 the source.
 var forkOne = []string{
-	forkedRow + oneFork + `JOIN threads AS s ON s.org_id = $4 AND s.thread_id = $5`,
+	forkedRow + oneFork + `JOIN threads AS s ON s.org_id = $4 AND s.thread_id = $5 AND s.deleted_at IS NULL`,
 	forkedMessages + oneFork + `JOIN messages AS s ON s.org_id = $4 AND s.thread_id = $5 AND s.seq < n.upto`,
 }
 

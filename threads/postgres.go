@@ -17,22 +17,26 @@ import (
 // fencePostgres takes back calls whose thread is no longer at the head they decided on. It runs after the call has taken
 // the turn: whoever else wants it waits on the index, so a fresh look shows the true head. Looking before that would not:
 // the snapshot of the inserting statement may be older than the last record. A thread that was there when it was read must
-// be there still, and not be deleted; one that was not must not have come.
+// be there still, and not be deleted, as must the source of a fork; one that was not must not have come.
 func fencePostgres(rows []*Input) db.Statement {
 	n := len(rows)
 	org, call, thread, head := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
-	create := make([]bool, n)
+	create, source := make([]bool, n), make([]string, n)
 	for i, r := range rows {
 		org[i], call[i], thread[i], head[i] = string(r.Org), string(r.Call), string(r.Thread), r.head()
 		create[i] = r.makes()
+		if r.Fork != nil {
+			source[i] = string(r.Fork.From)
+		}
 	}
 	return db.Statement{
-		SQL: `DELETE FROM calls c USING unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::boolean[]) AS u (org_id, call_id, thread_id, head, made)
+		SQL: `DELETE FROM calls c USING unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::boolean[], $6::text[]) AS u (org_id, call_id, thread_id, head, made, source)
 WHERE c.org_id = u.org_id AND c.call_id = u.call_id AND c.open_xid = pg_current_xact_id()
   AND (u.head <> coalesce((SELECT m.seq || ':' || encode(m.chain, 'hex') FROM messages m
     WHERE m.org_id = u.org_id AND m.thread_id = u.thread_id ORDER BY m.seq DESC LIMIT 1), '-1:')
-  OR u.made = EXISTS (SELECT FROM threads t WHERE t.org_id = u.org_id AND t.thread_id = u.thread_id AND (u.made OR t.deleted_at IS NULL)))`,
-		Args: []any{org, call, thread, head, create},
+  OR u.made = EXISTS (SELECT FROM threads t WHERE t.org_id = u.org_id AND t.thread_id = u.thread_id AND (u.made OR t.deleted_at IS NULL))
+  OR u.source <> '' AND NOT EXISTS (SELECT FROM threads s WHERE s.org_id = u.org_id AND s.thread_id = u.source AND s.deleted_at IS NULL))`,
+		Args: []any{org, call, thread, head, create, source},
 	}
 }
 

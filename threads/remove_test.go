@@ -315,3 +315,36 @@ func (h *house) dumpSQLite() string {
 	}
 	return strings.ToLower(out.String())
 }
+
+// A fork that was decided on before its source was deleted is not made: it would be a copy that outlives it.
+func TestNoForkOfWhatWasDeleted(t *testing.T) {
+	eachStore(t, func(t *testing.T, h *house) {
+		h.seed(org)
+		source := h.create(org, threads.Spec{Title: "source"})
+		h.say(org, source.ID, "one", "two")
+		fork := func(into id.Thread) (*calls.Opening, *db.Unit) {
+			in := &threads.Input{
+				Org: org, Thread: into, Call: id.NewRequest(), User: "usr_1", PrevSeq: 0, PrevChain: []byte{}, Fork: &threads.Fork{From: source.ID, Upto: 1},
+				Messages: []threads.Message{said("user", "another two")},
+			}
+			in.Messages[0].Seq, in.Messages[0].Own, in.Messages[0].Chain = 1, []byte("x"), []byte("x")
+			o := &calls.Opening{Org: org, ID: in.Call, Key: "key", User: "usr_1", Thread: into, Owner: "own_1", FirstSeq: 1, NIn: 1, AtOnce: true}
+			u := &db.Unit{Org: org}
+			h.calls.Open(u, o)
+			h.Append(u, in)
+			return o, u
+		}
+		o, u := fork("thread_before")
+		if h.commit(u); o.Result != calls.Won {
+			t.Fatalf("a fork of what is there: %v", o.Result)
+		}
+		o, u = fork("thread_after")
+		h.remove(org, source.ID)
+		if h.commit(u); o.Result != calls.Stale {
+			t.Errorf("a fork of what was deleted: %v", o.Result)
+		}
+		if th, m, err := h.Load(t.Context(), org, "thread_after", everybody); th != nil || len(m) != 0 {
+			t.Errorf("it left %+v with %d messages, %v", th, len(m), err)
+		}
+	})
+}

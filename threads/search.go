@@ -15,7 +15,7 @@ import (
 func (s *Store) Search(ctx context.Context, org id.Org, who Viewer, words []string, after Cursor, limit int) ([]*Thread, error) {
 	var found []id.Thread
 	sql, args := searchSQL(s.db.Dialect(), org, who, words, after, limit)
-	err := s.db.Search(ctx, org, tsquery(words), func(tx db.Tx) error {
+	err := s.db.Search(ctx, org, tsquery(ofOrg(org, words)), func(tx db.Tx) error {
 		found = nil
 		return tx.Query(ctx, sql, args, func(row db.Row) error {
 			var thread id.Thread
@@ -40,7 +40,7 @@ func searchSQL(d db.Dialect, org id.Org, who Viewer, words []string, after Curso
 	matching := `SELECT m.thread_id FROM messages m WHERE m.org_id = ` + arg(org)
 	if d == db.SQLite { // CROSS: from the index to the messages, and not the other way
 		matching = `SELECT m.thread_id FROM message_words CROSS JOIN messages m ON m.words = message_words.rowid
-  WHERE m.org_id = $1 AND message_words MATCH ` + arg(ftsQuery(words))
+  WHERE m.org_id = $1 AND message_words MATCH ` + arg(ftsQuery(ofOrg(org, words)))
 	}
 	sql = `SELECT t.thread_id FROM threads t
 WHERE t.org_id = $1 AND t.deleted_at IS NULL AND (t.visibility = 'org' OR t.user_id = ` + arg(who.User) + ` OR ` + arg(who.Admin) + `)`

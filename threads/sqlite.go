@@ -26,7 +26,14 @@ func fenceSQLite(ctx context.Context, tx *sql.Tx, r *Input) error {
 	if err != nil {
 		return err
 	}
-	if headText(seq, chain) != r.head() || r.makes() && is || !r.makes() && !live {
+	sourced := true
+	if r.Fork != nil {
+		err = tx.QueryRowContext(ctx, `SELECT count(*) > 0 FROM threads WHERE org_id = $1 AND thread_id = $2 AND deleted_at IS NULL`, r.Org, r.Fork.From).Scan(&sourced)
+		if err != nil {
+			return err
+		}
+	}
+	if !sourced || headText(seq, chain) != r.head() || r.makes() && is || !r.makes() && !live {
 		return db.ErrRefused
 	}
 	return nil

@@ -152,7 +152,7 @@ func (s *Store) Append(u *db.Unit, in *Input) {
 		size := 0
 		for i := range in.Messages {
 			m := &in.Messages[i]
-			m.words = messageWords(m.Raw)
+			m.words = messageWords(in.Org, m.Raw)
 			size += len(m.Raw) + len(m.words)
 		}
 		s.append.Put(u, in, size)
@@ -161,6 +161,6 @@ func (s *Store) Append(u *db.Unit, in *Input) {
 
 // Answer adds a to u.
 func (s *Store) Answer(u *db.Unit, a *Answer) {
-	a.Message.words = messageWords(a.Message.Raw)
+	a.Message.words = messageWords(a.Org, a.Message.Raw)
 	s.answer.Put(u, a, len(a.Message.Raw)+len(a.Message.words))
 }

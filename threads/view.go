@@ -174,7 +174,7 @@ func (v *view) systemsQueries(own [][]byte) (queries []db.Query) {
 			args, places[i] = append(args, h), fmt.Sprintf("$%d", i+3)
 		}
 		queries = append(queries, db.Query{
-			SQL: `SELECT own, min(seq) FROM messages WHERE org_id = $1 AND thread_id = $2 AND ` + isSystemSQL +
+			SQL: `SELECT own, min(seq) FROM messages WHERE org_id = $1 AND thread_id = $2` +
 				` AND own IN (` + strings.Join(places, ", ") + `) GROUP BY own`,
 			Args: args,
 			Each: func(row db.Row) error {

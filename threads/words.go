@@ -1,6 +1,8 @@
 package threads
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -9,6 +11,7 @@ import (
 	"golang.org/x/text/unicode/norm"
 
 	"threadhub/internal/fault"
+	"threadhub/internal/id"
 	"threadhub/openai"
 )
 
@@ -17,7 +20,7 @@ import (
 const (
 	maxWord  = 64        // characters of a word that count
 	maxWords = 4096      // words of one text
-	maxIndex = 256 << 10 // bytes of them; Postgres keeps no tsvector over a megabyte
+	maxIndex = 256 << 10 // bytes of them, without the org's marks; Postgres keeps no tsvector over a megabyte
 
 	// MaxSearchWords is how many words one search may have.
 	MaxSearchWords = 16
@@ -93,8 +96,20 @@ func SearchWords(q string) ([]string, error) {
 	return words, nil
 }
 
-// messageWords are the words of what a message says, its text and its refusal, with spaces between.
-func messageWords(raw []byte) string {
+// ofOrg puts a mark of the org in front of each word. The index is one for all orgs: so a search passes over the words of
+// its own org only, and neither its time nor its length tells of others'.
+func ofOrg(org id.Org, words []string) []string {
+	sum := sha256.Sum256([]byte(org))
+	mark := hex.EncodeToString(sum[:4])
+	marked := make([]string, len(words))
+	for i, w := range words {
+		marked[i] = mark + w
+	}
+	return marked
+}
+
+// messageWords are the words of what a message says, its text and its refusal, as the index takes them, with spaces between.
+func messageWords(org id.Org, raw []byte) string {
 	text := openai.ContentText(raw)
 	for _, path := range []string{"refusal", "content.#.refusal"} {
 		for _, r := range gjson.GetBytes(raw, path).Array() {
@@ -103,7 +118,7 @@ func messageWords(raw []byte) string {
 			}
 		}
 	}
-	return strings.Join(Words(text), " ")
+	return strings.Join(ofOrg(org, Words(text)), " ")
 }
 
 // titleWords are the words of a thread's title and description as they are stored: each between spaces.

@@ -86,3 +86,11 @@ func TestSearchWords(t *testing.T) {
 		t.Errorf("%q, %v", words, err)
 	}
 }
+
+// Marks keep the words of orgs apart in the index that is one for all.
+func TestWordsAreAnOrgsOwn(t *testing.T) {
+	a, b := threads.MessageWords("org_a", []byte(`{"role":"user","content":"hello"}`)), threads.MessageWords("org_b", []byte(`{"role":"user","content":"hello"}`))
+	if a == b || len(a) != len(b) || a[8:] != "hello" || b[8:] != "hello" {
+		t.Errorf("%q and %q", a, b)
+	}
+}
