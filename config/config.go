@@ -44,7 +44,7 @@ type Config struct {
 type Upstream struct {
 	BaseURL       string      // without a slash at the end
 	DefaultModel  string      // what a rule's target without a model asks for, in the provider's own words
-	DefaultWindow int64       // context window, in tokens, of models the catalogue does not list; not used yet
+	DefaultWindow int64       // context window, in tokens, of models the catalogue does not list
 	APIKey        seal.Secret // imported for the demo org; nobody else's calls use it
 }
 

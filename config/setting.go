@@ -43,7 +43,7 @@ func settings(c *Config) []setting {
 		s = append(s,
 			baseURL(at+"base_url", "where "+name+" is", &u.BaseURL),
 			model(at+"default_model", "model for rules that name only "+name, &u.DefaultModel),
-			count(at+"default_window", "window, in tokens, of models the catalogue does not list; not used yet", &u.DefaultWindow, 1_000, 100_000_000),
+			count(at+"default_window", "window, in tokens, of models the catalogue does not list", &u.DefaultWindow, 1_000, 100_000_000),
 			token(at+"api_key", "the demo org's key at "+name, &u.APIKey),
 		)
 	}

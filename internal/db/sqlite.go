@@ -34,7 +34,7 @@ func SQLitePath(u string) string { return strings.TrimPrefix(u, "sqlite://") }
 // SQLiteDSN returns what database/sql opens the file with. The pragmas are per connection.
 func SQLiteDSN(path string, readOnly bool) string {
 	dsn := "file:" + (&url.URL{Path: path}).EscapedPath() +
-		"?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)&_txlock=immediate"
+		"?_pragma=busy_timeout(5000)&_pragma=journal_mode(WAL)&_pragma=synchronous(FULL)&_pragma=foreign_keys(1)&_pragma=secure_delete(1)&_txlock=immediate"
 	if readOnly {
 		// A reader must not wait for the writer: deferred, and unable to write.
 		dsn = strings.Replace(dsn, "&_txlock=immediate", "&_pragma=query_only(1)&_txlock=deferred", 1)
