@@ -229,5 +229,8 @@ func scanMessage(row db.Row) (*Message, error) {
 	var created db.Time
 	err := row.Scan(&m.Seq, &m.Call, &m.Role, &m.Raw, &m.Own, &m.Chain, &m.Status, &reason, &m.Meta, &created)
 	m.Reason, m.CreatedAt = reason.String, created.Time
+	if m.Chain == nil { // as SQLite's driver reads an empty one
+		m.Chain = []byte{}
+	}
 	return m, err
 }
