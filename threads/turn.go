@@ -217,30 +217,27 @@ func matchBeginning(th rows, asked []incoming) (matched, error) {
 }
 
 // align goes along both for as long as they say the same, and returns how far it came in each: n in asked, end in told.
-// Incomplete answers in told are passed over, with their copies in asked if the client sends them back.
+// Incomplete answers in told are passed over, with their copies in asked if the client sends them back. What may be either
+// is read both ways: of the readings that come farthest, the one that finds most counts.
 func align(told []*Message, asked []incoming) (n, end int) {
+	at := []int{0} // where the readings stand in asked, the lowest first
 	for ; end < len(told); end++ {
 		m := told[end]
-		same := n < len(asked) && bytes.Equal(m.Own, asked[n].own[:])
-		switch {
-		case m.chained() && !same:
-			return n, end
-		case m.chained(), same && !copyOfNext(told[end+1:], asked[n:]):
-			n++
+		var next []int
+		for _, n := range at {
+			if !m.chained() && (len(next) == 0 || next[len(next)-1] < n) {
+				next = append(next, n)
+			}
+			if n < len(asked) && bytes.Equal(m.Own, asked[n].own[:]) {
+				next = append(next, n+1)
+			}
 		}
-	}
-	return n, end
-}
-
-// copyOfNext reports whether asked begins with the next complete message of told, and so not with an incomplete answer
-// that says the same and stands before it.
-func copyOfNext(told []*Message, asked []incoming) bool {
-	for _, m := range told {
-		if m.chained() {
-			return bytes.Equal(m.Own, asked[0].own[:]) && (len(asked) < 2 || !bytes.Equal(m.Own, asked[1].own[:]))
+		if len(next) == 0 {
+			break
 		}
+		at = next
 	}
-	return false
+	return at[len(at)-1], end
 }
 
 // addNew numbers and hashes what must be stored: the chained messages after the first repeated ones, and system messages

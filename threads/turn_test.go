@@ -111,6 +111,10 @@ func TestDecide(t *testing.T) {
 		{"also by a client that trims", "u:0 a:0 / u:1 x:hal / u:2 a:f /", "u:1 a:hal u:2 a:f u:3", "u:3", "", "deduplicated"},
 		{"a cut answer that is also a whole one", "u:1 x:yes / u:2 a:yes /", "u:1 a:yes u:2 a:yes u:3", "u:3", "", "deduplicated"},
 		{"a cut answer resent, the turn to be tried again", "u:1 x:hal /", "u:1 a:hal", "", "", "deduplicated"},
+		{"a cut answer that two whole ones repeat, not resent", "u:0 a:0 / u:1 x:yes / a:yes / a:yes /", "u:1 a:yes a:yes u:2", "u:2", "", "deduplicated"},
+		{"a cut answer, an empty and a whole one, all resent", "u:1 x:yes / x: / a:yes /", "u:1 a:yes a: a:yes u:2", "u:2", "", "deduplicated"},
+		{"the same, the empty one not resent", "u:1 x:yes / x: / a:yes /", "u:1 a:yes a:yes u:2", "u:2", "", "deduplicated"},
+		{"the same, the whole one alone resent", "u:1 x:yes / x: / a:yes /", "u:1 a:yes u:2", "u:2", "", "deduplicated"},
 		{"cut again and resent", "u:1 x:hal / u:2 x:ha /", "u:1 a:hal u:2 a:ha u:3", "u:3", "", "deduplicated"},
 	}
 	for _, tt := range tests {
