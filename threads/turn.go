@@ -32,7 +32,8 @@ type Turn struct {
 	History []*Message
 	At      int
 
-	// Drop are the request's own messages that the provider is not shown, as they do not fit. Fit sets it.
+	// Drop are the request's own messages that the provider is not shown: answers that never came, and what does not fit.
+	// Fit adds the latter.
 	Drop    []int
 	Omitted int // how many messages, of History's thread or of the request, were left out to fit
 
@@ -255,6 +256,9 @@ func (t *Turn) addNew(in []incoming, repeated int) {
 			added[m.own] = true
 		case seen < repeated:
 			seen++
+			if m.role == "assistant" && m.own == emptyOwn { // ours, or the client's own: providers refuse both
+				t.Drop = append(t.Drop, m.at)
+			}
 			continue
 		default:
 			c := openai.Chain(t.Chain, m.own)
@@ -271,6 +275,9 @@ func (t *Turn) addNew(in []incoming, repeated int) {
 		t.newest = last // all is new, or nothing: the newest turn is what the user said last
 	}
 }
+
+// emptyOwn is the hash of an answer that never came.
+var emptyOwn, _, _ = openai.Canon([]byte(EmptyAnswer))
 
 // lastUserRun is where the last user messages of the request begin, those that stand together at least; 0 without any.
 func lastUserRun(in []incoming) int {

@@ -144,6 +144,25 @@ func TestDecide(t *testing.T) {
 	}
 }
 
+// An answer that never came is not shown to a provider, also not by a client that sends it back.
+func TestAnEmptyAnswerSentBackIsDropped(t *testing.T) {
+	for _, tt := range []struct {
+		thread, request string
+		drop            []int
+	}{
+		{"u:1 x: / u:2 a:3 /", "u:1 a: u:2 a:3 u:4", []int{1}},
+		{"u:1 x: / u:2 a:3 /", "s:x u:1 a: u:2 a:3 u:4", []int{2}},
+		{"u:1 x: /", "u:1 a: u:2", []int{1}},
+		{"u:1 x:hal /", "u:1 a:hal u:2", nil},
+		{"u:1 a:2 /", "u:1 a:2 u:3 a: u:4", nil}, // not the thread's: the client's own affair
+	} {
+		turn, err := threads.Decide(stored(t, tt.thread), request(tt.request), false)
+		if err != nil || !slices.Equal(turn.Drop, tt.drop) || turn.Omitted != 0 {
+			t.Errorf("%s, then %s: %v, dropped %v, omitted %d", tt.thread, tt.request, err, turn.Drop, turn.Omitted)
+		}
+	}
+}
+
 func TestDiverged(t *testing.T) {
 	for name, tt := range map[string]struct {
 		thread, request string

@@ -1,6 +1,8 @@
 package threads
 
 import (
+	"slices"
+
 	"threadhub/internal/fault"
 	"threadhub/openai"
 )
@@ -171,8 +173,10 @@ func (t *Turn) fitRequest(request []openai.Message, w Window) error {
 	room := newRoom(w)
 	cost := make([]int64, len(request))
 	for i := range request {
-		cost[i] = openai.EstimateTokens(request[i].Raw)
-		room.left -= cost[i]
+		if !slices.Contains(t.Drop, i) {
+			cost[i] = openai.EstimateTokens(request[i].Raw)
+			room.left -= cost[i]
+		}
 	}
 	if room.endless || room.left >= 0 {
 		return nil
@@ -181,12 +185,12 @@ func (t *Turn) fitRequest(request []openai.Message, w Window) error {
 		return tooLong(w)
 	}
 	for i := 0; i < t.newest && (room.left < 0 || request[i].Role != "user"); i++ {
-		if !isSystem(request[i].Role) {
+		if !isSystem(request[i].Role) && cost[i] > 0 {
 			t.Drop = append(t.Drop, i)
 			room.left += cost[i]
+			t.Omitted++
 		}
 	}
-	t.Omitted = len(t.Drop)
 	return nil
 }
 
