@@ -37,9 +37,9 @@ func (c *counted) count(m []*Message, err error) ([]*Message, error) {
 	return m, err
 }
 
-func (c *counted) newest(n int) ([]*Message, error)   { return c.count(c.listed.newest(n)) }
-func (c *counted) oldest(n int) ([]*Message, error)   { return c.count(c.listed.oldest(n)) }
-func (c *counted) before(seq int) ([]*Message, error) { return c.count(c.listed.before(seq)) }
+func (c *counted) newest(n int) ([]*Message, error)    { return c.count(c.listed.newest(n)) }
+func (c *counted) from(seq, n int) ([]*Message, error) { return c.count(c.listed.from(seq, n)) }
+func (c *counted) before(seq int) ([]*Message, error)  { return c.count(c.listed.before(seq)) }
 
 // listed is a thread in memory. It returns as little as it may, so that a decision that does not ask for enough is seen.
 type listed []*Message
@@ -52,7 +52,19 @@ func (l listed) head() *Message {
 }
 
 func (l listed) newest(n int) ([]*Message, error) { return l[max(0, len(l)-n):], nil }
-func (l listed) oldest(n int) ([]*Message, error) { return l[:min(n, len(l))], nil }
+func (l listed) from(seq, n int) ([]*Message, error) {
+	return l[seq:min(seq+n, len(l))], nil
+}
+
+func (l listed) places(own [32]byte) (list []int, err error) {
+	for i := len(l) - 1; i >= 0 && len(list) < placesAtMost; i-- {
+		if string(l[i].Own) == string(own[:]) {
+			list = append(list, l[i].Seq)
+		}
+	}
+	return list, nil
+}
+
 func (l listed) before(seq int) ([]*Message, error) {
 	return l[max(0, seq-2):seq], nil
 }

@@ -69,7 +69,8 @@ type incoming struct {
 type rows interface {
 	head() *Message                        // the newest message; nil: there is none
 	newest(n int) ([]*Message, error)      // the last n, or all
-	oldest(n int) ([]*Message, error)      // the first n, or all
+	from(seq, n int) ([]*Message, error)   // the first n from seq on, or all
+	places(own [32]byte) ([]int, error)    // where messages that say this are stored; of many, some of the newest
 	before(seq int) ([]*Message, error)    // some of the last below seq, with their bytes; none only if there is none
 	known(own [32]byte) (seq int, ok bool) // where an equal system message of the request's is stored
 	lastSystem() ([]*Message, error)       // the system messages of the last call that stored any
@@ -82,8 +83,8 @@ type rows interface {
 //  1. the request begins with the whole thread: the rest is new;
 //  2. it begins with a later stretch of the thread that runs to its end (a client that trims): the rest is new;
 //  3. it has no assistant message: all of it is new, and the thread goes before it;
-//  4. it shares its beginning with the thread but not all of it: it goes on in a new thread from there, if fork says so,
-//     else fault.Conflict thread_diverged;
+//  4. it begins with some other stretch of the thread: where that ends it goes on in a new thread, if fork says so, else
+//     fault.Conflict thread_diverged;
 //  5. it shares nothing: all of it is new.
 //
 // System messages never count: equal ones are not stored again. A request without an assistant message is shown the
@@ -153,7 +154,7 @@ func match(th rows, in []incoming) (matched, error) {
 	if !hasAssistant(in) {
 		return matched{}, nil
 	}
-	return matchBeginning(th, asked)
+	return matchInside(th, asked)
 }
 
 // matchWhole is the usual case of a client that resends everything: the chain over the thread is the chain over the
@@ -192,26 +193,42 @@ func matchStretch(told []*Message, asked []incoming) (n int, from *Message) {
 	return 0, nil
 }
 
-// matchBeginning finds where asked leaves the thread, which it is known not to follow to its end.
-func matchBeginning(th rows, asked []incoming) (matched, error) {
+// matchInside finds where asked leaves the thread, which it is known not to follow to its end: at the end of the longest
+// stretch that it begins with, of equals the newest. A copy of the thread's middle is old, and not a new conversation.
+func matchInside(th rows, asked []incoming) (best matched, err error) {
+	places, err := th.places(asked[0].own)
+	if err != nil {
+		return best, err
+	}
+	for _, seq := range places { // the newest first
+		m, err := leaves(th, seq, asked)
+		if err != nil {
+			return best, err
+		}
+		if m.diverged != nil && m.n > best.n {
+			best = m
+		}
+	}
+	return best, nil
+}
+
+// leaves follows asked from the message at seq on, with which it begins, to the first that it does not have. It finds none
+// where the two have no complete message in common.
+func leaves(th rows, seq int, asked []incoming) (matched, error) {
 	for n := len(asked) + 1; ; n *= 2 {
-		all, err := th.oldest(n)
+		some, err := th.from(seq, n)
 		if err != nil {
 			return matched{}, err
 		}
-		told := conversation(all)
+		told := conversation(some)
 		same, end := align(told, asked)
 		switch {
-		case end < len(told) && same == 0:
+		case end < len(told) && complete(told[:end]) == 0:
 			return matched{}, nil
 		case end < len(told):
 			d := told[end]
-			m := matched{n: same, diverged: d, chain: []byte{}}
-			if d.Seq > 0 {
-				m.chain = all[d.Seq-1].Chain
-			}
-			return m, nil
-		case len(all) < n: // cannot be: it would have been a stretch to the end
+			return matched{n: same, diverged: d, chain: some[d.Seq-seq-1].Chain}, nil
+		case len(some) < n: // cannot be: it would have been a stretch to the end
 			return matched{}, nil
 		}
 	}

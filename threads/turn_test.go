@@ -171,6 +171,13 @@ func TestDiverged(t *testing.T) {
 		"an edit":      {"u:1 a:2 / u:3 a:4 /", "u:1 a:2 u:edited a:4 u:5", "sequence 2"},
 		"a regenerate": {"u:1 a:2 / u:3 a:4 /", "u:1 a:2 u:3", "sequence 3"},
 		"a shorter":    {"u:1 a:2 / u:3 a:4 /", "u:1 a:2", "sequence 2"},
+
+		"a trimmed copy that is old":           {"u:1 a:2 / u:3 a:4 / u:5 a:6 /", "u:3 a:4 u:7", "sequence 4"},
+		"trimmed to an answer":                 {"u:1 a:2 / u:3 a:4 / u:5 a:6 /", "a:4 u:7", "sequence 4"},
+		"an edit in a trimmed copy":            {"u:1 a:2 / u:3 a:4 / u:5 a:6 /", "u:3 a:other u:7", "sequence 3"},
+		"trimmed to a cut answer":              {"u:1 x:ha / u:3 a:4 / u:5 a:6 /", "a:ha u:3 a:4 u:7", "sequence 4"},
+		"the longest of several places counts": {"u:1 a:2 / u:3 a:4 / u:1 a:2 / u:5 a:6 / u:1 a:8 /", "u:1 a:2 u:5 a:6 u:7", "sequence 8"},
+		"of equals the newest":                 {"u:1 a:2 / u:3 a:4 / u:1 a:2 / u:5 a:6 /", "u:1 a:2 u:7", "sequence 6"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := threads.Decide(stored(t, tt.thread), request(tt.request), false)
@@ -191,6 +198,7 @@ func TestFork(t *testing.T) {
 		{"system messages before it are there", "s:x u:1 a:2 / u:3 a:4 /", "s:x u:1 a:2 u:5", "s:x u:1 a:2", "u:5"},
 		{"system messages after it are not", "u:1 a:2 / u:3 a:4 / s:x u:5 a:6 /", "s:x u:1 a:2 u:7", "u:1 a:2", "s:x u:7"},
 		{"with a cut answer", "u:1 x:ha / u:2 a:3 / u:4 a:5 /", "u:1 a:ha u:2 a:3 u:6", "u:1 a:ha u:2 a:3", "u:6"},
+		{"a trimmed copy that is old", "u:1 a:2 / u:3 a:4 / u:5 a:6 /", "u:3 a:4 u:7", "u:1 a:2 u:3 a:4", "u:7"},
 		{"a thread that has not diverged is not forked", "u:1 a:2 /", "u:1 a:2 u:3", "", "u:3"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

@@ -26,11 +26,12 @@ type view struct {
 }
 
 const (
-	tailRows    = 64      // read at first
-	pageRows    = 256     // read at a time after that, where bytes are wanted
-	pageBytes   = 4 << 20 // and no more than this many bytes, but for the first message
-	systemRows  = 64      // one call stores no more system messages that count
-	systemsOnce = 500     // hashes looked for in one statement
+	tailRows     = 64      // read at first
+	pageRows     = 256     // read at a time after that, where bytes are wanted
+	pageBytes    = 4 << 20 // and no more than this many bytes, but for the first message
+	systemRows   = 64      // one call stores no more system messages that count
+	placesAtMost = 64      // of a message that stands in a thread many times
+	systemsOnce  = 500     // hashes looked for in one statement
 )
 
 // lightColumns are messageColumns without what only a provider or a reader needs.
@@ -135,13 +136,30 @@ func (v *view) newest(n int) ([]*Message, error) {
 	return tail, err
 }
 
-func (v *view) oldest(n int) ([]*Message, error) {
-	var first []*Message
+func (v *view) from(seq, n int) ([]*Message, error) {
+	if len(v.tail) > 0 && v.tail[0].Seq <= seq {
+		return v.tail[seq-v.tail[0].Seq:], nil
+	}
+	var some []*Message
 	err := v.s.db.Query(v.ctx, v.org, db.Query{
-		SQL:  `SELECT ` + lightColumns + ` FROM messages WHERE org_id = $1 AND thread_id = $2 ORDER BY seq LIMIT $3`,
-		Args: []any{v.org, v.id, n}, Each: v.add(&first),
+		SQL:  `SELECT ` + lightColumns + ` FROM messages WHERE org_id = $1 AND thread_id = $2 AND seq >= $3 ORDER BY seq LIMIT $4`,
+		Args: []any{v.org, v.id, seq, n}, Each: v.add(&some),
 	})
-	return first, err
+	return some, err
+}
+
+func (v *view) places(own [32]byte) (list []int, err error) {
+	err = v.s.db.Query(v.ctx, v.org, db.Query{
+		SQL:  `SELECT seq FROM messages WHERE org_id = $1 AND thread_id = $2 AND own = $3 ORDER BY seq DESC LIMIT $4`,
+		Args: []any{v.org, v.id, own[:], placesAtMost},
+		Each: func(row db.Row) error {
+			var seq int
+			err := row.Scan(&seq)
+			list = append(list, seq)
+			return err
+		},
+	})
+	return list, err
 }
 
 // before returns the last messages below seq, with their bytes: about pageRows of them, and at least one if there is any.

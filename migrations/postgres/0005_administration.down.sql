@@ -7,7 +7,7 @@ REVOKE ALL (org_id, thread_id, user_id, visibility, created_at, deleted_at) ON t
 REVOKE ALL (org_id, thread_id) ON messages FROM threadhub_janitor, threadhub_search;
 REVOKE DELETE ON teams FROM threadhub_app;
 
-DROP INDEX IF EXISTS threads_deleted, messages_system, messages_words, teams_name;
+DROP INDEX IF EXISTS threads_deleted, messages_system, messages_own, messages_words, teams_name;
 ALTER TABLE messages DROP COLUMN IF EXISTS words;
 ALTER TABLE threads DROP COLUMN IF EXISTS words, DROP COLUMN IF EXISTS forked_seq, DROP COLUMN IF EXISTS forked_from, DROP COLUMN IF EXISTS window_policy;
 DROP TABLE IF EXISTS audit;

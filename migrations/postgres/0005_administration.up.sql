@@ -42,6 +42,7 @@ ALTER TABLE threads ADD COLUMN IF NOT EXISTS words text NOT NULL DEFAULT ''; -- 
 ALTER TABLE messages ADD COLUMN IF NOT EXISTS words tsvector;                -- of its text; made by threads, not by a parser here
 CREATE INDEX IF NOT EXISTS messages_words ON messages USING gin (words);
 CREATE INDEX IF NOT EXISTS messages_system ON messages (org_id, thread_id, seq) WHERE role = 'system' OR role = 'developer';
+CREATE INDEX IF NOT EXISTS messages_own ON messages (org_id, thread_id, own, seq); -- where a client's copy begins
 CREATE INDEX IF NOT EXISTS threads_deleted ON threads (org_id, deleted_at) WHERE deleted_at IS NOT NULL;
 
 GRANT SELECT, INSERT ON audit TO threadhub_app;

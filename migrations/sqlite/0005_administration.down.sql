@@ -1,6 +1,7 @@
 DROP TABLE message_words;
 DROP INDEX threads_deleted;
 DROP INDEX messages_system;
+DROP INDEX messages_own;
 DROP INDEX messages_words;
 ALTER TABLE messages DROP COLUMN words;
 ALTER TABLE threads DROP COLUMN words;

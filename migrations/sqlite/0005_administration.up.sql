@@ -59,6 +59,7 @@ ALTER TABLE threads ADD COLUMN words text NOT NULL DEFAULT ''; -- of title and d
 ALTER TABLE messages ADD COLUMN words integer; -- the message_words row that holds the words of its text
 CREATE INDEX messages_words ON messages (words);
 CREATE INDEX messages_system ON messages (org_id, thread_id, seq) WHERE role = 'system' OR role = 'developer';
+CREATE INDEX messages_own ON messages (org_id, thread_id, own, seq); -- where a client's copy begins
 CREATE INDEX threads_deleted ON threads (org_id, deleted_at) WHERE deleted_at IS NOT NULL;
 
 -- The index of messages' words: only the index, no text. Words are made by threads; the tokenizer only splits at spaces.
