@@ -71,10 +71,11 @@ func (g *Gateway) changeThread(x *request) {
 }
 
 func (x *request) change() (c threads.Change, err error) {
-	m, err := x.members("title", "description", "visibility", "window_policy")
-	if err != nil {
-		return c, err
+	f := x.fields("title", "description", "visibility", "window_policy")
+	if f.err != nil {
+		return c, f.err
 	}
+	m := f.members
 	var policy *string
 	for name, to := range map[string]**string{"title": &c.Title, "description": &c.Description, "visibility": &c.Visibility, "window_policy": &policy} {
 		if _, there := m[name]; !there {

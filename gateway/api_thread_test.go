@@ -67,6 +67,13 @@ func TestChangeThread(t *testing.T) {
 			t.Errorf("read back: %v", got)
 		}
 		h.do("PATCH", path, "").want(t, 200) // nothing shall be different
+		if got = h.do("PATCH", path, `{"title":"mine","org_id":"`+string(h.admin.Org)+`"}`).want(t, 200).json(t); got["title"] != "mine" {
+			t.Errorf("with the org named: %v", got)
+		}
+		h.do("PATCH", path, `{"title":"theirs","org_id":"org_other"}`).want(t, 404)
+		if got = h.do("GET", path, "").want(t, 200).json(t); got["title"] != "mine" {
+			t.Errorf("with a foreign org named: %v", got)
+		}
 	})
 }
 
