@@ -237,7 +237,7 @@ func parseLine(raw []byte) (l line, err error) {
 		ours[string(m.Name)] = value(m)
 	}
 	var named string
-	err = texts(ours, map[string]*string{"thread_id": &named})
+	err = texts(ours, said{"thread_id", &named})
 	thread := id.Thread(named)
 	l.thread = &thread
 	if err == nil && named != "" && !id.ValidThread(named) {
@@ -248,7 +248,7 @@ func parseLine(raw []byte) (l line, err error) {
 	}
 	var status, reason string
 	m := &l.message
-	if err := texts(ours, map[string]*string{"title": &l.title, "role": &m.Role, "status": &status, "incomplete_reason": &reason}); err != nil {
+	if err := texts(ours, said{"title", &l.title}, said{"role", &m.Role}, said{"status", &status}, said{"incomplete_reason", &reason}); err != nil {
 		return l, err
 	}
 	if m.CreatedAt, err = parseTime(ours["created_at"]); err != nil {
@@ -316,11 +316,17 @@ func cleanReason(s string) string {
 	return strings.ToValidUTF8(s[:min(len(s), maxReason)], "")
 }
 
+// said is a member and where it goes.
+type said struct {
+	name string
+	to   *string
+}
+
 // texts reads members that are strings, if they are there and not null.
-func texts(members map[string]json.RawMessage, into map[string]*string) error {
-	for name, to := range into {
-		if v := members[name]; len(v) > 0 && json.Unmarshal(v, to) != nil {
-			return fmt.Errorf("has a %s that is not text", name)
+func texts(members map[string]json.RawMessage, into ...said) error {
+	for _, s := range into {
+		if v := members[s.name]; len(v) > 0 && json.Unmarshal(v, s.to) != nil {
+			return fmt.Errorf("has a %s that is not text", s.name)
 		}
 	}
 	return nil

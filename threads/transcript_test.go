@@ -107,6 +107,16 @@ func TestReadJSONLines(t *testing.T) {
 	}
 }
 
+// Of two things that are wrong with a line the same one is named each time.
+func TestWhatIsWrongWithALineIsSaidAlike(t *testing.T) {
+	for range 50 {
+		_, bad, err := threads.ReadJSONLines(strings.NewReader(`{"status":1,"role":1,"title":1}`))
+		if err != nil || len(bad) != 1 || bad[0].Text != "has a title that is not text" {
+			t.Fatalf("%v, %v", bad, err)
+		}
+	}
+}
+
 func TestReadLongLines(t *testing.T) {
 	line := func(n int) io.Reader {
 		return io.MultiReader(strings.NewReader(`{"role":"user","content":"`), io.LimitReader(xs{}, int64(n)), strings.NewReader("\"}\n"))
