@@ -1,10 +1,6 @@
 package gateway
 
 import (
-	"encoding/json"
-	"strconv"
-
-	"threadhub/internal/fault"
 	"threadhub/internal/id"
 	"threadhub/threads"
 )
@@ -38,32 +34,18 @@ func (g *Gateway) forkThread(x *request) {
 	})
 }
 
+// forkSpec reads what the fork shall be; what is null is as in the source.
 func (x *request) forkSpec() (threads.ForkSpec, error) {
-	spec := threads.ForkSpec{User: x.caller.User}
-	m, err := x.members("sequence", "title", "description", "visibility", "org_id")
-	if err != nil {
-		return spec, err
+	f := x.fields("sequence", "title", "description", "visibility")
+	spec := threads.ForkSpec{User: x.caller.User, Last: f.number("sequence")}
+	if f.given("title") {
+		spec.Title = f.title()
 	}
-	named, err := x.threadSpecOf(m)
-	if err != nil {
-		return spec, err
+	if f.given("description") {
+		spec.Description = f.description()
 	}
-	given := func(name string, value *string) *string {
-		if !isThere(m[name]) {
-			return nil
-		}
-		return value
+	if f.given("visibility") {
+		spec.Visibility = f.visibility()
 	}
-	spec.Title, spec.Description, spec.Visibility = given("title", &named.Title), given("description", &named.Description), given("visibility", &named.Visibility)
-	if isThere(m["sequence"]) {
-		n, err := strconv.Atoi(string(m["sequence"]))
-		if err != nil {
-			return spec, fault.New(fault.Invalid, "sequence is a whole number: of the last message to take over").WithCode("invalid_type").WithParam("sequence")
-		}
-		spec.Last = &n
-	}
-	return spec, nil
+	return spec, f.err
 }
-
-// isThere reports whether a member was given, and not as null.
-func isThere(v json.RawMessage) bool { return len(v) > 0 && string(v) != "null" }

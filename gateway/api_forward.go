@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"unicode/utf8"
 
 	"threadhub/internal/chaos"
 	"threadhub/internal/fault"
@@ -33,25 +32,14 @@ func (g *Gateway) parseForward(x *request, e *exchange) error {
 	if _, err := g.visible(x, e.named); err != nil { // before the body: what is foreign is not there, whatever is sent to it
 		return err
 	}
-	m, err := x.members("provider", "model", "reason", "content", "max_tokens", "org_id")
-	if err != nil {
-		return err
+	f := x.fields("provider", "model", "reason", "content", "max_tokens")
+	provider, model := or(f.text("provider")), or(f.short("model", maxModel))
+	e.why = or(f.short("reason", maxReason))
+	if f.err != nil {
+		return f.err
 	}
-	var provider, model, org string
-	for name, to := range map[string]*string{"provider": &provider, "model": &model, "reason": &e.why, "org_id": &org} {
-		if *to, err = text(m, name); err != nil {
-			return err
-		}
-	}
-	switch {
-	case org != "" && x.ownOrg(org) != nil:
-		return notFound()
-	case !slices.Contains(providers, provider):
+	if !slices.Contains(providers, provider) {
 		return fault.New(fault.Invalid, "provider is one of %s", strings.Join(providers, ", ")).WithCode("invalid_value").WithParam("provider")
-	case len(e.why) > maxReason || !utf8.ValidString(e.why) || strings.ContainsRune(e.why, 0):
-		return fault.New(fault.Invalid, "reason may have up to %d bytes of text", maxReason).WithParam("reason")
-	case len(model) > maxModel:
-		return fault.New(fault.Invalid, "model may have up to %d bytes", maxModel).WithParam("model")
 	}
 	if model == "" {
 		t, ok := g.opts.Router.Default(provider)
@@ -63,22 +51,25 @@ func (g *Gateway) parseForward(x *request, e *exchange) error {
 	if e.why == "" {
 		e.why = "forwarded to " + provider
 	}
-	content := m["content"]
-	if !isThere(content) {
+	e.again = !f.given("content")
+	content := f.members["content"]
+	if e.again {
 		content = []byte(`""`) // until load knows what was said last
 	}
-	e.req, err = forwardRequest(provider+"/"+model, []byte(`{"role":"user","content":`+string(content)+`}`), m["max_tokens"])
-	if err == nil && !isThere(m["content"]) {
-		e.again = true
+	var limit json.RawMessage
+	if f.given("max_tokens") {
+		limit = f.members["max_tokens"]
 	}
+	var err error
+	e.req, err = forwardRequest(provider+"/"+model, []byte(`{"role":"user","content":`+string(content)+`}`), limit)
 	return err
 }
 
-// forwardRequest is the request that asks model for an answer to one message.
+// forwardRequest is the request that asks model for an answer to one message, of up to maxTokens if there are any.
 func forwardRequest(model string, message []byte, maxTokens json.RawMessage) (*openai.ChatRequest, error) {
 	name, _ := json.Marshal(model)
 	body := `{"model":` + string(name) + `,"messages":[` + string(message) + `]`
-	if isThere(maxTokens) {
+	if maxTokens != nil {
 		body += `,"max_completion_tokens":` + string(maxTokens)
 	}
 	return openai.ParseChat([]byte(body + "}"))

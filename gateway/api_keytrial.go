@@ -72,33 +72,19 @@ func (g *Gateway) trial(x *request) (*trialShape, error) {
 
 // trialSpec reads what is to be tried. It has no key if that is to be the org's own.
 func (g *Gateway) trialSpec(x *request) (spec orgs.ProviderKeySpec, err error) {
-	if _, err := g.providerKeys(x, ""); err != nil { // before the body: see setProvider
+	if _, err := g.providerKeys(x); err != nil { // before the body: see setProvider
 		return spec, err
 	}
-	m, err := x.members("provider", "name", "api_key", "org_id")
-	if err != nil {
-		return spec, err
-	}
-	orgID, err := text(m, "org_id")
-	if err != nil {
-		return spec, err
-	}
-	if _, err := g.providerKeys(x, orgID); err != nil {
-		return spec, err
-	}
-	if spec.Provider, err = text(m, "provider"); err != nil {
-		return spec, err
-	}
+	f := x.fields("provider", "name", "api_key")
+	spec.Provider = or(f.text("provider"))
 	if !slices.Contains(providers, spec.Provider) {
-		return spec, fault.New(fault.Invalid, "provider is one of %s", strings.Join(providers, ", ")).WithCode("provider_not_found").WithParam("provider")
+		f.fail(fault.New(fault.Invalid, "provider is one of %s", strings.Join(providers, ", ")).WithCode("provider_not_found").WithParam("provider"))
 	}
-	if spec.Name, err = keyName(m); err != nil {
-		return spec, err
+	spec.Name = f.keyName()
+	if f.given("api_key") {
+		spec.Key = f.key()
 	}
-	if given(m, "api_key") {
-		spec.Key, err = givenKey(m)
-	}
-	return spec, err
+	return spec, f.err
 }
 
 // try shows the provider a key. Errors: what is not the provider's word on the key.

@@ -1,7 +1,6 @@
 package gateway
 
 import (
-	"encoding/json"
 	"slices"
 	"time"
 
@@ -54,16 +53,10 @@ func timeOrNull(t time.Time) *time.Time {
 	return &t
 }
 
-// providerKeys checks the org that the path names, and the org_id of the body, "" if it has none. What is foreign and
-// what does not exist look alike.
-func (g *Gateway) providerKeys(x *request, orgID string) (ProviderKeys, error) {
+// providerKeys checks the org that the path names. What is foreign and what does not exist look alike.
+func (g *Gateway) providerKeys(x *request) (ProviderKeys, error) {
 	if err := x.ownOrg(x.param("org")); err != nil {
 		return nil, err
-	}
-	if orgID != "" {
-		if err := x.ownOrg(orgID); err != nil {
-			return nil, err
-		}
 	}
 	if g.opts.ProviderKeys == nil {
 		return nil, fault.New(fault.Unavailable, "there is no place for provider keys")
@@ -98,54 +91,32 @@ func (g *Gateway) putProvider(x *request) {
 func (g *Gateway) setProvider(x *request) (orgs.ProviderKeyStatus, error) {
 	var none orgs.ProviderKeyStatus
 	// The path is judged before the body, so that a foreign org's 404 does not depend on what was sent to it.
-	if _, err := g.providerKeys(x, ""); err != nil {
+	keys, err := g.providerKeys(x)
+	if err != nil {
 		return none, err
 	}
 	provider, err := x.provider()
 	if err != nil {
 		return none, err
 	}
-	m, err := x.members("api_key", "name", "priority", "org_id")
-	if err != nil {
-		return none, err
+	f := x.fields("api_key", "name", "priority")
+	spec := orgs.ProviderKeySpec{Provider: provider, Name: f.keyName(), Priority: f.number("priority")}
+	if spec.Priority == nil || f.given("api_key") {
+		spec.Key = f.key()
 	}
-	orgID, err := text(m, "org_id")
-	if err != nil {
-		return none, err
+	if f.err != nil {
+		return none, f.err
 	}
-	keys, err := g.providerKeys(x, orgID)
-	if err != nil {
-		return none, err
-	}
-	spec, err := keySpec(m)
-	if err != nil {
-		return none, err
-	}
-	spec.Provider = provider
 	return keys.PutProviderKey(x.ctx, x.caller.Org, x.actor(), spec)
 }
 
-func keySpec(m map[string]json.RawMessage) (spec orgs.ProviderKeySpec, err error) {
-	if spec.Name, err = keyName(m); err != nil {
-		return spec, err
+// keyName returns the name of a provider key, "" if there is none.
+func (f *fields) keyName() string {
+	name := or(f.text("name"))
+	if name == "" && f.given("name") {
+		f.fail(noName())
 	}
-	if spec.Priority, err = integer(m, "priority"); err != nil {
-		return spec, err
-	}
-	if spec.Priority != nil && !given(m, "api_key") {
-		return spec, nil
-	}
-	spec.Key, err = givenKey(m)
-	return spec, err
-}
-
-// keyName reads the name of a provider key, "" if there is none.
-func keyName(m map[string]json.RawMessage) (string, error) {
-	name, err := text(m, "name")
-	if err == nil && name == "" && given(m, "name") {
-		err = noName()
-	}
-	return name, err
+	return name
 }
 
 // noName refuses a name that is there and empty: it is somebody's slip, and must not stand for another key, or for all.
@@ -153,13 +124,11 @@ func noName() error {
 	return fault.New(fault.Invalid, "name is empty").WithCode("invalid_key_name").WithParam("name")
 }
 
-// givenKey reads a provider key out of a body.
-func givenKey(m map[string]json.RawMessage) (seal.Secret, error) {
-	key, err := text(m, "api_key")
-	if err == nil {
-		err = plausibleKey(key)
-	}
-	return seal.NewSecret(key), err
+// key returns a provider key.
+func (f *fields) key() seal.Secret {
+	key := or(f.text("api_key"))
+	f.fail(plausibleKey(key))
+	return seal.NewSecret(key)
 }
 
 // plausibleKey refuses what cannot be a key and must not get into a header.
@@ -196,7 +165,7 @@ func (g *Gateway) deleteProvider(x *request) {
 }
 
 func (g *Gateway) removeProvider(x *request) (provider, name string, err error) {
-	keys, err := g.providerKeys(x, "")
+	keys, err := g.providerKeys(x)
 	if err != nil {
 		return "", "", err
 	}
@@ -231,7 +200,7 @@ func (x *request) queryName() (name string, err error) {
 
 // providerStatus answers GET /api/orgs/{org}/providers/status: all providers, with or without keys.
 func (g *Gateway) providerStatus(x *request) {
-	keys, err := g.providerKeys(x, "")
+	keys, err := g.providerKeys(x)
 	if err != nil {
 		x.fail(err)
 		return

@@ -70,36 +70,15 @@ func (g *Gateway) changeThread(x *request) {
 	x.json(200, shapeOfThread(t))
 }
 
-func (x *request) change() (c threads.Change, err error) {
+func (x *request) change() (threads.Change, error) {
 	f := x.fields("title", "description", "visibility", "window_policy")
-	if f.err != nil {
-		return c, f.err
+	c := threads.Change{
+		Title: f.title(), Description: f.description(), Visibility: f.visibility(), WindowPolicy: (*threads.Policy)(f.text("window_policy")),
 	}
-	m := f.members
-	var policy *string
-	for name, to := range map[string]**string{"title": &c.Title, "description": &c.Description, "visibility": &c.Visibility, "window_policy": &policy} {
-		if _, there := m[name]; !there {
-			continue
-		}
-		s, err := text(m, name)
-		if err != nil {
-			return c, err
-		}
-		*to = &s
+	if f.given("window_policy") && c.WindowPolicy != nil && !c.WindowPolicy.Valid() {
+		f.fail(fault.New(fault.Invalid, "window_policy is \"cut\", \"refuse\" or null").WithParam("window_policy"))
 	}
-	or := func(s *string, absent string) string {
-		if s == nil {
-			return absent
-		}
-		return *s
-	}
-	if policy != nil {
-		p := threads.Policy(*policy)
-		if c.WindowPolicy = &p; !p.Valid() && string(m["window_policy"]) != "null" {
-			return c, fault.New(fault.Invalid, "window_policy is \"cut\", \"refuse\" or null").WithParam("window_policy")
-		}
-	}
-	return c, threadTexts(or(c.Title, ""), or(c.Description, ""), or(c.Visibility, "org"))
+	return c, f.err
 }
 
 // deleteThread answers DELETE /api/threads/{id}. It waits for the thread's turn: what is being answered is answered.

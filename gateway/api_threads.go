@@ -1,10 +1,7 @@
 package gateway
 
 import (
-	"encoding/base64"
 	"encoding/json"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/tidwall/gjson"
@@ -69,59 +66,24 @@ func (g *Gateway) createThread(x *request) {
 }
 
 func (x *request) threadSpec() (threads.Spec, error) {
-	spec := threads.Spec{User: x.caller.User}
-	if len(x.body()) == 0 {
-		return spec, nil
+	f := x.fields("title", "description", "visibility")
+	spec := threads.Spec{User: x.caller.User, Title: or(f.title()), Description: or(f.description())}
+	if or(f.text("visibility")) != "" {
+		spec.Visibility = or(f.visibility())
 	}
-	m, err := x.members("title", "description", "visibility", "org_id")
-	if err != nil {
-		return spec, err
-	}
-	return x.threadSpecOf(m)
+	return spec, f.err
 }
 
-// threadSpecOf reads a thread's members of a body.
-func (x *request) threadSpecOf(m map[string]json.RawMessage) (spec threads.Spec, err error) {
-	spec.User = x.caller.User
-	var org string
-	for name, to := range map[string]*string{"title": &spec.Title, "description": &spec.Description, "visibility": &spec.Visibility, "org_id": &org} {
-		if *to, err = text(m, name); err != nil {
-			return spec, err
-		}
-	}
-	if org != "" && x.ownOrg(org) != nil {
-		return spec, notFound()
-	}
-	if spec.Visibility == "" {
-		spec.Visibility = "org"
-	}
-	return spec, threadTexts(spec.Title, spec.Description, spec.Visibility)
-}
+func (f *fields) title() *string       { return f.short("title", maxTitle) }
+func (f *fields) description() *string { return f.short("description", maxDescription) }
 
-// threadTexts checks what people write about a thread.
-func threadTexts(title, description, visibility string) error {
-	for name, text := range map[string]string{"title": title, "description": description, "visibility": visibility} {
-		if strings.ContainsRune(text, 0) {
-			return fault.New(fault.Invalid, "%s must not hold a NUL character", name).WithParam(name)
-		}
+// visibility says who sees a thread.
+func (f *fields) visibility() *string {
+	v := f.text("visibility")
+	if v != nil && *v != "org" && *v != "private" {
+		f.fail(fault.New(fault.Invalid, "visibility is \"org\" or \"private\"").WithParam("visibility"))
 	}
-	switch {
-	case visibility != "org" && visibility != "private":
-		return fault.New(fault.Invalid, "visibility is \"org\" or \"private\"").WithParam("visibility")
-	case len(title) > maxTitle:
-		return fault.New(fault.Invalid, "title may have up to %d bytes", maxTitle).WithParam("title")
-	case len(description) > maxDescription:
-		return fault.New(fault.Invalid, "description may have up to %d bytes", maxDescription).WithParam("description")
-	}
-	return nil
-}
-
-// foreignOrg is Route.foreign where the body may name an org.
-func (g *Gateway) foreignOrg(x *request) error {
-	if _, err := x.threadSpec(); fault.Is(err, fault.NotFound) {
-		return err
-	}
-	return nil
+	return v
 }
 
 // foreignThread is Route.foreign where the path names a thread.
@@ -132,27 +94,12 @@ func (g *Gateway) foreignThread(x *request) error {
 
 // listThreads answers GET /api/threads?limit=&cursor=&q=, newest made first; with q, those that match its words.
 func (g *Gateway) listThreads(x *request) {
-	limit, after, err := page(x)
-	if err != nil {
-		x.fail(err)
-		return
-	}
-	list, err := g.listed(x, after, limit+1)
-	if err != nil {
-		x.fail(err)
-		return
-	}
-	var next *string
-	if len(list) > limit {
-		list = list[:limit]
-		c := cursorOf(list[limit-1])
-		next = &c
-	}
-	data := make([]threadShape, len(list))
-	for i, t := range list {
-		data[i] = shapeOfThread(t)
-	}
-	x.json(200, map[string]any{"data": data, "next_cursor": next})
+	listPage(x,
+		func(after orgs.Cursor, limit int) ([]*threads.Thread, error) {
+			return g.listed(x, threads.Cursor{CreatedAt: after.CreatedAt, Thread: id.Thread(after.ID)}, limit)
+		},
+		func(t *threads.Thread) orgs.Cursor { return orgs.Cursor{CreatedAt: t.CreatedAt, ID: string(t.ID)} },
+		shapeOfThread)
 }
 
 func (g *Gateway) listed(x *request, after threads.Cursor, limit int) ([]*threads.Thread, error) {
@@ -164,43 +111,6 @@ func (g *Gateway) listed(x *request, after threads.Cursor, limit int) ([]*thread
 		return nil, err
 	}
 	return g.opts.Threads.Search(x.ctx, x.caller.Org, x.viewer(), words, after, limit)
-}
-
-const maxPage = 100
-
-func page(x *request) (limit int, after threads.Cursor, err error) {
-	limit = 20
-	if s := x.query("limit"); s != "" {
-		if limit, err = strconv.Atoi(s); err != nil || limit < 1 || limit > maxPage {
-			return 0, after, fault.New(fault.Invalid, "limit is a number from 1 to %d", maxPage).WithParam("limit")
-		}
-	}
-	if s := x.query("cursor"); s != "" {
-		if after, err = parseCursor(s); err != nil {
-			return 0, after, err
-		}
-	}
-	return limit, after, nil
-}
-
-// A cursor names the last thread shown. It is opaque to clients, and no capability: the list shows what the caller may
-// see, wherever it begins.
-func cursorOf(t *threads.Thread) string {
-	return base64.RawURLEncoding.EncodeToString([]byte(strconv.FormatInt(t.CreatedAt.UnixNano(), 10) + " " + string(t.ID)))
-}
-
-func parseCursor(s string) (threads.Cursor, error) {
-	bad := fault.New(fault.Invalid, "cursor is not one this list gave").WithParam("cursor")
-	raw, err := base64.RawURLEncoding.DecodeString(s)
-	if err != nil {
-		return threads.Cursor{}, bad
-	}
-	at, thread, ok := strings.Cut(string(raw), " ")
-	nanos, err := strconv.ParseInt(at, 10, 64)
-	if !ok || err != nil || !id.ValidThread(thread) {
-		return threads.Cursor{}, bad
-	}
-	return threads.Cursor{CreatedAt: time.Unix(0, nanos), Thread: id.Thread(thread)}, nil
 }
 
 // getThread answers GET /api/threads/{id}?after=&limit=: the thread with its messages, all or those asked for, and the
@@ -382,22 +292,10 @@ func (g *Gateway) storedAt(x *request, thread id.Thread, seq int) time.Time {
 
 // newMessage reads the body of addMessage. role is user unless it says otherwise; content is text or parts.
 func (x *request) newMessage() (threads.Message, error) {
-	m, err := x.members("content", "role", "org_id")
-	if err != nil {
-		return threads.Message{}, err
-	}
-	org, err := text(m, "org_id")
-	if err != nil {
-		return threads.Message{}, err
-	}
-	if org != "" {
-		if err := x.ownOrg(org); err != nil {
-			return threads.Message{}, err
-		}
-	}
-	role, err := text(m, "role")
-	if err != nil {
-		return threads.Message{}, err
+	f := x.fields("content", "role")
+	role := or(f.text("role"))
+	if f.err != nil {
+		return threads.Message{}, f.err
 	}
 	if role == "" {
 		role = "user"
@@ -407,8 +305,8 @@ func (x *request) newMessage() (threads.Message, error) {
 	default:
 		return threads.Message{}, fault.New(fault.Invalid, "role is user, assistant, system or developer").WithParam("role")
 	}
-	content, ok := m["content"]
-	if first := strings.TrimLeft(string(content), " \t\r\n"); !ok || first == "" || first[0] != '"' && first[0] != '[' {
+	content := f.members["content"]
+	if len(content) == 0 || content[0] != '"' && content[0] != '[' {
 		return threads.Message{}, fault.New(fault.Invalid, "content is a string or a list of parts").WithParam("content")
 	}
 	for _, part := range gjson.ParseBytes(content).Array() { // a string is a list of itself

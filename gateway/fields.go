@@ -20,13 +20,13 @@ type fields struct {
 	err     error
 }
 
-// fields reads the body of an administrative request, as members does. org_id may be in each of them, and must be the
-// caller's own.
+// fields reads the body of a request to /api, as members does. org_id may be in each of them, and must be the caller's
+// own.
 func (x *request) fields(names ...string) *fields {
 	m, err := x.members(append(names, "org_id")...)
 	f := &fields{m, err}
-	if org := f.text("org_id"); org != nil {
-		f.fail(x.ownOrg(*org))
+	if org := or(f.text("org_id")); org != "" {
+		f.fail(x.ownOrg(org))
 	}
 	return f
 }
@@ -49,6 +49,12 @@ func (f *fields) read(name string, v any, what string) bool {
 	return f.err == nil
 }
 
+// given reports whether a member is there, and not null.
+func (f *fields) given(name string) bool {
+	raw, ok := f.members[name]
+	return ok && string(raw) != "null"
+}
+
 // text returns a member that is a string; nil when it is not there, "" for null.
 func (f *fields) text(name string) *string {
 	var s string
@@ -60,6 +66,22 @@ func (f *fields) text(name string) *string {
 		return nil
 	}
 	return &s
+}
+
+// short returns a member that is a string of up to most bytes, as text does.
+func (f *fields) short(name string, most int) *string {
+	s := f.text(name)
+	if len(or(s)) > most {
+		f.fail(fault.New(fault.Invalid, "%s may have up to %d bytes", name, most).WithParam(name))
+	}
+	return s
+}
+
+// number returns a member that is a whole number; nil for null too.
+func (f *fields) number(name string) *int {
+	var n *int
+	f.read(name, &n, "a whole number")
+	return n
 }
 
 // flag returns a member that is true or false.
@@ -99,7 +121,7 @@ func or[T any](p *T) (v T) {
 
 // foreignBody is Route.foreign where the body may name an org, and nothing else that could be foreign.
 func (g *Gateway) foreignBody(x *request) error {
-	if org := gjson.GetBytes(x.body(), "org_id"); org.Type == gjson.String {
+	if org := gjson.GetBytes(x.body(), "org_id"); org.Type == gjson.String && org.Str != "" {
 		return x.ownOrg(org.Str)
 	}
 	return nil
@@ -156,6 +178,8 @@ func listPage[T, S any](
 	}
 	x.json(200, page)
 }
+
+const maxPage = 100 // things of one page
 
 func (x *request) limit() (int, error) {
 	s := x.query("limit")

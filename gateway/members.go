@@ -86,33 +86,3 @@ func shown(name string) string {
 	}
 	return name
 }
-
-// given reports whether m has the member name, with a value.
-func given(m map[string]json.RawMessage, name string) bool {
-	v, ok := m[name]
-	return ok && string(v) != "null"
-}
-
-// integer reads member name of m as a whole number. Absent and null are nil.
-func integer(m map[string]json.RawMessage, name string) (*int, error) {
-	if !given(m, name) {
-		return nil, nil
-	}
-	var n int
-	if err := json.Unmarshal(m[name], &n); err != nil {
-		return nil, fault.New(fault.Invalid, "%s must be a whole number", name).WithCode("invalid_type").WithParam(name)
-	}
-	return &n, nil
-}
-
-// text reads member name of m as a string. Absent and null are "".
-func text(m map[string]json.RawMessage, name string) (string, error) {
-	if !given(m, name) {
-		return "", nil
-	}
-	var s string
-	if err := json.Unmarshal(m[name], &s); err != nil {
-		return "", fault.New(fault.Invalid, "%s must be a string", name).WithCode("invalid_type").WithParam(name)
-	}
-	return s, nil
-}

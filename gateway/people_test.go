@@ -373,3 +373,55 @@ func TestFieldsOfABody(t *testing.T) {
 		t.Errorf("what was refused was written down: %v", lines)
 	}
 }
+
+// Of two members that are no good the same one is named each time.
+func TestTheFirstBadMemberIsNamed(t *testing.T) {
+	h := newHouse(t, stores["sqlite"](t), Options{})
+	thread := string(h.newThread(""))
+	for ask, c := range map[string]struct{ body, param string }{
+		"POST /api/threads":                           {`{"visibility":1,"description":1,"title":1}`, "title"},
+		"PATCH /api/threads/" + thread:                {`{"window_policy":1,"visibility":1,"description":1}`, "description"},
+		"POST /api/threads/" + thread + "/fork":       {`{"visibility":1,"title":"\u0000","description":"\u0000"}`, "title"},
+		"POST /api/threads/" + thread + "/forward":    {`{"reason":1,"model":1,"provider":1}`, "provider"},
+		"POST /api/threads/" + thread + "/messages":   {`{"content":1,"role":1}`, "role"},
+		"PUT /api/orgs/org_house/providers/openai":    {`{"api_key":1,"priority":"x","name":1}`, "name"},
+		"POST /api/orgs/org_house/providers/test":     {`{"api_key":1,"name":1,"provider":1}`, "provider"},
+		"POST /api/users":                             {`{"role":1,"name":1,"email":1}`, "email"},
+		"PATCH /api/threads/" + thread + "?again=yes": {`{"title":"\u0000","description":"\u0000"}`, "title"},
+	} {
+		method, path, _ := strings.Cut(ask, " ")
+		for range 50 {
+			r := h.do(method, path, c.body).want(t, 400)
+			if got := r.json(t)["error"].(map[string]any)["param"]; got != c.param {
+				t.Fatalf("%s %s: %s", ask, c.body, r.body)
+			}
+		}
+	}
+}
+
+// A body may name the caller's org, in each way the same, and no other.
+func TestABodyMayNameTheOwnOrg(t *testing.T) {
+	h := newHouse(t, stores["sqlite"](t), Options{})
+	h.chat("hi", "", "X-Thread-Id", "t").want(t, 200)
+	for ask, members := range map[string]string{
+		"POST /api/threads":                        `"title":"x"`,
+		"PATCH /api/threads/t":                     `"title":"x"`,
+		"POST /api/threads/t/fork":                 `"title":"x"`,
+		"POST /api/threads/t/messages":             `"content":"x"`,
+		"POST /api/threads/t/forward":              `"provider":"openai","model":"gpt-5-mini"`,
+		"PUT /api/orgs/org_house/providers/openai": `"api_key":"sk-another-one"`,
+		"POST /api/orgs/org_house/providers/test":  `"provider":"openai"`,
+		"POST /api/teams":                          `"name":"x"`,
+	} {
+		method, path, _ := strings.Cut(ask, " ")
+		for org, good := range map[string]bool{`"org_house"`: true, `null`: true, `""`: true, `"org_other"`: false} {
+			if method+path == "POST/api/teams" {
+				members = fmt.Sprintf(`"name":%q`, "team of "+org)
+			}
+			r := h.do(method, path, `{"org_id":`+org+`,`+members+`}`)
+			if good != (r.status < 300) || !good && (r.status != 404 || r.code() != "not_found") {
+				t.Errorf("%s, org_id %s: %d %s", ask, org, r.status, r.body)
+			}
+		}
+	}
+}

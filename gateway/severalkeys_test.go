@@ -74,7 +74,7 @@ func TestSeveralKeysForOneProvider(t *testing.T) {
 			`{"api_key":"sk-other","name":"two words"}`:          "400 invalid_key_name",
 			`{"api_key":"sk-other","name":"a|b"}`:                "400 invalid_key_name",
 			`{"api_key":"sk-other","name":"` + long(65) + `"}`:   "400 invalid_key_name",
-			`{"api_key":"sk-other","name":"spare\u0000"}`:        "400 invalid_key_name",
+			`{"api_key":"sk-other","name":"spare\u0000"}`:        "400 invalid_value",
 			`{"api_key":"sk-other","name":"spare","slot":"a"}`:   "400 unknown_parameter",
 			`{"api_key":"sk-other","priority":1,"priority":2}`:   "400 duplicate_parameter",
 			`{"name":"spare","priority":1,"org_id":"org_other"}`: "404 not_found",
