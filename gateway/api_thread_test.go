@@ -77,6 +77,23 @@ func TestChangeThread(t *testing.T) {
 	})
 }
 
+// Whoever sees a thread is told whose it is, wherever a thread is shown.
+func TestAThreadSaysWhoseItIs(t *testing.T) {
+	eachHouse(t, Options{}, func(t *testing.T, h *house) {
+		bob, key := h.person("bob@house.test", orgs.Member)
+		thread := h.made("/api/threads", "", as(key)...)["thread_id"].(string)
+		path := "/api/threads/" + thread
+		list := h.do("GET", "/api/threads", "").want(t, 200).json(t)["data"].([]any)
+		for how, shown := range map[string]any{
+			"read": h.do("GET", path, "").want(t, 200).json(t), "changed": h.do("PATCH", path, `{"title":"x"}`).want(t, 200).json(t), "listed": list[0],
+		} {
+			if got := shown.(map[string]any); got["id"] != thread || got["user_id"] != bob {
+				t.Errorf("%s: %v", how, got)
+			}
+		}
+	})
+}
+
 func TestDeletedThreadsAreGone(t *testing.T) {
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		thread := h.newThread(`"title":"findme"`)

@@ -23,6 +23,7 @@ func (x *request) viewer() threads.Viewer {
 type threadShape struct {
 	ID          id.Thread          `json:"id"`
 	Org         id.Org             `json:"org_id"`
+	User        id.User            `json:"user_id"` // who made it: with the admins, who may delete and hide it
 	Title       string             `json:"title"`
 	Description string             `json:"description"`
 	Visibility  string             `json:"visibility"`
@@ -36,7 +37,7 @@ type threadShape struct {
 
 func shapeOfThread(t *threads.Thread) threadShape {
 	s := threadShape{
-		ID: t.ID, Org: t.Org, Title: t.Title, Description: t.Description, Visibility: t.Visibility,
+		ID: t.ID, Org: t.Org, User: t.User, Title: t.Title, Description: t.Description, Visibility: t.Visibility,
 		CreatedAt: t.CreatedAt.UTC(), UpdatedAt: t.UpdatedAt.UTC(), Window: orNull(t.WindowPolicy),
 	}
 	if t.ForkedFrom != "" {
