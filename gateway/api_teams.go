@@ -47,7 +47,7 @@ func (g *Gateway) getTeam(x *request) {
 	x.reply(200, shapeOfTeam(x.caller.Org, t), err)
 }
 
-// changeTeam answers PATCH /api/teams/{id} with {name}.
+// changeTeam answers PATCH /api/teams/{id} with {name?}.
 func (g *Gateway) changeTeam(x *request) {
 	f := x.fields("name")
 	name := f.text("name")
@@ -55,7 +55,11 @@ func (g *Gateway) changeTeam(x *request) {
 		x.fail(f.err)
 		return
 	}
-	t, err := g.opts.People.RenameTeam(x.ctx, x.caller.Org, x.actor(), id.Team(x.param("id")), or(name))
+	if name == nil { // nothing shall be different
+		g.getTeam(x)
+		return
+	}
+	t, err := g.opts.People.RenameTeam(x.ctx, x.caller.Org, x.actor(), id.Team(x.param("id")), *name)
 	x.reply(200, shapeOfTeam(x.caller.Org, t), err)
 }
 

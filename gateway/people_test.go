@@ -153,6 +153,26 @@ func TestOrgsByTheAPI(t *testing.T) {
 	}
 }
 
+// A change that names nothing changes nothing, of whatever thing.
+func TestAnEmptyChange(t *testing.T) {
+	eachHouse(t, Options{}, func(t *testing.T, h *house) {
+		user, _ := h.person("bob@house.test", orgs.Member)
+		for _, path := range []string{
+			"/api/teams/" + h.made("/api/teams", `{"name":"ops"}`)["id"].(string), "/api/users/" + user, "/api/keys/" + string(h.admin.Key),
+			"/api/orgs/" + string(h.admin.Org), "/api/threads/" + string(h.newThread(`"title":"x"`)),
+		} {
+			before := h.do("GET", path, "").want(t, 200).json(t)
+			delete(before, "messages")
+			if got := h.do("PATCH", path, `{}`).want(t, 200).json(t); fmt.Sprint(got) != fmt.Sprint(before) {
+				t.Errorf("%s was %v, is %v", path, before, got)
+			}
+		}
+		for body, status := range map[string]int{`{"name":null}`: 400, `{"name":""}`: 400, `{}`: 404} {
+			h.do("PATCH", "/api/teams/team_absent", body).want(t, status)
+		}
+	})
+}
+
 // Members have their own keys, and others' are not there for them; viewers look at their own.
 func TestWhoseKeys(t *testing.T) {
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
