@@ -107,10 +107,8 @@ func (g *Gateway) wholeForward(x *request, e *exchange) {
 		x.fail(err)
 		return
 	}
-	m, err := g.opts.Threads.Message(x.ctx, e.caller.Org, e.thread, e.turn.NewestSeq()+1)
-	if err != nil {
-		x.fail(err)
-		return
-	}
-	x.write(200, messageShape(m, e.thread))
+	m := e.said
+	m.Call, m.Seq = e.id, e.turn.NewestSeq()+1
+	m.CreatedAt = g.storedAt(x, e.thread, m.Seq)
+	x.write(200, messageShape(&m, e.thread))
 }

@@ -51,6 +51,7 @@ type exchange struct {
 	generated *openai.Accumulator // relay: what a stream brought so far
 
 	charge metering.Charge // record
+	said   threads.Message // record: the answer as the thread keeps it, but for its place and time; zero for a plain call
 }
 
 // viewer is the caller as threads knows one.

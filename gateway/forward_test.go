@@ -1,12 +1,19 @@
 package gateway
 
 import (
+	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/tidwall/gjson"
 
+	"threadhub/internal/db"
+	"threadhub/internal/fault"
+	"threadhub/internal/id"
 	"threadhub/upstreams"
 )
 
@@ -81,6 +88,51 @@ func TestForward(t *testing.T) {
 		forward(`{"provider":"openrouter","model":"m"}`, 500)
 		if got := h.messages("t"); got[len(got)-1] != "assistant::incomplete:internal_error" {
 			t.Errorf("a forward that failed left %v", got[len(got)-1])
+		}
+	})
+}
+
+// blindStore shows nothing while it is told not to.
+type blindStore struct {
+	db.Store
+	blind atomic.Bool
+}
+
+func (s *blindStore) Query(ctx context.Context, org id.Org, qs ...db.Query) error {
+	if s.blind.Load() {
+		return fault.New(fault.Unavailable, "the store is away").WithCode("storage_unavailable")
+	}
+	return s.Store.Query(ctx, org, qs...)
+}
+
+// An answer that is stored and paid for is given, whatever cannot be read after; it is what the thread has.
+func TestAForwardedAnswerStandsOnNoFurtherRead(t *testing.T) {
+	eachHouse(t, Options{}, func(t *testing.T, h *house) {
+		store := &blindStore{Store: h.store}
+		h.threads.Use(store)
+		a := &actor{}
+		h.opts.Upstreams = map[string]upstreams.Upstream{"openrouter": a}
+		h.do("POST", "/api/threads/"+string(h.newThread(""))+"/messages", `{"content":"x"}`).want(t, 201)
+		thread := gjson.GetBytes(h.do("GET", "/api/threads", "").body, "data.0.id").Str
+		for _, blind := range []bool{false, true} {
+			a.play(func([]byte) (*upstreams.Answer, error) {
+				store.blind.Store(blind)
+				return wholeAnswer(line{"assistant", "heard"}.json()), nil
+			})
+			r := h.do("POST", "/api/threads/"+thread+"/forward", `{"provider":"openrouter","model":"a/b"}`)
+			store.blind.Store(false)
+			var shown, stored map[string]any
+			all := gjson.GetBytes(h.do("GET", "/api/threads/"+thread, "").want(t, 200).body, "messages").Array()
+			if err := errors.Join(json.Unmarshal(r.want(t, 200).body, &shown), json.Unmarshal([]byte(all[len(all)-1].Raw), &stored)); err != nil {
+				t.Fatal(err)
+			}
+			stored["thread_id"] = thread
+			if blind { // the store's clock cannot be asked
+				stored["created_at"] = shown["created_at"]
+			}
+			if diff := cmp.Diff(stored, shown); diff != "" {
+				t.Errorf("blind %v: (-stored +shown)\n%s", blind, diff)
+			}
 		}
 	})
 }

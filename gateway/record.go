@@ -121,9 +121,8 @@ func (g *Gateway) recordUnit(e *exchange, end ending) (*db.Unit, *calls.Closing)
 		for _, c := range end.others {
 			p.Choices = append(p.Choices, json.RawMessage(c))
 		}
-		g.opts.Threads.Answer(u, &threads.Answer{
-			Org: e.caller.Org, Call: e.id, Message: answerMessage(end.message, status, end.code, e.turn.Chain, p),
-		})
+		e.said = answerMessage(end.message, status, end.code, e.turn.Chain, p)
+		g.opts.Threads.Answer(u, &threads.Answer{Org: e.caller.Org, Call: e.id, Message: e.said})
 	}
 	return u, closing
 }

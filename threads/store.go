@@ -87,20 +87,6 @@ func (s *Store) Again(ctx context.Context, org id.Org, thread id.Thread, who Vie
 	}
 }
 
-// Message returns one message. Errors: fault.NotFound message_not_found.
-func (s *Store) Message(ctx context.Context, org id.Org, thread id.Thread, seq int) (*Message, error) {
-	var m *Message
-	err := s.db.Query(ctx, org, db.Query{
-		SQL:  `SELECT ` + messageColumns + ` FROM messages WHERE org_id = $1 AND thread_id = $2 AND seq = $3`,
-		Args: []any{org, thread, seq},
-		Each: func(row db.Row) (err error) { m, err = scanMessage(row); return err },
-	})
-	if err == nil && m == nil {
-		err = fault.New(fault.NotFound, "there is no such message").WithCode("message_not_found")
-	}
-	return m, err
-}
-
 // Thread returns a thread without its messages. Errors: fault.NotFound, also for a private thread of somebody else, or a
 // deleted one.
 func (s *Store) Thread(ctx context.Context, org id.Org, thread id.Thread, who Viewer) (*Thread, error) {
