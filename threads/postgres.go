@@ -59,19 +59,21 @@ func createPostgres(rows []*Input) db.Statement {
 	slices.SortFunc(rows, func(a, b *Input) int { return cmp.Or(cmp.Compare(a.Org, b.Org), cmp.Compare(a.Thread, b.Thread)) })
 	n := len(rows)
 	org, call, thread, user := make([]string, n), make([]string, n), make([]string, n), make([]string, n)
-	title, description, words, created := make([]string, n), make([]string, n), make([]string, n), make([]*time.Time, n)
+	title, description, words := make([]string, n), make([]string, n), make([]string, n)
+	visibility, created := make([]string, n), make([]*time.Time, n)
 	for i, r := range rows {
 		org[i], call[i], thread[i], user[i] = string(r.Org), string(r.Call), string(r.Thread), string(r.User)
-		title[i], description[i], words[i], created[i] = r.Title, r.Description, titleWords(r.Title, r.Description), given(r.CreatedAt)
+		title[i], description[i], words[i] = r.Title, r.Description, titleWords(r.Title, r.Description)
+		visibility[i], created[i] = cmp.Or(r.Visibility, "org"), given(r.CreatedAt)
 	}
 	return db.Statement{
-		SQL: `INSERT INTO threads (org_id, thread_id, user_id, title, description, words, created_at, canon)
-SELECT u.org_id, u.thread_id, u.user_id, u.title, u.description, u.words, coalesce(u.created_at, now()), $9
-FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::timestamptz[])
-  AS u (org_id, call_id, thread_id, user_id, title, description, words, created_at)
+		SQL: `INSERT INTO threads (org_id, thread_id, user_id, title, description, words, visibility, created_at, canon)
+SELECT u.org_id, u.thread_id, u.user_id, u.title, u.description, u.words, u.visibility, coalesce(u.created_at, now()), $10
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::timestamptz[])
+  AS u (org_id, call_id, thread_id, user_id, title, description, words, visibility, created_at)
 JOIN calls c ON c.org_id = u.org_id AND c.call_id = u.call_id AND c.open_xid = pg_current_xact_id()
 ON CONFLICT DO NOTHING`,
-		Args: []any{org, call, thread, user, title, description, words, created, openai.CanonVersion},
+		Args: []any{org, call, thread, user, title, description, words, visibility, created, openai.CanonVersion},
 	}
 }
 

@@ -1,6 +1,7 @@
 package threads
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -40,9 +41,10 @@ func fenceSQLite(ctx context.Context, tx *sql.Tx, r *Input) error {
 }
 
 func createSQLite(ctx context.Context, tx *sql.Tx, r *Input) error {
-	_, err := tx.ExecContext(ctx, `INSERT INTO threads (org_id, thread_id, user_id, title, description, words, created_at, canon)
-VALUES ($1, $2, $3, $4, $5, $6, coalesce($7, now()), $8) ON CONFLICT DO NOTHING`,
-		r.Org, r.Thread, r.User, r.Title, r.Description, titleWords(r.Title, r.Description), db.At(db.SQLite, r.CreatedAt), openai.CanonVersion)
+	_, err := tx.ExecContext(ctx, `INSERT INTO threads (org_id, thread_id, user_id, title, description, words, visibility, created_at, canon)
+VALUES ($1, $2, $3, $4, $5, $6, $7, coalesce($8, now()), $9) ON CONFLICT DO NOTHING`,
+		r.Org, r.Thread, r.User, r.Title, r.Description, titleWords(r.Title, r.Description), cmp.Or(r.Visibility, "org"),
+		db.At(db.SQLite, r.CreatedAt), openai.CanonVersion)
 	return err
 }
 

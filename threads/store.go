@@ -1,6 +1,7 @@
 package threads
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"time"
@@ -154,14 +155,11 @@ type Spec struct {
 
 // Create makes a thread with an id of ours.
 func (s *Store) Create(ctx context.Context, org id.Org, spec Spec) (*Thread, error) {
-	if spec.Visibility == "" {
-		spec.Visibility = "org"
-	}
 	t := &Thread{ID: id.NewThread(), Org: org}
 	words := titleWords(spec.Title, spec.Description)
 	err := s.db.Write(ctx, org, func(tx db.Tx) error {
 		_, err := tx.Exec(ctx, `INSERT INTO threads (org_id, thread_id, user_id, title, description, words, visibility, canon) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)`,
-			org, t.ID, spec.User, spec.Title, spec.Description, words, spec.Visibility, openai.CanonVersion)
+			org, t.ID, spec.User, spec.Title, spec.Description, words, cmp.Or(spec.Visibility, "org"), openai.CanonVersion)
 		if err != nil {
 			return err
 		}

@@ -90,6 +90,7 @@ type Input struct {
 	// Of a thread that is made here, and is no fork.
 	Title       string
 	Description string
+	Visibility  string    // org, private; "": org
 	CreatedAt   time.Time // zero: now
 
 	// The head the decision was made on. The unit is refused if it is no longer there.

@@ -40,6 +40,7 @@ func importCommand(fs *flag.FlagSet) func(context.Context, *program, *config.Con
 	user := fs.String("user", "", "email address or `id` of the user whose threads they will be")
 	file := fs.String("file", "", "`file` to read; - is the standard input")
 	format := fs.String("format", "jsonl", "jsonl or assistants")
+	visibility := fs.String("visibility", "org", "who sees the threads: org, or private for the user and admins")
 	asJSON := fs.Bool("json", false, "print one line of JSON: threads, messages, skipped, warnings, failed")
 	return func(ctx context.Context, p *program, cfg *config.Config) (err error) {
 		read := importFormats[*format]
@@ -52,6 +53,8 @@ func importCommand(fs *flag.FlagSet) func(context.Context, *program, *config.Con
 			return usageError("--file is needed: what to read, or - for the standard input")
 		case read == nil:
 			return usageError("--format must be jsonl or assistants")
+		case *visibility != "org" && *visibility != "private":
+			return usageError("--visibility must be org or private")
 		}
 		cfg.Timeouts.Database = max(cfg.Timeouts.Database, importPatience/4)
 		s, err := openStorage(ctx, cfg, p.log(cfg), false)
@@ -70,7 +73,7 @@ func importCommand(fs *flag.FlagSet) func(context.Context, *program, *config.Con
 		for _, b := range bad {
 			fmt.Fprintf(p.stderr, "line %d %s\n", b.Line, b.Text)
 		}
-		done, err := s.importAll(ctx, p.stderr, id.Org(*org), owner, list)
+		done, err := s.importAll(ctx, p.stderr, threads.Input{Org: id.Org(*org), User: owner, Visibility: *visibility}, list)
 		if *asJSON {
 			err = errors.Join(err, p.printJSON(done))
 		} else {
@@ -97,14 +100,15 @@ func (p *program) readImport(file string, read func(io.Reader) ([]*threads.Trans
 	return read(f)
 }
 
-// importAll writes each transcript that is whole. The error is that of a store that went away.
-func (s *storage) importAll(ctx context.Context, tell io.Writer, org id.Org, user id.User, list []*threads.Transcript) (done imported, err error) {
+// importAll writes each transcript that is whole, as threads of as's org, user and visibility. The error is that of a
+// store that went away.
+func (s *storage) importAll(ctx context.Context, tell io.Writer, as threads.Input, list []*threads.Transcript) (done imported, err error) {
 	for _, t := range list {
 		if t.Bad {
 			done.Failed++
 			continue
 		}
-		made, err := s.importOne(ctx, org, user, t)
+		made, err := s.importOne(ctx, as, t)
 		switch {
 		case fault.Is(err, fault.Unavailable):
 			return done, err
@@ -123,21 +127,20 @@ func (s *storage) importAll(ctx context.Context, tell io.Writer, org id.Org, use
 }
 
 // importOne writes a transcript in one transaction, as a call that is over at once, unless there is a thread of its name.
-func (s *storage) importOne(ctx context.Context, org id.Org, user id.User, t *threads.Transcript) (made bool, err error) {
-	taken, err := s.threads.Taken(ctx, org, t.ID)
+func (s *storage) importOne(ctx context.Context, as threads.Input, t *threads.Transcript) (made bool, err error) {
+	taken, err := s.threads.Taken(ctx, as.Org, t.ID)
 	if err != nil || taken {
 		return false, err
 	}
 	opening := &calls.Opening{
-		Org: org, ID: id.NewRequest(), User: user, Thread: t.ID, Owner: id.NewOwner(), NIn: len(t.Messages), AtOnce: true,
+		Org: as.Org, ID: id.NewRequest(), User: as.User, Thread: t.ID, Owner: id.NewOwner(), NIn: len(t.Messages), AtOnce: true,
 		Facts: calls.Facts{Kind: "import"},
 	}
-	u := &db.Unit{Org: org, Patience: importPatience}
+	u := &db.Unit{Org: as.Org, Patience: importPatience}
 	s.calls.Open(u, opening)
-	s.threads.Append(u, &threads.Input{
-		Org: org, Thread: t.ID, Call: opening.ID, User: user, Create: true, Title: t.Title, CreatedAt: t.Made,
-		PrevSeq: -1, PrevChain: []byte{}, Messages: t.Messages,
-	})
+	as.Thread, as.Call, as.Create, as.Title, as.CreatedAt = t.ID, opening.ID, true, t.Title, t.Made
+	as.PrevSeq, as.PrevChain, as.Messages = -1, []byte{}, t.Messages
+	s.threads.Append(u, &as)
 	if err := s.store.Commit(ctx, u); err != nil {
 		return false, err
 	}

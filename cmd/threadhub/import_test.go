@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -154,9 +155,36 @@ func TestImportOfBadLines(t *testing.T) {
 		if code, line, errs := s.takes(`{"thread_id":"good","role":"user","content":"fine"}`); code != exitOK || !strings.Contains(line, `"skipped":1`) {
 			t.Errorf("a deleted thread: %d %s %s", code, line, errs)
 		}
-		for _, args := range [][]string{{"--org", "org_other", "--json"}, {"--user", "bob@example.com"}, {"--file", "missing"}, {"--format", "csv"}} {
+		for _, args := range [][]string{{"--org", "org_other", "--json"}, {"--user", "bob@example.com"}, {"--file", "missing"}, {"--format", "csv"}, {"--visibility", "public"}} {
 			if code, _, errs := s.takes("", args...); code == exitOK || errs == "" {
 				t.Errorf("%v: %d %s", args, code, errs)
+			}
+		}
+	})
+}
+
+// Who sees the threads is said for all of a file: the org, or their user and the admins.
+func TestImportOfPrivateThreads(t *testing.T) {
+	eachServer(t, func(t *testing.T, s *settled) {
+		_, out, _ := run(t, s.env, "seed", "--org", "acme", "--user", "bob@example.com", "--role", "member", "--json")
+		var bob map[string]string
+		if err := json.Unmarshal([]byte(out), &bob); err != nil {
+			t.Fatal(err)
+		}
+		for visibility, status := range map[string]int{"private": 404, "org": 200, "": 200} {
+			thread := "for-" + visibility
+			args := []string{"--visibility", visibility}
+			if visibility == "" {
+				args = nil
+			}
+			if code, line, errs := s.takes(`{"thread_id":"`+thread+`","role":"user","content":"x"}`, args...); code != exitOK || !strings.Contains(line, `"threads":1`) {
+				t.Fatalf("%s: %d %s %s", thread, code, line, errs)
+			}
+			if got, body := s.ask("GET", "/api/threads/"+thread, ""); got != 200 || !strings.Contains(body, `"visibility":"`+cmp.Or(visibility, "org")+`"`) {
+				t.Errorf("%s, to its user: %d %s", thread, got, body)
+			}
+			if got, body := ask(t, "GET", s.root+"/api/threads/"+thread, bob["api_key"], "", ""); got != status {
+				t.Errorf("%s, to somebody else: %d %s", thread, got, body)
 			}
 		}
 	})
