@@ -240,7 +240,7 @@ func TestARestrictedKeyMakesNoOther(t *testing.T) {
 func TestANarrowKeyAdministersNothing(t *testing.T) {
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		narrow := as(h.made("/api/keys", `{"models":["gpt-5*"]}`)["api_key"].(string))
-		expiring := as(h.made("/api/keys", `{"expires_at":"` + time.Now().Add(time.Hour).UTC().Format(time.RFC3339) + `"}`)["api_key"].(string))
+		expiring := as(h.made("/api/keys", `{"expires_at":"`+time.Now().Add(time.Hour).UTC().Format(time.RFC3339)+`"}`)["api_key"].(string))
 		user, _ := h.person("eve@house.test", orgs.Viewer)
 		names := strings.NewReplacer("{org}", string(h.admin.Org), "{provider}", "openai", "{id}", user)
 		asked := 0
