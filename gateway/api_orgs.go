@@ -51,6 +51,9 @@ type foundedShape struct {
 	APIKey string    `json:"api_key"`
 }
 
+// orgsPerHour is how often the admins of an org may make another one: nobody fills the store with orgs.
+const orgsPerHour = 10
+
 // createOrg answers POST /api/orgs with {name, email, user_name?}.
 func (g *Gateway) createOrg(x *request) {
 	f, err := g.newOrg(x)
@@ -71,7 +74,10 @@ func (g *Gateway) newOrg(x *request) (orgs.Founded, error) {
 	if err := x.unrestricted(); err != nil {
 		return orgs.Founded{}, err
 	}
-	return g.opts.People.CreateOrg(x.ctx, x.actor(), spec)
+	if wait, ok := g.foundings.take(x.caller.Org); !ok {
+		return orgs.Founded{}, fault.New(fault.RateLimited, "%d orgs may be made an hour", orgsPerHour).WithCode("rate_limit_exceeded").After(wait)
+	}
+	return g.opts.People.CreateOrg(x.ctx, x.caller.Org, x.actor(), spec)
 }
 
 // listOrgs answers GET /api/orgs: a caller sees the org it is of.

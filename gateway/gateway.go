@@ -156,17 +156,18 @@ func defaultMaxConns() int {
 
 // Gateway serves the public listener and the operator's. Make one with New, run it with Serve, end it with Shutdown.
 type Gateway struct {
-	opts     Options
-	metrics  *metrics
-	router   *router
-	flights  *flights
-	server   *fasthttp.Server
-	operator *http.Server
-	ready    *readiness
-	turns    *turnstile
-	trials   *pace
-	backlog  *backlog
-	guesses  *guesses
+	opts      Options
+	metrics   *metrics
+	router    *router
+	flights   *flights
+	server    *fasthttp.Server
+	operator  *http.Server
+	ready     *readiness
+	turns     *turnstile
+	trials    *pace // of provider keys
+	foundings *pace // of orgs
+	backlog   *backlog
+	guesses   *guesses
 
 	mu       sync.Mutex
 	public   *listener
@@ -181,6 +182,7 @@ type Gateway struct {
 func New(opts Options) *Gateway {
 	g := &Gateway{opts: opts.withDefaults(), turns: newTurnstile(), flights: newFlights(), force: make(chan struct{}), ended: make(chan struct{})}
 	g.trials = newPace(trialsPerMinute, time.Minute, g.opts.Now)
+	g.foundings = newPace(orgsPerHour, time.Hour, g.opts.Now)
 	g.backlog = newBacklog(g.opts.Store, g.opts.Log)
 	g.guesses = newGuesses(g.opts.AuthFailures)
 	g.ready = &readiness{store: g.opts.Store}

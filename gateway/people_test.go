@@ -173,6 +173,30 @@ func TestAnEmptyChange(t *testing.T) {
 	})
 }
 
+func TestOrgsAreCounted(t *testing.T) {
+	clock := newClock()
+	h := newHouse(t, stores["sqlite"](t), Options{Now: clock.now})
+	other := h.seed("other", "admin@other.test", orgs.Admin)
+	const body = `{"name":"x","email":"zoe@x.test"}`
+	for range orgsPerHour {
+		h.made("/api/orgs", body)
+		clock.advance(time.Minute)
+	}
+	lines := func() int {
+		return len(h.do("GET", "/api/orgs/org_house/audit?limit=100", "").want(t, 200).json(t)["data"].([]any))
+	}
+	before := lines()
+	if r := h.do("POST", "/api/orgs", body).want(t, 429); r.code() != "rate_limit_exceeded" || r.header.Get("Retry-After") != "3000" {
+		t.Errorf("Retry-After %s: %s", r.header.Get("Retry-After"), r.body)
+	}
+	if lines() != before {
+		t.Error("what was refused is written down as asked for")
+	}
+	h.made("/api/orgs", body, as(other.APIKey.Reveal())...) // each org for itself
+	clock.advance(50 * time.Minute)
+	h.made("/api/orgs", body)
+}
+
 // Members have their own keys, and others' are not there for them; viewers look at their own.
 func TestWhoseKeys(t *testing.T) {
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {

@@ -230,7 +230,7 @@ func TestWithoutALineNothingChanges(t *testing.T) {
 			begin, end string
 			code       string
 		}{
-			"refused": {refuseInserts(w.store.Dialect()), allowInserts(w.store.Dialect()), ""},
+			"refused": {refuseInserts(w.store.Dialect(), "audit"), allowInserts(w.store.Dialect(), "audit"), ""},
 			"locked":  {`LOCK TABLE audit IN ACCESS EXCLUSIVE MODE`, "", "busy"},
 		} {
 			if how == "locked" && w.store.Dialect() == db.SQLite {
@@ -352,7 +352,7 @@ func changes(s *Service, k Seeded, had things) map[string]func(context.Context) 
 			return second(s.UpdateOrg(ctx, k.Org, by, OrgChange{WindowPolicy: ptr(WindowRefuse)}))
 		},
 		"create an org": func(ctx context.Context) error {
-			return second(s.CreateOrg(ctx, by, OrgSpec{Name: "initech", Email: "d@example.com"}))
+			return second(s.CreateOrg(ctx, k.Org, by, OrgSpec{Name: "initech", Email: "d@example.com"}))
 		},
 		"rotate": func(ctx context.Context) error {
 			_, err := s.Rotate(ctx, nil)
@@ -361,16 +361,16 @@ func changes(s *Service, k Seeded, had things) map[string]func(context.Context) 
 	}
 }
 
-func refuseInserts(d db.Dialect) string {
+func refuseInserts(d db.Dialect, table string) string {
 	if d == db.Postgres {
-		return `REVOKE INSERT ON audit FROM threadhub_app`
+		return `REVOKE INSERT ON ` + table + ` FROM threadhub_app`
 	}
-	return `CREATE TRIGGER no_lines BEFORE INSERT ON audit BEGIN SELECT RAISE(ABORT, 'no'); END`
+	return `CREATE TRIGGER no_lines BEFORE INSERT ON ` + table + ` BEGIN SELECT RAISE(ABORT, 'no'); END`
 }
 
-func allowInserts(d db.Dialect) string {
+func allowInserts(d db.Dialect, table string) string {
 	if d == db.Postgres {
-		return `GRANT INSERT ON audit TO threadhub_app`
+		return `GRANT INSERT ON ` + table + ` TO threadhub_app`
 	}
 	return `DROP TRIGGER no_lines`
 }

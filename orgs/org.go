@@ -117,9 +117,10 @@ type Founded struct {
 }
 
 // CreateOrg makes an org of the first tier, with an admin and a key for it. Its id tells nothing of its name: other orgs
-// may have the same. by is of the org the one who asks is in, and stands in the log of the new one. Errors:
-// fault.Invalid.
-func (s *Service) CreateOrg(ctx context.Context, by Actor, spec OrgSpec) (Founded, error) {
+// may have the same. by is of the org asking, and stands in the log of the new one. That it was asked for is written down
+// in the log of the org asking before, whatever becomes of it. Errors: fault.Invalid; fault.NotFound, org_not_found, of
+// the org asking.
+func (s *Service) CreateOrg(ctx context.Context, asking id.Org, by Actor, spec OrgSpec) (Founded, error) {
 	name, err := cleanOrgName(spec.Name, "name")
 	if err != nil {
 		return Founded{}, err
@@ -129,6 +130,12 @@ func (s *Service) CreateOrg(ctx context.Context, by Actor, spec OrgSpec) (Founde
 		return Founded{}, err
 	}
 	org, key := id.NewOrg(), NewKey()
+	err = s.change(ctx, asking, by, func(db.Tx) ([]Entry, error) {
+		return []Entry{{"org.create", string(org), map[string]any{"name": name}}}, nil
+	})
+	if err != nil {
+		return Founded{}, err
+	}
 	var out Founded
 	insert := func(tx db.Tx) error {
 		_, err := insertOrg(ctx, tx, org, SeedSpec{Org: name})

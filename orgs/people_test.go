@@ -271,12 +271,45 @@ func TestKeysAreChanged(t *testing.T) {
 	})
 }
 
+// Who has an org made is found in the log of its own, also when nothing came of it.
+func TestAnOrgAskedForIsWrittenDown(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		s := w.open(t)
+		k, by := admin(t, s, "acme")
+		before := verify(t, s, k.Org).Lines
+		create := func() (Founded, error) {
+			return s.CreateOrg(t.Context(), k.Org, by, OrgSpec{Name: "globex", Email: "zoe@example.com"})
+		}
+		f := must[Founded](t)(create())
+		conn := w.burgle(t)
+		for i, sql := range []string{refuseInserts(w.store.Dialect(), "users"), allowInserts(w.store.Dialect(), "users")} {
+			if _, err := conn.ExecContext(t.Context(), sql); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := create(); (err == nil) != (i == 1) {
+				t.Fatalf("after %s: %v", sql, err)
+			}
+		}
+		lines := must[[]AuditLine](t)(s.Audit(t.Context(), k.Org, 0, 10))
+		if r := verify(t, s, k.Org); !r.OK() || r.Lines != before+3 {
+			t.Fatalf("the log: %+v, of %d lines before", r, before)
+		}
+		for i, l := range lines[:3] {
+			made := second(s.Org(t.Context(), id.Org(l.Target))) == nil
+			if l.Action != "org.create" || l.User != by.User || l.Key != by.Key || made == (i == 1) || (l.Target == string(f.Org.ID)) != (i == 2) {
+				t.Errorf("line %d, of an org that is there (%v): %+v", l.Seq, made, l)
+			}
+		}
+		hasCode(t, second(s.CreateOrg(t.Context(), "org_nobody", by, OrgSpec{Name: "x", Email: "zoe@example.com"})), fault.NotFound, "org_not_found")
+	})
+}
+
 func TestOrgsComeAndGo(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		joined := bus.NewLocal()
 		s, there := w.open(t, withBus(joined)), w.open(t, withBus(joined))
 		k, by := admin(t, s, "acme")
-		f := must[Founded](t)(s.CreateOrg(t.Context(), by, OrgSpec{Name: "acme", Email: "zoe@example.com"}))
+		f := must[Founded](t)(s.CreateOrg(t.Context(), k.Org, by, OrgSpec{Name: "acme", Email: "zoe@example.com"}))
 		if c := callerOf(t, s, f.APIKey); c.Org != f.Org.ID || c.Role != Admin || c.User != f.User.ID || c.Org == k.Org {
 			t.Fatalf("the new org's admin calls as %+v", c)
 		}
