@@ -12,6 +12,7 @@ import (
 
 // view is a thread as one request looks at it: its newest messages, read with the thread itself in one round trip, and
 // more of it where that does not suffice. What is read grows with the request and with the window, not with the thread.
+// All of it ends at the head that was found at first: what has come since is not of this view.
 type view struct {
 	s      *Store
 	ctx    context.Context
@@ -42,7 +43,7 @@ const tailSQL = `SELECT ` + messageColumns + ` FROM (SELECT *, sum(octet_length(
   FROM (SELECT * FROM messages WHERE org_id = $1 AND thread_id = $2 AND seq < $4 ORDER BY seq DESC LIMIT $3) AS newest) AS page
 WHERE before < $5 ORDER BY seq DESC`
 
-const lightTailSQL = `SELECT ` + lightColumns + ` FROM messages WHERE org_id = $1 AND thread_id = $2 ORDER BY seq DESC LIMIT $3`
+const lightTailSQL = `SELECT ` + lightColumns + ` FROM messages WHERE org_id = $1 AND thread_id = $2 AND seq <= $4 ORDER BY seq DESC LIMIT $3`
 
 const isSystemSQL = `(role = 'system' OR role = 'developer')`
 
@@ -54,7 +55,7 @@ const endless = 1<<31 - 1
 func (s *Store) look(ctx context.Context, org id.Org, thread id.Thread, who Viewer, request []openai.Message) (*view, error) {
 	v := &view{s: s, ctx: ctx, org: org, id: thread, bytes: !asksWhole(request), stored: map[[32]byte]int{}}
 	var gone bool
-	tail := db.Query{SQL: lightTailSQL, Args: []any{org, thread, tailRows}, Each: v.add(&v.tail)}
+	tail := db.Query{SQL: lightTailSQL, Args: []any{org, thread, tailRows, endless}, Each: v.add(&v.tail)}
 	if v.bytes {
 		tail.SQL, tail.Args = tailSQL, []any{org, thread, tailRows, endless, pageBytes}
 	}
@@ -131,7 +132,7 @@ func (v *view) newest(n int) ([]*Message, error) {
 		return v.tail, nil
 	}
 	var tail []*Message
-	err := v.s.db.Query(v.ctx, v.org, db.Query{SQL: lightTailSQL, Args: []any{v.org, v.id, n}, Each: v.add(&tail)})
+	err := v.s.db.Query(v.ctx, v.org, db.Query{SQL: lightTailSQL, Args: []any{v.org, v.id, n, v.head().Seq}, Each: v.add(&tail)})
 	reverse(tail)
 	return tail, err
 }
@@ -142,16 +143,16 @@ func (v *view) from(seq, n int) ([]*Message, error) {
 	}
 	var some []*Message
 	err := v.s.db.Query(v.ctx, v.org, db.Query{
-		SQL:  `SELECT ` + lightColumns + ` FROM messages WHERE org_id = $1 AND thread_id = $2 AND seq >= $3 ORDER BY seq LIMIT $4`,
-		Args: []any{v.org, v.id, seq, n}, Each: v.add(&some),
+		SQL:  `SELECT ` + lightColumns + ` FROM messages WHERE org_id = $1 AND thread_id = $2 AND seq BETWEEN $3 AND $4 ORDER BY seq LIMIT $5`,
+		Args: []any{v.org, v.id, seq, v.head().Seq, n}, Each: v.add(&some),
 	})
 	return some, err
 }
 
 func (v *view) places(own [32]byte) (list []int, err error) {
 	err = v.s.db.Query(v.ctx, v.org, db.Query{
-		SQL:  `SELECT seq FROM messages WHERE org_id = $1 AND thread_id = $2 AND own = $3 ORDER BY seq DESC LIMIT $4`,
-		Args: []any{v.org, v.id, own[:], placesAtMost},
+		SQL:  `SELECT seq FROM messages WHERE org_id = $1 AND thread_id = $2 AND own = $3 AND seq <= $4 ORDER BY seq DESC LIMIT $5`,
+		Args: []any{v.org, v.id, own[:], v.head().Seq, placesAtMost},
 		Each: func(row db.Row) error {
 			var seq int
 			err := row.Scan(&seq)
