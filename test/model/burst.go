@@ -98,10 +98,8 @@ func (p *play) explain(list []*request) (steps []step, why []string) {
 			if done[i] {
 				continue
 			}
-			e := p.Rules.effect(messages, q, first+i, p.House.checkpoints != nil)
-			if p.locked(q) {
-				e = effect{after: messages}
-			} else if err := e.agrees(q); err != nil {
+			e, err := p.fits(messages, steps, q, first+i)
+			if err != nil {
 				why = append(why, fmt.Sprintf("%d steps in: %v", len(steps), err))
 				continue
 			}
@@ -119,6 +117,27 @@ func (p *play) explain(list []*request) (steps []step, why []string) {
 		return nil, why
 	}
 	return steps, nil
+}
+
+// fits is the effect of q after these steps; an error if it is not what was seen. What is refused or forked as diverged
+// writes nothing into its thread, and another process may have decided that while the turn before it was still open.
+func (p *play) fits(messages []Message, steps []step, q *request, turn int) (effect, error) {
+	if p.locked(q) {
+		return effect{after: messages}, nil
+	}
+	e := p.Rules.effect(messages, q, turn, p.House.checkpoints != nil)
+	err := e.agrees(q)
+	if err == nil || len(steps) == 0 {
+		return e, err
+	}
+	if last := steps[len(steps)-1]; last.e.Asked > 0 && last.e.forked == nil && last.q.on != q.on {
+		open := p.Rules.effect(messages[:len(messages)-1], q, turn, p.House.checkpoints != nil)
+		if (open.Code == "thread_diverged" || open.forked != nil) && open.agrees(q) == nil {
+			open.after = messages
+			return open, nil
+		}
+	}
+	return e, err
 }
 
 // locked reports whether q was told to come again, as may happen where several processes want one thread: it read the

@@ -64,9 +64,18 @@ func Run(t *testing.T, h *House, steps, players int) {
 	for range players {
 		all.Go(func() {
 			t.Run("player", func(t *testing.T) {
+				var first error // what several at once do need not happen again when it is played again
+				defer func() {
+					if first != nil {
+						t.Logf("as it was first seen: %v", first)
+					}
+				}()
 				for played.Total() < steps {
 					rapid.Check(t, func(t *rapid.T) {
 						if err := (&Game{House: h, Steps: played, Until: steps}).Play(t); err != nil {
+							if first == nil {
+								first = err
+							}
 							t.Log(err)
 							t.Fatal("the gateway and the model disagree") // the same words each time, by which rapid knows it again
 						}

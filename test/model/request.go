@@ -228,7 +228,7 @@ func (e effect) agrees(q *request) error {
 		want.Status, want.Code, want.Done, got.Status, got.Code, got.Done = 0, "", false, 0, "", false
 	}
 	if got != want {
-		return fmt.Errorf("%s: the client was told\n  %+v\nnot\n  %+v\n%s", q, got, want, q.body)
+		return fmt.Errorf("%s: the client was told\n  %+v\nnot\n  %+v\n%.300s", q, got, want, q.body)
 	}
 	if want.Asked == 0 {
 		return nil
