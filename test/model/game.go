@@ -593,7 +593,7 @@ func (p *play) settled(thread string) {
 
 // until waits for what another process does.
 func (p *play) until(what string, ok func() (bool, error)) {
-	for end := time.Now().Add(30 * time.Second); ; {
+	for end := time.Now().Add(p.House.patience); ; {
 		done, err := ok()
 		switch {
 		case err != nil:

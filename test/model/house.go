@@ -45,6 +45,7 @@ type House struct {
 	catalogue   *metering.Catalogue
 	checkpoints *calls.Checkpoints // on the embedded store
 	provider    *provider
+	patience    time.Duration
 	live        []*process // these do not die
 	dying       sync.WaitGroup
 	names       atomic.Int64
@@ -63,12 +64,17 @@ const (
 type Setup struct {
 	// Around is put around the store, as the gateways that live see it.
 	Around func(db.Store) db.Store
+
+	Patience time.Duration // with what others must do in time; 0: 30 s
 }
 
 // NewHouse builds an installation on the store at url, and ends it with the test.
 func NewHouse(t testing.TB, url string, o Setup) *House {
 	t.Helper()
 	h := &House{t: t, Log: &testkit.Log{}, calls: calls.New(), threads: threads.New(), ledger: metering.New(), provider: newProvider()}
+	if h.patience = o.Patience; h.patience == 0 {
+		h.patience = 30 * time.Second
+	}
 	must := func(err error) {
 		t.Helper()
 		if err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"pgregory.net/rapid"
 
@@ -57,7 +58,7 @@ func TestABrokenGatewayIsNoticed(t *testing.T) {
 		"it loses a record now and then":      func(s db.Store) db.Store { return &forgetful{Store: s} },
 	} {
 		t.Run(name, func(t *testing.T) {
-			steps, how, ok := found(model.NewHouse(t, testkit.SQLite(t), model.Setup{Around: around}), model.Rules{}, within)
+			steps, how, ok := found(model.NewHouse(t, testkit.SQLite(t), model.Setup{Around: around, Patience: 3 * time.Second}), model.Rules{}, within)
 			if !ok {
 				t.Fatalf("nobody noticed in %d steps", steps)
 			}
