@@ -3,6 +3,7 @@ package gateway
 import (
 	"net/http"
 	"strconv"
+	"strings"
 )
 
 // answerHeaders tells what is known when the answer begins.
@@ -28,6 +29,9 @@ func (g *Gateway) openedHeaders(x *request, e *exchange) {
 	h.Set("X-Threadhub-Model", e.target.Model)
 	h.Set("X-Threadhub-Route", e.route.ID)
 	h.Set("X-Threadhub-Attempts", "1")
+	if len(e.ask.Warnings) > 0 {
+		h.Set("X-Threadhub-Warning", strings.Join(e.ask.Warnings, ", "))
+	}
 	if e.turn != nil {
 		h.Set("X-Thread-Id", string(e.thread))
 		h.Set("X-Threadhub-Thread-Seq", strconv.Itoa(e.turn.NewestSeq()))

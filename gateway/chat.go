@@ -19,6 +19,7 @@ import (
 	"threadhub/metering"
 	"threadhub/openai"
 	"threadhub/orgs"
+	routing "threadhub/router"
 	"threadhub/threads"
 	"threadhub/upstreams"
 )
@@ -297,17 +298,29 @@ func (g *Gateway) translate(ctx context.Context, e *exchange) (err error) {
 	if e.turn != nil {
 		edits.At, edits.Drop = e.turn.At, e.turn.Drop
 		for _, m := range e.turn.History {
-			edits.History = append(edits.History, openai.ForProvider(m.Raw, madeBy(m, e.target.Provider)))
+			edits.History = append(edits.History, openai.ForProvider(m.Raw, g.madeBy(m, e.target)))
 		}
 	}
 	e.body = e.req.Splice(edits)
+	e.ask = &upstreams.Request{Body: e.body, Model: e.target.Model, Stream: e.req.Stream}
+	if err := g.opts.Upstreams[e.target.Provider].Translate(e.ask); err != nil {
+		return err
+	}
 	e.key, err = g.opts.Purse.ProviderKey(ctx, e.caller.Org, e.target.Provider)
 	return err
 }
 
-// madeBy reports whether m may keep members only one provider knows: it is a client's own, or that provider's answer.
-func madeBy(m *threads.Message, provider string) bool {
-	return m.Meta == nil || gjson.GetBytes(m.Meta, "provider").Str == provider
+// madeBy reports whether m may keep members that only one provider knows: it is a client's own, or an answer of that
+// provider, and of the same family of its models where those do not understand each other's (upstreams.Families).
+func (g *Gateway) madeBy(m *threads.Message, t routing.Target) bool {
+	if m.Meta == nil {
+		return true
+	}
+	if gjson.GetBytes(m.Meta, "provider").Str != t.Provider {
+		return false
+	}
+	f, ok := g.opts.Upstreams[t.Provider].(upstreams.Families)
+	return !ok || f.Family(gjson.GetBytes(m.Meta, "model").Str) == f.Family(t.Model)
 }
 
 // open is the first transaction: the call, its turn and hold, attempt 0 and the new messages, durable before the provider
@@ -320,7 +333,7 @@ func (g *Gateway) open(ctx context.Context, e *exchange) error {
 		Provider: e.target.Provider, Model: e.target.Model,
 		Facts: calls.Facts{
 			Kind: "chat", ModelRequested: e.req.Model, Provider: e.target.Provider, Model: e.target.Model,
-			Route: e.route.ID, Why: e.route.Reason, Stream: e.req.Stream, InputBytes: int64(len(e.body)),
+			Route: e.route.ID, Why: e.route.Reason, Stream: e.req.Stream, InputBytes: int64(len(e.body)), Warnings: e.ask.Warnings,
 		},
 	}
 	u := &db.Unit{Org: e.caller.Org}
@@ -362,9 +375,8 @@ func (g *Gateway) call(x *request, e *exchange) (err error) {
 	defer watch.stop()
 	up := g.opts.Upstreams[e.target.Provider]
 	e.asked = time.Now()
-	e.answer, err = up.Chat(x.ctx, &upstreams.Request{
-		Body: e.body, Stream: e.req.Stream, Key: e.key, Attempt: e.attempt(0), Header: x.forward(up.Forward()),
-	})
+	e.ask.Key, e.ask.Attempt, e.ask.Header = e.key, e.attempt(0), x.forward(up.Forward())
+	e.answer, err = up.Chat(x.ctx, e.ask)
 	if err != nil {
 		return err // the context's cause, if that is what ended it
 	}

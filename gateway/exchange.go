@@ -38,8 +38,9 @@ type exchange struct {
 
 	hold metering.PicoUSD // admit
 
-	body []byte      // translate
-	key  seal.Secret // translate
+	body []byte             // translate: in the OpenAI dialect
+	ask  *upstreams.Request // translate: the same for the provider, without what only call knows
+	key  seal.Secret        // translate
 
 	opening *calls.Opening // open
 

@@ -130,7 +130,7 @@ func (g *Gateway) recordUnit(e *exchange, end ending) (*db.Unit, *calls.Closing)
 // provenance is where an answer came from: what was known when its call was opened, and when it was closed.
 func provenance(call id.Request, opened, closed calls.Facts, attempts int) threads.Provenance {
 	return threads.Provenance{
-		RequestID: call, Provider: opened.Provider, ModelRequested: opened.ModelRequested, ModelServed: closed.ModelServed,
+		RequestID: call, Provider: opened.Provider, Model: opened.Model, ModelRequested: opened.ModelRequested, ModelServed: closed.ModelServed,
 		Route: opened.Route, Reason: opened.Why, Attempts: attempts, LatencyMS: closed.LatencyMS, FirstTokenMS: closed.FirstTokenMS,
 		FinishReason: closed.FinishReason, Usage: closed.Usage, CostUSD: orNull(closed.CostUSD), CostStatus: closed.CostStatus,
 	}

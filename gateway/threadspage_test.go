@@ -30,7 +30,8 @@ type actor struct {
 	shown []byte // the messages of the last request
 }
 
-func (a *actor) Forward() []string { return nil }
+func (a *actor) Forward() []string                  { return nil }
+func (a *actor) Translate(*upstreams.Request) error { return nil }
 
 func (a *actor) Chat(_ context.Context, r *upstreams.Request) (*upstreams.Answer, error) {
 	a.mu.Lock()

@@ -64,6 +64,7 @@ func isSystem(role string) bool { return role == "system" || role == "developer"
 type Provenance struct {
 	RequestID      id.Request        `json:"request_id,omitempty"`
 	Provider       string            `json:"provider,omitempty"`
+	Model          string            `json:"model,omitempty"` // asked of the provider
 	ModelRequested string            `json:"model_requested,omitempty"`
 	ModelServed    string            `json:"model_served,omitempty"`
 	Route          string            `json:"route,omitempty"`

@@ -27,6 +27,10 @@ type Dialect struct {
 	Answer   []string // its headers that are kept in Answer.Header, in canonical form; a final * stands for any rest
 	IDs      []string // those of them that may be its name for the request: the first that is there
 	Check    KeyCheck
+
+	// What a provider that speaks another dialect has of its own. nil: as OpenAI.
+	Translate func(*Request) (Words, error)
+	Authorize func(h http.Header, key string) // puts the key where the provider looks for it
 }
 
 // Client asks a provider that speaks the OpenAI dialect. It is the Upstream of such a provider, and safe for concurrent
@@ -74,6 +78,18 @@ func newTransport(o Options) *http.Transport {
 			PingTimeout:               15 * time.Second,
 		},
 	}
+}
+
+// Translate is Upstream's.
+func (c *Client) Translate(r *Request) (err error) {
+	if c.dialect.Translate == nil {
+		return nil
+	}
+	if r.words, err = c.dialect.Translate(r); err != nil {
+		return err
+	}
+	r.Warnings = r.words.Warnings()
+	return nil
 }
 
 // Forward is Upstream's.
@@ -162,8 +178,8 @@ func (k *call) trace() *httptrace.ClientTrace {
 	}
 }
 
-// do sends a request; stream says that the answer is to be one.
-func (k *call) do(request *http.Request, stream bool) (*Answer, error) {
+// do sends a request; stream says that the answer is to be one, words, if not nil, what reads it.
+func (k *call) do(request *http.Request, stream bool, words Words) (*Answer, error) {
 	// The transport itself, not an http.Client: no redirects, no cookies, and errors that do not quote the URL.
 	response, err := k.via.RoundTrip(request)
 	if err != nil {
@@ -176,9 +192,9 @@ func (k *call) do(request *http.Request, stream bool) (*Answer, error) {
 	k.UpstreamID = k.client.requestID(k.Header)
 	answer := &Answer{Status: k.Status, UpstreamID: k.UpstreamID, Header: k.Header}
 	if response.StatusCode == http.StatusOK && stream && isEventStream(response.Header) {
-		answer.Stream, err = k.stream(response)
-	} else {
-		answer.Body, err = k.whole(response, stream)
+		answer.Stream, err = k.stream(response, words)
+	} else if answer.Body, err = k.whole(response, stream); err == nil && words != nil {
+		answer.Body, err = words.Whole(answer.Body)
 	}
 	if err != nil {
 		return nil, err
@@ -187,7 +203,11 @@ func (k *call) do(request *http.Request, stream bool) (*Answer, error) {
 }
 
 func (k *call) chat(r *Request) (*Answer, error) {
-	request, err := k.request(http.MethodPost, "chat/completions", bytes.NewReader(r.Body))
+	path, body := "chat/completions", r.Body
+	if r.words != nil {
+		path, body = r.words.Path(), r.words.Body()
+	}
+	request, err := k.request(http.MethodPost, path, bytes.NewReader(body))
 	if err != nil {
 		return nil, err
 	}
@@ -204,22 +224,29 @@ func (k *call) chat(r *Request) (*Answer, error) {
 	if r.Attempt != "" && printable(r.Attempt) {
 		h["X-Client-Request-Id"] = []string{r.Attempt}
 	}
-	return k.do(request, r.Stream)
+	return k.do(request, r.Stream, r.words)
 }
 
-// request is one with the key, for what stands at path below the base.
+// request is one with the key, for what stands at path, with its query, below the base.
 func (k *call) request(method, path string, body io.Reader) (*http.Request, error) {
 	if k.key == "" || !printable(k.key) {
 		return nil, k.client.keyRejected("has characters that no key has")
 	}
-	request, err := http.NewRequestWithContext(k.ctx, method, k.client.base.JoinPath(path).String(), body)
+	path, query, _ := strings.Cut(path, "?")
+	to := k.client.base.JoinPath(path)
+	to.RawQuery = query
+	request, err := http.NewRequestWithContext(k.ctx, method, to.String(), body)
 	if err != nil {
 		return nil, fault.Wrap(fault.Internal, err, "the request to the provider could not be made").WithCode("internal_error")
 	}
 	h := request.Header
 	h["Accept"] = []string{"application/json"}
 	h["Accept-Encoding"] = []string{"identity"}
-	h["Authorization"] = []string{"Bearer " + k.key}
+	if k.client.dialect.Authorize != nil {
+		k.client.dialect.Authorize(h, k.key)
+	} else {
+		h["Authorization"] = []string{"Bearer " + k.key}
+	}
 	h["User-Agent"] = []string{"threadhub"}
 	return request, nil
 }

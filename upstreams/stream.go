@@ -28,26 +28,31 @@ type stream struct {
 	k      *call
 	body   io.ReadCloser
 	events *sse.Reader
-	err    error // what Next returns from now on
+	words  Words    // of a provider that speaks another dialect; nil: it does not
+	chunks [][]byte // translated, and not yet returned
+	err    error    // what Next returns from now on
 	done   atomic.Bool
 	close  sync.Once
 }
 
-func (k *call) stream(response *http.Response) (Stream, error) {
+func (k *call) stream(response *http.Response, words Words) (Stream, error) {
 	from, err := k.decode(response)
 	if err != nil {
 		response.Body.Close()
 		return nil, k.unread(err, false)
 	}
-	return &stream{k: k, body: response.Body, events: sse.NewReader(from, k.client.options.MaxLine)}, nil
+	return &stream{k: k, body: response.Body, events: sse.NewReader(from, k.client.options.MaxLine), words: words}, nil
 }
 
 // Ready reports whether Next would return without waiting for the provider: a relay asks before it flushes. It may be
 // found by type assertion, and leaves the last payload alone.
-func (s *stream) Ready() bool { return s.err != nil || s.events.Ready() }
+func (s *stream) Ready() bool { return s.err != nil || len(s.chunks) > 0 || s.events.Ready() }
 
 // Next is Stream's.
 func (s *stream) Next() ([]byte, error) {
+	if s.words != nil {
+		return s.nextTranslated()
+	}
 	for s.err == nil {
 		event, err := s.events.Next()
 		if s.events.Noise() {

@@ -19,14 +19,25 @@ import (
 // be at it when Chat has returned.
 type Request struct {
 	Body    []byte      // the chat request in the OpenAI dialect, with the provider's own name for the model in it
+	Model   string      // that name
 	Stream  bool        // what Body asks for
 	Key     seal.Secret // the org's key at this provider
 	Attempt string      // our name for the attempt, sent as X-Client-Request-Id so that both sides' logs can be compared
 	Header  http.Header // the caller's headers that this provider understands (allow-listed by Forward); may be nil
+
+	// Warnings name what of Body the provider is not told, as "dropped=seed;reason=…". Translate sets them.
+	Warnings []string
+
+	words Words // Translate: Body in the provider's own words; nil where those are Body's
 }
 
 // Upstream is one provider. Safe for concurrent use.
 type Upstream interface {
+	// Translate puts r into the provider's own words. It is called before Chat, and before anything is recorded, does no
+	// I/O, and leaves Body as it is. Errors: fault.Invalid, with the parameter, for what cannot be carried and cannot be
+	// left out.
+	Translate(r *Request) error
+
 	// Chat sends r and returns when the provider's answer has begun (streams) or is there (whole). Errors are faults
 	// whose Code is the contract's: upstream_unreachable, upstream_timeout, upstream_reset, upstream_protocol,
 	// upstream_error, rate_limit_exceeded, or the provider's own for what the client must change; when ctx ends, its
@@ -49,6 +60,13 @@ type Proof struct {
 	Status int  // its HTTP status
 	Models int  // how many models it lists; below 0: it does not tell
 	Narrow bool // the key may not do all: the provider knows it, and did not let it see its models
+}
+
+// Families is an Upstream whose models do not all understand what others of them left in a conversation (signatures of
+// thoughts, above all). It is found by type assertion.
+type Families interface {
+	// Family names the models that do among themselves.
+	Family(model string) string
 }
 
 // Answer is what a provider said. Close it once, also after an error of Next.

@@ -58,6 +58,8 @@ func (p *provider) forget(s *script) {
 // Forward is Upstream's.
 func (p *provider) Forward() []string { return []string{scriptHeader} }
 
+func (*provider) Translate(*upstreams.Request) error { return nil }
+
 // Chat is Upstream's.
 func (p *provider) Chat(ctx context.Context, r *upstreams.Request) (*upstreams.Answer, error) {
 	p.mu.Lock()
