@@ -62,6 +62,7 @@ func (g *Gateway) walk(x *request, w way) {
 		x.fail(err)
 		return
 	}
+	g.countRoute(e)
 	x.note("provider", e.target.Provider)
 	x.note("stream", e.req.Stream)
 	err := g.call(x, e)
@@ -96,6 +97,7 @@ func (g *Gateway) parse(x *request, e *exchange) (err error) {
 	if e.named, err = threadOf(header, e.req.Thread); err != nil {
 		return err
 	}
+	x.about(e)
 	e.fork, err = x.forks()
 	return err
 }
@@ -225,13 +227,11 @@ func (e *exchange) into(turn *threads.Turn, t *threads.Thread) {
 
 func (g *Gateway) route(ctx context.Context, e *exchange) error {
 	chaos.Point("route")
-	keys, err := g.opts.Purse.HasProviderKey(ctx, e.caller.Org)
+	c, err := g.choose(ctx, e.caller, e.question(time.Now()))
 	if err != nil {
 		return err
 	}
-	if e.target, e.route, err = g.opts.Router.Resolve(e.req.Model, func(provider string) bool { return keys[provider] }); err != nil {
-		return err
-	}
+	e.target, e.route = inReach(e.caller, c.Targets), c.Route
 	return inScope(e.caller, e.target)
 }
 

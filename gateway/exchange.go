@@ -24,6 +24,8 @@ type exchange struct {
 
 	req   *openai.ChatRequest // parse
 	named id.Thread           // parse: the thread the request names; "": a plain call
+	tags  map[string]string   // parse: what the client says that the request belongs to
+	heads map[string]string   // parse: its headers, names in lower case; only where rules may ask for them
 	fork  bool                // parse: a request that differs inside the thread goes on in a new one
 	why   string              // parse: why a provider was named, of a forward
 	again bool                // parse: of a forward, that asks what was said last; load then makes req

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"encoding/base64"
 	"encoding/json"
 	"strconv"
@@ -47,6 +48,19 @@ func (f *fields) read(name string, v any, what string) bool {
 		f.err = fault.New(fault.Invalid, "%s must be %s", name, what).WithCode("invalid_type").WithParam(name)
 	}
 	return f.err == nil
+}
+
+// strict is read for a member with members of its own, which may have no others than v has.
+func (f *fields) strict(name string, v any, what string) {
+	raw, ok := f.members[name]
+	if !ok || f.err != nil {
+		return
+	}
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.DisallowUnknownFields()
+	if dec.Decode(v) != nil {
+		f.err = fault.New(fault.Invalid, "%s must be %s", name, what).WithCode("invalid_type").WithParam(name)
+	}
 }
 
 // given reports whether a member is there, and not null.

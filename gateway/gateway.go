@@ -60,6 +60,14 @@ type ProviderKeys interface {
 	ProviderKeyPassed(ctx context.Context, org id.Org, k orgs.KeyOnTrial) error
 }
 
+// RuleBook keeps the orgs' router rules as they were written, and counts which of them fired.
+type RuleBook interface {
+	RouterRules(ctx context.Context, org id.Org) (orgs.RouterRules, error)
+	PutRouterRules(ctx context.Context, org id.Org, by orgs.Actor, body []byte) (version int, err error)
+	CountRoute(org id.Org, rule string)
+	RouteHits(ctx context.Context, org id.Org) (map[string]int64, error)
+}
+
 // Models lists what a caller may put into the member "model".
 type Models interface {
 	Models(ctx context.Context, caller orgs.Caller) ([]Model, error)
@@ -83,6 +91,7 @@ type Options struct {
 	Ledger       *metering.Ledger
 	Catalogue    *metering.Catalogue
 	Router       *routing.Router
+	Rules        RuleBook // nil: the default rules hold for everybody
 	Upstreams    map[string]upstreams.Upstream
 	Windows      map[string]int64     // by provider, in tokens: of models the catalogue does not list
 	Owner        id.Owner             // this process, as calls know it
@@ -167,6 +176,7 @@ type Gateway struct {
 	trials    *pace // of provider keys
 	foundings *pace // of orgs
 	backlog   *backlog
+	policies  *policies
 	guesses   *guesses
 
 	mu       sync.Mutex
@@ -183,6 +193,7 @@ func New(opts Options) *Gateway {
 	g := &Gateway{opts: opts.withDefaults(), turns: newTurnstile(), flights: newFlights(), force: make(chan struct{}), ended: make(chan struct{})}
 	g.trials = newPace(trialsPerMinute, time.Minute, g.opts.Now)
 	g.foundings = newPace(orgsPerHour, time.Hour, g.opts.Now)
+	g.policies = newPolicies(g.opts.Rules, g.opts.Log)
 	g.backlog = newBacklog(g.opts.Store, g.opts.Log)
 	g.guesses = newGuesses(g.opts.AuthFailures)
 	g.ready = &readiness{store: g.opts.Store}

@@ -92,12 +92,13 @@ func newHouse(t testing.TB, url string, o Options) *house {
 	closeAt(h.sim.Close)
 	catalogue, err := metering.Embedded()
 	must(err)
-	router := routing.New(routing.Options{Catalogue: catalogue, Providers: []string{"openai", "openrouter"}})
+	router := routing.New(routing.Options{Catalogue: catalogue, Providers: []string{"openai", "openrouter"}, DefaultModels: map[string]string{"openai": "gpt-5-mini", "openrouter": "openrouter/auto"}})
 	oa, err := openai.New(upstreams.Options{BaseURL: h.sim.URL("openai"), IdleTimeout: 2 * time.Second, HeaderTimeout: 2 * time.Second, WholeTimeout: 3 * time.Second})
 	must(err)
 	or, err := openrouter.New(upstreams.Options{BaseURL: h.sim.URL("openrouter")})
 	must(err)
 	o.Log, o.Store, o.Orgs, o.Watcher, o.ProviderKeys, o.Purse, o.People = log, store, h.orgs, h.orgs, h.orgs, h.orgs, h.orgs
+	o.Rules = h.orgs
 	o.Calls, o.Threads, o.Ledger, o.Catalogue, o.Router = h.calls, h.threads, ledger, catalogue, router
 	o.Upstreams = map[string]upstreams.Upstream{"openai": oa, "openrouter": or}
 	o.Owner = h.lease.Owner()

@@ -1,7 +1,9 @@
 package gateway
 
 import (
+	"maps"
 	"slices"
+	"strings"
 
 	"threadhub/internal/fault"
 	routing "threadhub/router"
@@ -60,6 +62,29 @@ func (g *Gateway) callable(x *request) ([]Model, error) {
 	if g.opts.Models == nil {
 		return nil, fault.New(fault.Unavailable, "there is no catalogue")
 	}
-	all, err := g.opts.Models.Models(x.ctx, x.caller)
-	return slices.DeleteFunc(all, func(m Model) bool { return m.Target.Provider != "" && !reaches(x.caller, m.Target) }), err
+	concrete, err := g.opts.Models.Models(x.ctx, x.caller)
+	if err != nil {
+		return nil, err
+	}
+	policy, _, _, err := g.policies.of(x.ctx, x.caller.Org)
+	if err != nil {
+		return nil, err
+	}
+	concrete = slices.DeleteFunc(concrete, func(m Model) bool { return m.Target.Provider != "" && !reaches(x.caller, m.Target) })
+	return append(g.chosen(x, policy), concrete...), nil
+}
+
+// chosen are the names that stand for a choice: auto, where some rule can be used, and the org's aliases that can.
+func (g *Gateway) chosen(x *request, policy *routing.Policy) (list []Model) {
+	names := append([]string{routing.Auto}, slices.Sorted(maps.Keys(policy.Rules.Aliases))...)
+	for _, name := range names {
+		if strings.Contains(name, "*") {
+			continue
+		}
+		c, err := g.choose(x.ctx, x.caller, routing.Input{Model: name, Org: string(x.caller.Org)})
+		if err == nil && reaches(x.caller, inReach(x.caller, c.Targets)) {
+			list = append(list, Model{ID: name, OwnedBy: "threadhub"})
+		}
+	}
+	return list
 }

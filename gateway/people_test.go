@@ -351,7 +351,7 @@ func TestAReadOnlyKeyReads(t *testing.T) {
 func TestMatches(t *testing.T) {
 	f := func(pattern, name string, want bool) {
 		t.Helper()
-		if matches(pattern, name) != want {
+		if routing.Matches(pattern, name) != want {
 			t.Errorf("%q and %q: %v", pattern, name, !want)
 		}
 	}

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"slices"
-	"strings"
 
 	"threadhub/internal/fault"
 	"threadhub/orgs"
@@ -32,35 +31,26 @@ func inScope(c orgs.Caller, t routing.Target) error {
 // reaches reports whether the caller's key is good for a target. Patterns are held against the model's name, with and
 // without its provider in front.
 func reaches(c orgs.Caller, t routing.Target) bool {
-	if len(c.Providers) > 0 && !slices.Contains(c.Providers, t.Provider) {
+	if !mayUse(c, t.Provider) {
 		return false
 	}
 	return len(c.Models) == 0 || slices.ContainsFunc(c.Models, func(pattern string) bool {
-		return matches(pattern, t.Model) || matches(pattern, t.Provider+"/"+t.Model)
+		return routing.Matches(pattern, t.Model) || routing.Matches(pattern, t.Provider+"/"+t.Model)
 	})
 }
 
-// matches reports whether name is as pattern says, where * stands for anything, slashes too.
-func matches(pattern, name string) bool {
-	head, rest, wild := strings.Cut(pattern, "*")
-	if !wild {
-		return pattern == name
-	}
-	if !strings.HasPrefix(name, head) {
-		return false
-	}
-	name = name[len(head):]
-	for {
-		part, after, more := strings.Cut(rest, "*")
-		if !more {
-			return strings.HasSuffix(name, part)
+func mayUse(c orgs.Caller, provider string) bool {
+	return len(c.Providers) == 0 || slices.Contains(c.Providers, provider)
+}
+
+// inReach is the first of targets that the caller's key is good for; the first of all if it is for none.
+func inReach(c orgs.Caller, targets []routing.Target) routing.Target {
+	for _, t := range targets {
+		if reaches(c, t) {
+			return t
 		}
-		i := strings.Index(name, part)
-		if i < 0 {
-			return false
-		}
-		name, rest = name[i+len(part):], after
 	}
+	return targets[0]
 }
 
 // unrestricted refuses to make or change keys with a key that may do less than they might: nobody gets more out of a key

@@ -104,7 +104,7 @@ func TestIsolation(t *testing.T) {
 	for _, r := range rows(t, open(t, url), `SELECT DISTINCT table_name FROM information_schema.columns WHERE table_schema = 'public' AND column_name = 'org_id' ORDER BY 1`) {
 		tables = append(tables, r[0])
 	}
-	if len(tables) != 12 {
+	if len(tables) != 14 {
 		t.Fatalf("tables with an org: %v", tables)
 	}
 	seen := func(tx pgx.Tx, table string) []string {

@@ -29,6 +29,7 @@ const (
 	topicKeys      = "keys"      // payload: the id of an API key that changed
 	topicPeople    = "people"    // payload: an org whose users, or itself, changed
 	topicProviders = "providers" // payload: an org whose provider keys changed
+	topicRules     = "rules"     // payload: an org whose router rules changed
 )
 
 const (
@@ -38,6 +39,7 @@ const (
 	maxCallers      = 32 << 10
 	maxRefused      = 8 << 10
 	maxProviders    = 8 << 10
+	maxRules        = 4 << 10
 	usesEvery       = time.Minute // how often last_used_at is written
 )
 
@@ -69,6 +71,8 @@ type Service struct {
 	refused   *cache[keyHash, struct{}]
 	vouched   *cache[keyHash, struct{}] // keys that were good when the store was last asked; what changes does not clear it
 	providers *cache[id.Org, providerKeys]
+	rules     *cache[id.Org, RouterRules]
+	hits      hits
 	uses      uses
 	watches   watches
 
@@ -100,6 +104,8 @@ func New(o Options) *Service {
 		refused:   newCache[keyHash, struct{}](min(refusedTTL, o.KeyTTL), o.Patience, maxRefused, o.Now),
 		vouched:   newCache[keyHash, struct{}](o.KeyTTL, o.Patience, 2*maxCallers, o.Now),
 		providers: newCache[id.Org, providerKeys](o.KeyTTL, o.Patience, maxProviders, o.Now),
+		rules:     newCache[id.Org, RouterRules](o.KeyTTL, o.Patience, maxRules, o.Now),
+		hits:      hits{seen: map[id.Org]map[string]int64{}},
 		uses:      uses{last: map[use]time.Time{}},
 		watches:   watches{keys: map[watchedKey]*watchedCalls{}, alarm: make(chan struct{}, 1)},
 	}
@@ -131,10 +137,12 @@ func (s *Service) Open(ctx context.Context) error {
 			s.watches.named(func(k watchedKey) bool { return string(k.org) == org })
 		}),
 		s.bus.Subscribe(topicProviders, func(org string) { s.providers.forget(id.Org(org)) }),
+		s.bus.Subscribe(topicRules, func(org string) { s.rules.forget(id.Org(org)) }),
 		s.bus.OnReset(func() {
 			s.callers.clear()
 			s.refused.clear()
 			s.providers.clear()
+			s.rules.clear()
 			s.watches.named(func(watchedKey) bool { return true })
 		}),
 	}

@@ -68,13 +68,14 @@ func (s *Service) writeUsesEvery(ctx context.Context, every time.Duration) {
 	}
 }
 
-// writeUses writes what was noted. What cannot be written is noted again.
+// writeUses writes what was noted and counted. What cannot be written is noted again.
 func (s *Service) writeUses(ctx context.Context) {
 	defer func() {
 		if r := recover(); r != nil { // on a goroutine of its own, where nothing else recovers
 			s.log.Error("writing down uses panicked", "panic", r)
 		}
 	}()
+	s.writeHits(ctx)
 	for org, keys := range s.uses.take() {
 		err := s.store.Write(ctx, org, func(tx db.Tx) error {
 			for k, at := range keys {

@@ -180,15 +180,15 @@ func (p *Policy) alias(name string) ([]target, bool) {
 		return t, true
 	}
 	for _, a := range p.pattern {
-		if matches(a.glob, name) {
+		if Matches(a.glob, name) {
 			return a.targets, true
 		}
 	}
 	return nil, false
 }
 
-// matches reports whether name fits glob, in which * stands for any text.
-func matches(glob, name string) bool {
+// Matches reports whether name fits glob, in which * stands for any text, slashes too.
+func Matches(glob, name string) bool {
 	head, rest, star := strings.Cut(glob, "*")
 	if !star {
 		return glob == name

@@ -105,6 +105,7 @@ func openServer(ctx context.Context, cfg *config.Config, logTo io.Writer) (_ *se
 		Ledger:       s.storage.ledger,
 		Catalogue:    catalogue,
 		Router:       models,
+		Rules:        s.storage.orgs,
 		Upstreams:    providers,
 		Windows:      windows(cfg),
 		Owner:        s.lease.Owner(),

@@ -218,7 +218,6 @@ func badInput(o *tenant) []bad {
 		"POST /v1/embeddings", "POST /v1/responses", "GET /v1/responses/resp_1", "POST /v1/conversations", "GET /v1/conversations/conv_1",
 		"POST /v1/completions", "POST /v1/images/generations", "POST /v1/audio/speech", "POST /v1/moderations", "GET /v1/files",
 		"GET /v1/requests/req_1/stream", "PATCH /api/threads/" + o.shared + "/title",
-		"POST /api/router/choose",
 		"GET /api/usage", "PUT /api/budgets", "GET /api/audit",
 		"GET /metrics", "GET /debug/pprof/", "GET /health/ready", "GET /v1//models", "GET /v1/../v1/models", "GET /", "POST /chat/completions",
 	} {

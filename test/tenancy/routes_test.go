@@ -61,6 +61,14 @@ var routes = map[string]struct {
 	"POST /api/threads/{id}/forward": {aThread, func(o *tenant, id string) ask {
 		return ask{path: "/api/threads/" + id + "/forward", body: `{"provider":"` + o.provider + `","model":"sim-1"}`}
 	}, threadID},
+	"POST /api/router/choose": {anOrg, func(_ *tenant, id string) ask {
+		return ask{path: "/api/router/choose", body: `{"message":"hello","org_id":"` + id + `"}`}
+	}, orgID},
+	"GET /api/router/rules": {anOrg, func(_ *tenant, id string) ask { return ask{path: "/api/router/rules?org_id=" + url.QueryEscape(id)} }, orgID},
+	"PUT /api/router/rules": {anOrg, func(o *tenant, id string) ask {
+		return ask{path: "/api/router/rules", body: `{"rules":[{"id":"all","reason":"` + o.canary + `","targets":["` + o.provider + `/sim-1"]}],"org_id":"` + id + `"}`}
+	}, orgID},
+	"DELETE /api/router/rules": {anOrg, func(_ *tenant, id string) ask { return ask{path: "/api/router/rules?org_id=" + url.QueryEscape(id)} }, orgID},
 	"PUT /api/orgs/{org}/providers/{provider}": {anOrg, func(_ *tenant, id string) ask {
 		return ask{path: "/api/orgs/" + id + "/providers/gemini", body: `{"api_key":"sk-of-somebody"}`}
 	}, orgID},

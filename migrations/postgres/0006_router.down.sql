@@ -1,0 +1,1 @@
+DROP TABLE IF EXISTS router_hits, router_rules;
