@@ -106,7 +106,7 @@ func (c *chat) decide(a *answer, said string, i int) {
 		c.callTools(a, low)
 		return
 	case len(q.results) > 0:
-		a.text = "The tool said: " + clip(strings.Join(q.results, "; "), 2000) + "." + c.note()
+		a.text = "The tool said: " + clip(strings.Join(q.results, "; "), 2000) + "." + c.note() + q.marks
 	case q.format == "json_schema":
 		a.text = string(example(nil, q.schema, q.schema, "sample", 0))
 	case q.format == "json_object":
@@ -114,7 +114,7 @@ func (c *chat) decide(a *answer, said string, i int) {
 	case p.chunks > 0:
 		a.text = filler(p.chunks * 6)
 	default:
-		a.text = "You said: " + clip(said, 200) + ". I can see " + strconv.Itoa(q.messages) + " messages." + c.note()
+		a.text = "You said: " + clip(said, 200) + ". I can see " + strconv.Itoa(q.messages) + " messages." + c.note() + q.marks
 	}
 	if i > 0 && q.format == "" {
 		a.text += " Choice " + strconv.Itoa(i+1) + "."
@@ -298,6 +298,17 @@ func (c *chat) said(s *sender) {
 		s.texts = append(s.texts, said{i, c.answers[i].text})
 	}
 }
+
+// name, tiny and broken are the renderer's part in what the OpenAI family sends.
+func (c *chat) name(e *event) string {
+	if e.kind == evError && c.x.plan.event {
+		return "error"
+	}
+	return ""
+}
+
+func (*chat) tiny() string   { return `{"choices":[]}` }
+func (*chat) broken() string { return `{"id":"chatcmpl-broken","choices":[{"delta":{"content":` }
 
 // quote appends text as a JSON string, spoilt if the plan says so.
 func (c *chat) quote(b []byte, text string) []byte {

@@ -44,7 +44,7 @@ type exchange struct {
 	p        provider
 	req      *http.Request // its body is read already
 	path     string        // below the provider's base
-	key      string        // the bearer key; "" if there was none
+	key      string        // the provider's key; "" if there was none
 	body     []byte
 	rec      *record
 	log      *attempts // the one that rec is in
@@ -52,6 +52,8 @@ type exchange struct {
 	id       string    // the provider's own id of the exchange
 	keep     bool      // the connection may serve another request
 	rejected string    // why the request was refused
+	eol      string    // of the provider's event streams; "" is LF
+	array    bool      // the stream is one JSON array, event by event
 }
 
 // serve answers requests until the client leaves, a fault says so, or the simulator is closed.
@@ -103,10 +105,9 @@ func (c *conn) answer(req *http.Request) bool {
 // begin puts the attempt into the log: its head has arrived.
 func (x *exchange) begin() {
 	h := x.req.Header.Clone()
-	if scheme, key, ok := strings.Cut(h.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "bearer") {
-		x.key = strings.TrimSpace(key)
-	}
+	x.key = x.p.key(h)
 	h.Del("Authorization")
+	h.Del(googleKey)
 	h.Set("Host", x.req.Host) // net/http takes these two out
 	if len(x.req.TransferEncoding) > 0 {
 		h["Transfer-Encoding"] = x.req.TransferEncoding
@@ -126,7 +127,22 @@ func (x *exchange) begin() {
 
 // isCheck reports whether the request wants no answer of a model, but to know which there are, or whether its key is good.
 func (x *exchange) isCheck() bool {
-	return x.req.Method == http.MethodGet && (x.path == "/models" || x.path == "/key" || strings.HasPrefix(x.path, "/models/"))
+	if x.req.Method != http.MethodGet {
+		return false
+	}
+	switch x.path {
+	case "/models", "/key", "/v1/models", "/router/v1/models":
+		return true
+	}
+	return strings.HasPrefix(x.path, "/models/")
+}
+
+// bearer is the key in an Authorization header.
+func bearer(h http.Header) string {
+	if scheme, key, ok := strings.Cut(h.Get("Authorization"), " "); ok && strings.EqualFold(scheme, "bearer") {
+		return strings.TrimSpace(key)
+	}
+	return ""
 }
 
 // run reads the body, finds the script and lets the provider answer.

@@ -69,7 +69,7 @@ var faults = []Fault{
 	{"many_headers", "U22", "the answer, with `count` (5000) header lines"},
 	{"args_split", "U23", "tool arguments in pieces of `split` (1) bytes, or cut once `at` a byte; runes stay whole"},
 	{"stale", "U25", "this answer is good; its connection is reset as the next request arrives"},
-	{"echo_key", "", "401 that quotes the whole key; with `after`: an error event that does"},
+	{"echo_key", "", "401 (Gemini: 400) that quotes the whole key; with `after`: an error event that does"},
 	{"html", "", "an HTML page with `status` (502)"},
 	{"wrong_type", "", "the answer, with Content-Type text/plain"},
 	{"json_instead", "", "a whole JSON answer where a stream was asked for"},
@@ -78,6 +78,7 @@ var faults = []Fault{
 	{"bom", "", "a UTF-8 byte order mark before the body"},
 	{"cr_only", "", "bare CR as line end"},
 	{"crlf", "", "CRLF as line end"},
+	{"lf", "", "LF as line end, for those that use CRLF"},
 	{"no_space", "", "no space after data:"},
 	{"multi_line", "", "each JSON over two data lines"},
 	{"no_final_blank", "", "the end comes right after [DONE], without a line end"},
@@ -296,7 +297,7 @@ func (x *exchange) stream(h head, list []event, r renderer) error {
 	p, s := x.plan, x.sender(r)
 	h.length = lengthChunked
 	x.spoil(&h)
-	list = x.edit(list)
+	list = x.edit(list, r)
 	switch p.fault {
 	case "gzip":
 		s.compress()
@@ -319,7 +320,7 @@ func (x *exchange) stream(h head, list []event, r renderer) error {
 }
 
 // edit makes the fault of the plan out of a good stream.
-func (x *exchange) edit(list []event) []event {
+func (x *exchange) edit(list []event, r renderer) []event {
 	p := x.plan
 	after := p.after
 	if after < 0 {
@@ -345,7 +346,7 @@ func (x *exchange) edit(list []event) []event {
 				e.kind == evFinish && p.fault == "no_finish"
 		})
 	case "bad_json":
-		return insert(at, event{kind: evRaw, text: "data: {\"id\":\"chatcmpl-broken\",\"choices\":[{\"delta\":{\"content\":\n\n"})
+		return insert(at, event{kind: evRaw, text: "data: " + r.broken() + "\n\n"})
 	case "garbage":
 		return insert(at, event{kind: evRaw, text: noise + "\n\n"})
 	case "oversize":
@@ -353,19 +354,19 @@ func (x *exchange) edit(list []event) []event {
 	case "endless":
 		return end(event{kind: evRaw, text: `data: {"id":"`}, event{kind: evFlood, text: strings.Repeat("a", 1<<14), count: or(p.count, 64) << 6})
 	case "flood":
-		return insert(at, event{kind: evFlood, text: "data: {\"choices\":[]}\n\n", count: or(p.count, 1_000_000)})
+		return insert(at, event{kind: evFlood, text: "data: " + r.tiny() + "\n\n", count: or(p.count, 1_000_000)})
 	case "error_first":
 		i := slices.IndexFunc(list, func(e event) bool { return e.kind != evRaw })
 		return append(list[:i:i], event{kind: evError, first: true})
 	case "error_mid", "echo_key":
 		return end(event{kind: evError})
 	case "double_done":
-		return insert(done, event{kind: evDone})
+		return insert(done+1, event{kind: evDone})
 	case "after_done":
 		return append(list, event{kind: evText, text: "after the end"})
 	case "zero_usage", "hostile_usage":
 		if i := find(evUsage); i >= 0 {
-			list[i].text = p.fakeUsage()
+			list[i].text = p.fake()
 		}
 	case "usage_twice":
 		if i := find(evUsage); i >= 0 {
@@ -385,8 +386,8 @@ func (x *exchange) edit(list []event) []event {
 	return list
 }
 
-// fakeUsage is a usage object nobody should believe; zero_usage's is to be believed.
-func (p *plan) fakeUsage() string {
+// fakeUsage is a usage object nobody should believe, with these members; zero_usage's is to be believed.
+func (p *plan) fakeUsage(prompt, completion, total string) string {
 	v := "0"
 	if p.fault == "hostile_usage" {
 		switch p.kind {
@@ -404,7 +405,7 @@ func (p *plan) fakeUsage() string {
 			v = "null"
 		}
 	}
-	return `{"prompt_tokens":` + v + `,"completion_tokens":` + v + `,"total_tokens":` + v + `}`
+	return `{"` + prompt + `":` + v + `,"` + completion + `":` + v + `,"` + total + `":` + v + `}`
 }
 
 // place is the index right after n pieces of content, or after the last piece there is.
@@ -427,7 +428,7 @@ func place(list []event, n int) int {
 		return last + 1
 	}
 	for i := range list { // no content at all: before the finish
-		if list[i].kind == evFinish {
+		if list[i].kind == evFinish || list[i].kind == evDone {
 			return i
 		}
 	}

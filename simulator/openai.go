@@ -1,6 +1,7 @@
 package simulator
 
 import (
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -9,8 +10,10 @@ import (
 // openAI plays api.openai.com: chat completions and models.
 type openAI struct{}
 
-func (openAI) name() string { return "openai" }
-func (openAI) base() string { return "/openai/v1" }
+func (openAI) name() string             { return "openai" }
+func (openAI) base() string             { return "/openai/v1" }
+func (openAI) key(h http.Header) string { return bearer(h) }
+func (openAI) asks(path string) bool    { return path == "/chat/completions" }
 
 // openAIModels are those listed, in the order of the list. Prices are the gateway's business; OpenAI tells none.
 var openAIModels = []string{
@@ -219,7 +222,7 @@ func (o openAI) chat(x *exchange) error {
 		return x.whole(head{status: 200, fields: field("Content-Type", "application/json") + o.fields(x, true)}, string(w.whole()), func(s *sender) {
 			c.said(s)
 			if raw := w.usageJSON(); raw != "" {
-				s.raw, s.usage = w.usageOf(&event{text: x.plan.fake()})
+				s.raw, s.usage = w.usageOf(&event{kind: evUsage, text: x.plan.fake()})
 			}
 		})
 	}
@@ -334,7 +337,7 @@ func (w *openAIWriter) probabilities(b []byte, tokens []string, text string) []b
 // fake is the usage a fault puts in the place of the true one; "" if none.
 func (p *plan) fake() string {
 	if p.fault == "zero_usage" || p.fault == "hostile_usage" {
-		return p.fakeUsage()
+		return p.fakeUsage("prompt_tokens", "completion_tokens", "total_tokens")
 	}
 	return ""
 }
@@ -344,11 +347,14 @@ func (w *openAIWriter) usageJSON() string {
 	if w.x.plan.fault == "no_usage" {
 		return ""
 	}
-	raw, _ := w.usageOf(&event{text: w.x.plan.fake()})
+	raw, _ := w.usageOf(&event{kind: evUsage, text: w.x.plan.fake()})
 	return raw
 }
 
 func (w *openAIWriter) usageOf(e *event) (string, *Usage) {
+	if e.kind != evUsage {
+		return "", nil
+	}
 	if e.text != "" {
 		return e.text, w.x.plan.believable(e.text)
 	}

@@ -1,6 +1,7 @@
 package simulator
 
 import (
+	"net/http"
 	"slices"
 	"strconv"
 	"strings"
@@ -9,8 +10,10 @@ import (
 // openRouter plays openrouter.ai: chat completions, models and the key check.
 type openRouter struct{}
 
-func (openRouter) name() string { return "openrouter" }
-func (openRouter) base() string { return "/openrouter/api/v1" }
+func (openRouter) name() string             { return "openrouter" }
+func (openRouter) base() string             { return "/openrouter/api/v1" }
+func (openRouter) key(h http.Header) string { return bearer(h) }
+func (openRouter) asks(path string) bool    { return path == "/chat/completions" }
 
 // routed is a model with its price: pico-dollars a token, which is micro-dollars a million.
 type routed struct {
@@ -216,7 +219,7 @@ func (o openRouter) chat(x *exchange) error {
 		return x.whole(head{status: 200, fields: field("Content-Type", "application/json") + generation}, string(w.whole()), func(s *sender) {
 			c.said(s)
 			if x.plan.fault != "no_usage" {
-				s.raw, s.usage = w.usageOf(&event{text: x.plan.fake()})
+				s.raw, s.usage = w.usageOf(&event{kind: evUsage, text: x.plan.fake()})
 			}
 		})
 	}
@@ -303,7 +306,7 @@ func (w *openRouterWriter) whole() []byte {
 	}
 	b = append(b, `],"system_fingerprint":null`...)
 	if w.x.plan.fault != "no_usage" {
-		raw, _ := w.usageOf(&event{text: w.x.plan.fake()})
+		raw, _ := w.usageOf(&event{kind: evUsage, text: w.x.plan.fake()})
 		b = append(append(b, `,"usage":`...), raw...)
 	}
 	return append(b, '}')
@@ -325,6 +328,9 @@ func (w *openRouterWriter) details(b []byte, text, sign string, id bool) []byte 
 }
 
 func (w *openRouterWriter) usageOf(e *event) (string, *Usage) {
+	if e.kind != evUsage {
+		return "", nil
+	}
 	if e.text != "" {
 		return e.text, w.x.plan.believable(e.text)
 	}

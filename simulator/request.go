@@ -10,7 +10,7 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// chatRequest is what the simulator understands of a chat request of the OpenAI family.
+// chatRequest is what the simulator understands of a request to a model.
 type chatRequest struct {
 	model        string
 	stream       bool
@@ -28,8 +28,9 @@ type chatRequest struct {
 	format       string // "", "text", "json_object", "json_schema"
 	schema       gjson.Result
 	effort       string
-	reasoning    bool // OpenRouter's reasoning was asked for
+	reasoning    bool // to be told
 	logprobs     bool
+	marks        string // put at the end of the text: citations
 }
 
 // tool is one thing the model may call.

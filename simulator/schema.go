@@ -43,7 +43,7 @@ func example(b []byte, schema, root gjson.Result, word string, depth int) []byte
 	if name == "" && schema.Get("properties").Exists() {
 		name = "object"
 	}
-	switch name {
+	switch strings.ToLower(name) { // Gemini's older schemas shout
 	case "object":
 		required := map[string]bool{}
 		for _, r := range schema.Get("required").Array() {
@@ -85,7 +85,7 @@ func example(b []byte, schema, root gjson.Result, word string, depth int) []byte
 		if high := schema.Get("maximum"); high.Exists() && high.Num < v {
 			v = high.Num
 		}
-		if name == "number" && v == 7 {
+		if strings.EqualFold(name, "number") && v == 7 {
 			v = 7.5
 			if high := schema.Get("maximum"); high.Exists() && high.Num < v {
 				v = 7

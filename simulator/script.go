@@ -17,7 +17,7 @@ import (
 // of its members; an in-band directive of the request's own has precedence.
 type Script struct {
 	Provider string // "": any
-	Path     string // "": /chat/completions; "*": any; else exactly this, below the provider's base
+	Path     string // "": where models are asked; "*": any; else exactly this, below the provider's base
 	Match    string // "": any; else the raw body must hold this
 	Times    int    // how many attempts it applies to before it is spent; 0: no end
 	Do       string // what to do, as in a directive: "fault=reset_mid after=3"
@@ -45,6 +45,8 @@ type plan struct {
 	at      int    // tool arguments in two pieces, the first of so many bytes
 	finish  string // the finish_reason
 	form    string // usage=choice: OpenRouter's other form of the usage chunk
+	block   string // Gemini: the prompt is blocked for this reason
+	search  string // search=off: Perplexity does not search, though it could
 
 	// Usage; -1 leaves it to the simulator.
 	prompt, completion, cached, reasoning int64
@@ -204,6 +206,10 @@ func (p *plan) word(key string) *string {
 		return &p.finish
 	case "usage":
 		return &p.form
+	case "block":
+		return &p.block
+	case "search":
+		return &p.search
 	case "kind":
 		return &p.kind
 	case "code":
@@ -298,15 +304,12 @@ func (s *scripts) reset() {
 }
 
 // take finds the first script for an attempt and uses it once; nil if there is none.
-func (s *scripts) take(provider, path string, body []byte) *plan {
+func (s *scripts) take(p provider, path string, body []byte) *plan {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for i, a := range s.list {
-		where := a.Path
-		if where == "" {
-			where = "/chat/completions"
-		}
-		if a.Provider != "" && a.Provider != provider || where != "*" && where != path || !bytes.Contains(body, []byte(a.Match)) {
+		here := a.Path == "*" || a.Path == path || a.Path == "" && p.asks(path)
+		if a.Provider != "" && a.Provider != p.name() || !here || !bytes.Contains(body, []byte(a.Match)) {
 			continue
 		}
 		if a.left == 1 {
@@ -354,7 +357,7 @@ func (x *exchange) direct(user string) (string, error) {
 
 // scripted sets the plan from the armed scripts.
 func (x *exchange) scripted() {
-	if p := x.s.scripts.take(x.p.name(), x.path, x.body); p != nil {
+	if p := x.s.scripts.take(x.p, x.path, x.body); p != nil {
 		x.plan = p
 	}
 	x.named()

@@ -26,9 +26,10 @@ const (
 	evSignature             // what follows reasoning
 	evCall                  // the head of a tool call; the first of a choice may carry the role
 	evArgs                  // a piece of its arguments
+	evStep                  // something of the provider's own; text says what
 	evFinish                // a choice's finish_reason
 	evUsage                 // the usage chunk
-	evDone                  // [DONE]
+	evDone                  // [DONE], or what else says that this is all; Gemini's may hold the last piece of text
 	evError                 // an error, as data
 	evJSON                  // text is the payload itself
 	evBody                  // text is the whole body: not a stream
@@ -58,10 +59,13 @@ func (e *event) content() bool {
 	return e.kind == evText || e.kind == evRefusal || e.kind == evArgs || e.kind == evThought
 }
 
-// renderer writes an event's payload in a provider's form.
+// renderer writes a stream in a provider's form.
 type renderer interface {
-	render(b []byte, e *event) []byte
-	usageOf(e *event) (raw string, honest *Usage) // what an evUsage says
+	render(b []byte, e *event) []byte             // the payload of an event
+	usageOf(e *event) (raw string, honest *Usage) // what the event just rendered says of usage; "": nothing
+	name(e *event) string                         // of the event just rendered; "": its frame has none
+	tiny() string                                 // a payload that says nothing
+	broken() string                               // the beginning of a payload
 }
 
 // head is the beginning of an answer.
@@ -88,6 +92,7 @@ type sender struct {
 	chunked bool
 	eol     string // of event streams
 	prefix  string // "data: "
+	opened  bool   // the array of a stream that is one
 	gz      *gzip.Writer
 	packed  bytes.Buffer // what gz wrote
 	scratch []byte       // the payload
@@ -107,8 +112,10 @@ type said struct {
 }
 
 func (x *exchange) sender(r renderer) *sender {
-	s := &sender{x: x, r: r, out: x.c.out[:0], eol: "\n", prefix: "data: "}
+	s := &sender{x: x, r: r, out: x.c.out[:0], eol: otherwise(x.eol, "\n"), prefix: "data: "}
 	switch x.plan.fault {
+	case "lf":
+		s.eol = "\n"
 	case "cr_only":
 		s.eol = "\r"
 	case "crlf":
@@ -155,6 +162,9 @@ func (s *sender) all(h head, list []event) error {
 				return err
 			}
 		}
+	}
+	if x.array && s.opened {
+		s.write([]byte("\n]"))
 	}
 	if s.gz != nil {
 		_ = s.gz.Close()
@@ -241,18 +251,22 @@ func (s *sender) data(e *event) error {
 	if s.nEv++; !s.x.s.opt.SizesOnly {
 		s.events = append(s.events, string(s.mask(b)))
 	}
-	switch e.kind {
-	case evText:
+	if e.kind == evText || e.kind == evDone && e.text != "" {
 		s.texts = append(s.texts, said{e.choice, e.text})
-	case evUsage:
-		s.raw, s.usage = s.r.usageOf(e)
+	}
+	if raw, u := s.r.usageOf(e); raw != "" {
+		s.raw, s.usage = raw, u
+	}
+	if s.x.array {
+		s.item(b)
+		return nil
 	}
 	frame := s.framed[:0]
-	if e.kind == evError && s.x.plan.event {
-		frame = append(append(frame, "event: error"...), s.eol...)
+	if name := s.r.name(e); name != "" {
+		frame = append(append(append(frame, "event: "...), name...), s.eol...)
 	}
 	frame = append(frame, s.prefix...)
-	if i := bytes.Index(b, []byte(`"object":`)); i > 0 && s.x.plan.fault == "multi_line" {
+	if i := seam(b); i > 0 && s.x.plan.fault == "multi_line" {
 		frame = append(append(append(append(frame, b[:i]...), s.eol...), s.prefix...), b[i:]...)
 	} else {
 		frame = append(frame, b...)
@@ -261,8 +275,15 @@ func (s *sender) data(e *event) error {
 		s.write(frame)
 		return nil
 	}
-	frame = append(append(frame, s.eol...), s.eol...)
+	if e.kind != evError || !bytes.HasPrefix(b, []byte("{\n")) { // an error may come bare
+		frame = append(append(frame, s.eol...), s.eol...)
+	} else {
+		frame = append(append(frame[:0], b...), s.eol...)
+	}
 	s.framed = frame
+	if from, to := arguments(frame, e); to > 0 && s.x.plan.fault == "args_split" {
+		return s.split(frame, from, to)
+	}
 	if i := middle(frame); i > 0 && s.x.plan.fault == "split_rune" {
 		s.write(frame[:i])
 		if err := s.pause(2 * time.Millisecond); err != nil {
@@ -271,6 +292,63 @@ func (s *sender) data(e *event) error {
 		frame = frame[i:]
 	}
 	s.write(frame)
+	return nil
+}
+
+// seam is where a payload may go on in another data line, between two members; 0 if that is not known.
+func seam(b []byte) int {
+	for _, member := range []string{`"object":`, `"modelVersion":`, `"sequence_number":`} {
+		if i := bytes.Index(b, []byte(member)); i > 0 {
+			return i
+		}
+	}
+	return 0
+}
+
+// item writes an event as an item of the array that the stream is.
+func (s *sender) item(b []byte) {
+	open := ",\r\n"
+	if !s.opened {
+		open, s.opened = "[", true
+	}
+	s.write(append([]byte(open), b...))
+}
+
+// arguments is where the frame of a whole tool call holds its arguments; to is 0 if it is none. Providers that send
+// calls in pieces need no help of the transport to split them.
+func arguments(frame []byte, e *event) (from, to int) {
+	if e.kind != evArgs {
+		return 0, 0
+	}
+	member := `"args":`
+	if bytes.Contains(frame, []byte(`"type":"function_call"`)) {
+		member = `"arguments":`
+	}
+	i := bytes.Index(frame, []byte(member))
+	if i < 0 {
+		return 0, 0
+	}
+	from = i + len(member)
+	return from, from + len(e.text)
+}
+
+// split writes a frame with a whole tool call so that its arguments come in pieces, each in a write of its own.
+func (s *sender) split(frame []byte, from, to int) error {
+	size, at := or(s.x.plan.split, 1), s.x.plan.at
+	for done := 0; done < len(frame); {
+		end := len(frame)
+		switch {
+		case at > 0 && done == 0:
+			end = min(end, from+at)
+		case at == 0 && done < to:
+			end = min(end, max(done, from)+size)
+		}
+		s.write(frame[done:end])
+		if err := s.flush(); err != nil {
+			return err
+		}
+		done = end
+	}
 	return nil
 }
 

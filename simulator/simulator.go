@@ -1,5 +1,5 @@
-// Package simulator plays the providers in their own wire formats, for tests, benchmarks and the demo: OpenAI and
-// OpenRouter so far, one file each.
+// Package simulator plays the providers in their own wire formats, for tests, benchmarks and the demo: OpenAI, Gemini,
+// Perplexity and OpenRouter, each in files of its name.
 //
 // It promises to answer as the provider does, byte shapes and headers included; to be as strict about what it is sent
 // as the provider is; to misbehave exactly as a script says (README.md lists the scripts); and to keep a log of every
@@ -16,6 +16,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -41,6 +42,7 @@ type Options struct {
 	MaxLogBytes int64                           // bytes kept in them; 0 is DefaultMaxLogBytes
 	SizesOnly   bool                            // keep no bodies, sent bytes or events, for long load tests
 	Finished    func(Attempt)                   // called as each attempt ends, by many goroutines at a time; may be nil
+	NoSonar     bool                            // Perplexity refuses its older chat completions, as it does accounts by now
 }
 
 // Simulator is the providers, played. Safe for concurrent use.
@@ -63,9 +65,11 @@ type Simulator struct {
 
 // provider is one provider's part: one file each.
 type provider interface {
-	name() string            // "openai": the first part of the path
-	base() string            // "/openai/v1": what URL ends with
-	serve(x *exchange) error // answers the request in x; the error says how the exchange ended early
+	name() string             // "openai": the first part of the path
+	base() string             // "/openai/v1": what URL ends with
+	key(h http.Header) string // the caller's key; "" if there is none
+	asks(path string) bool    // a model answers at that path: scripts that name no path mean it
+	serve(x *exchange) error  // answers the request in x; the error says how the exchange ended early
 	// refuse answers with the provider's own form of an error.
 	refuse(x *exchange, f failure) error
 }
@@ -89,7 +93,7 @@ func New(opt Options) *Simulator {
 	}
 	s := &Simulator{
 		opt:       opt,
-		providers: []provider{openAI{}, openRouter{}},
+		providers: []provider{openAI{}, gemini{}, perplexity{}, openRouter{}},
 		done:      make(chan struct{}),
 		conns:     make(map[*conn]struct{}),
 		stale:     make(map[string]int),
@@ -116,7 +120,7 @@ func (s *Simulator) Start() error {
 // Addr is the address it listens on, once started.
 func (s *Simulator) Addr() string { return s.addr }
 
-// URL is the base URL of a provider ("openai", "openrouter"), as an operator would configure it, or of the control API
+// URL is the base URL of a provider ("openai", "gemini"), as an operator would configure it, or of the control API
 // ("control"). It is "" for a name that is not played, and before Start.
 func (s *Simulator) URL(name string) string {
 	if s.addr == "" {
