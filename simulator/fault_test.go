@@ -461,6 +461,11 @@ var faultTests = map[string]func(t *testing.T, s *Simulator){
 			t.Errorf("%q", r.body)
 		}
 	},
+	"lf": func(t *testing.T, s *Simulator) { // as it is
+		if r := play(t, s, "fault=lf", true, soon); strings.Contains(r.body, "\r") || !r.done() {
+			t.Errorf("%q", r.body)
+		}
+	},
 	"no_space": func(t *testing.T, s *Simulator) {
 		if r := play(t, s, "fault=no_space", true, soon); strings.Contains(r.body, "data: ") || !r.done() {
 			t.Errorf("%q", r.body)

@@ -452,10 +452,10 @@ func (w *agentWriter) shown(done bool) string {
 	case fault == "usage_twice" && !done && w.last == "response.in_progress":
 		return `{"input_tokens":1,"output_tokens":1,"total_tokens":2}`
 	case fault == "usage_first" && w.q.stream:
-		if done {
-			return ""
+		if w.last == "response.created" {
+			return raw
 		}
-		return raw
+		return ""
 	case done:
 		return raw
 	}

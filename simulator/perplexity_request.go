@@ -166,6 +166,7 @@ type agentRequest struct {
 	search bool
 	asked  string // the model or preset, as the first events name it
 	used   routed
+	signed []string // families of models whose signatures came back
 }
 
 func readBody(body []byte) (gjson.Result, *failure) {
@@ -236,6 +237,13 @@ func (q *agentRequest) pick(root gjson.Result) *failure {
 		return failed("missing_parameter", "max_output_tokens is required for model %q", q.used.id)
 	}
 	q.model = q.used.id
+	if model, ok := strings.CutPrefix(q.model, "google/"); ok {
+		for _, family := range q.signed {
+			if family != geminiFamily(model) {
+				return failed("invalid_input", "a thought_signature is not valid for model %q", q.model)
+			}
+		}
+	}
 	return nil
 }
 
@@ -460,7 +468,7 @@ func (q *agentRequest) item(item gjson.Result, i int, open, known *[]string, sto
 	return nil
 }
 
-// signature reports whether a signature is Google's, or ours of a family for that call; which family is not known here.
+// signature reports whether a signature is Google's, or ours for that call; the family is looked at with the model.
 func (q *agentRequest) signature(s string, call gjson.Result) bool {
 	b, err := bytesOf(s)
 	if err != nil {
@@ -470,7 +478,8 @@ func (q *agentRequest) signature(s string, call gjson.Result) bool {
 	if !ours {
 		return true
 	}
-	_, what, _ := strings.Cut(rest, "|")
+	family, what, _ := strings.Cut(rest, "|")
+	q.signed = append(q.signed, family)
 	return what == signedCall(call.Get("name").Str, call.Get("arguments").Str)
 }
 
