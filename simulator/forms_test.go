@@ -590,8 +590,10 @@ func TestFormsAgreeWithThemselves(t *testing.T) {
 	s := start(t, Options{Note: "(simulated)"})
 	for i := range forms {
 		f := &forms[i]
-		for _, text := range []string{"hi", "👩‍👩‍👧‍👦 你好 é \x00\"\\\n\u2028 end", "[[sim size=20000]]", "[[sim chunks=3 text=ab]]", "please refuse",
-			"[[sim prompt_tokens=2000 completion_tokens=30 cached_tokens=128 reasoning_tokens=4]]"} {
+		for _, text := range []string{
+			"hi", "👩‍👩‍👧‍👦 你好 é \x00\"\\\n\u2028 end", "[[sim size=20000]]", "[[sim chunks=3 text=ab]]", "please refuse",
+			"[[sim prompt_tokens=2000 completion_tokens=30 cached_tokens=128 reasoning_tokens=4]]",
+		} {
 			whole := f.ask(t, s, f.path(false), f.body(text, false, false), soon)
 			a := last(t, s)
 			r := f.ask(t, s, f.path(true), f.body(text, true, false), soon)

@@ -3,6 +3,7 @@ package simulator
 import (
 	"encoding/json"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -175,8 +176,13 @@ func TestURLs(t *testing.T) {
 		t.Error("a URL before Start")
 	}
 	s = start(t, Options{})
-	if s.URL("openai") != "http://"+s.Addr()+"/openai/v1" || s.URL("openrouter") != "http://"+s.Addr()+"/openrouter/api/v1" || s.URL("none") != "" {
-		t.Error(s.URL("openai"), s.URL("openrouter"), s.URL("none"))
+	for name, path := range map[string]string{"openai": "/openai/v1", "gemini": "/gemini/v1beta", "perplexity": "/perplexity", "openrouter": "/openrouter/api/v1"} {
+		if s.URL(name) != "http://"+s.Addr()+path || !slices.Contains(s.Providers(), name) {
+			t.Error(name, s.URL(name), s.Providers())
+		}
+	}
+	if s.URL("none") != "" {
+		t.Error(s.URL("none"))
 	}
 }
 
