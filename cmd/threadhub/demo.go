@@ -177,7 +177,11 @@ func (d *demo) line(u urls) error {
 // banner is what people read. The key is shown here and never again.
 func (d *demo) banner(u urls) error {
 	provider := slices.Concat(d.real, d.simulated)[0]
-	who := "all answers are simulated; set OPENAI_API_KEY or OPENROUTER_API_KEY for real ones"
+	var keys []string
+	for _, name := range d.simulated {
+		keys = append(keys, strings.ToUpper(name)+"_API_KEY")
+	}
+	who := "all answers are simulated; set " + strings.Join(keys, " or ") + " for real ones"
 	if len(d.real) > 0 {
 		who = "real: " + strings.Join(d.real, ", ")
 		if len(d.simulated) > 0 {
