@@ -42,7 +42,8 @@ func (g gemini) serve(x *exchange) error {
 	x.id = random(23)
 	switch {
 	case x.req.Header.Get("Authorization") != "":
-		return g.refuse(x, failure{status: 401, code: "ACCESS_TOKEN_TYPE_UNSUPPORTED", fields: field("WWW-Authenticate", `Bearer realm="https://accounts.google.com/"`)})
+		realm := field("WWW-Authenticate", `Bearer realm="https://accounts.google.com/"`)
+		return g.refuse(x, failure{status: 401, code: "ACCESS_TOKEN_TYPE_UNSUPPORTED", fields: realm})
 	case x.key == "":
 		return g.refuse(x, failure{status: 403, message: "Method doesn't allow unregistered callers (callers without established identity). " +
 			"Please use API Key or other form of API consumer identity to call this API."})
@@ -152,7 +153,8 @@ func (gemini) json(x *exchange, body []byte) error {
 // googleErrors are the names of the HTTP codes, and what is said where nothing better is known.
 var googleErrors = map[int][2]string{
 	400: {"INVALID_ARGUMENT", "Request contains an invalid argument."},
-	401: {"UNAUTHENTICATED", "Request had invalid authentication credentials. Expected OAuth 2 access token, login cookie or other valid authentication credential."},
+	401: {"UNAUTHENTICATED", "Request had invalid authentication credentials. " +
+		"Expected OAuth 2 access token, login cookie or other valid authentication credential."},
 	403: {"PERMISSION_DENIED", "The caller does not have permission"},
 	404: {"NOT_FOUND", "Requested entity was not found."},
 	409: {"ABORTED", "The operation was aborted."},

@@ -22,21 +22,23 @@ var geminiMessages = readMessages(map[string]string{
 	"Part": "text:string inlineData:Blob fileData:FileData functionCall:FunctionCall functionResponse:FunctionResponse " +
 		"executableCode:ExecutableCode codeExecutionResult:CodeExecutionResult toolCall:ToolCall toolResponse:ToolResponse " +
 		"thought:bool thoughtSignature:bytes videoMetadata:VideoMetadata mediaResolution:PartResolution partMetadata:Struct",
-	"Blob":                  "mimeType:string data:bytes",
-	"FileData":              "mimeType:string fileUri:string",
-	"FunctionCall":          "id:string name:string args:Struct",
-	"FunctionResponse":      "id:string name:string response:Struct parts:[FunctionResponsePart] willContinue:bool scheduling:string",
-	"FunctionResponsePart":  "inlineData:Blob fileData:FileData",
-	"ExecutableCode":        "id:string language:string code:string",
-	"CodeExecutionResult":   "id:string outcome:string output:string",
-	"ToolCall":              "id:string toolType:string args:Struct",
-	"ToolResponse":          "id:string toolType:string response:Struct",
-	"VideoMetadata":         "startOffset:string endOffset:string fps:number",
-	"PartResolution":        "level:string numTokens:int",
-	"Tool":                  "functionDeclarations:[FunctionDeclaration] googleSearch:GoogleSearch urlContext:Empty codeExecution:Empty fileSearch:Struct googleMaps:Struct computerUse:Struct",
-	"GoogleSearch":          "timeRangeFilter:Struct searchTypes:Struct",
-	"Empty":                 "",
-	"FunctionDeclaration":   "name:string description:string parameters:Schema parametersJsonSchema:Value response:Schema responseJsonSchema:Value behavior:string",
+	"Blob":                 "mimeType:string data:bytes",
+	"FileData":             "mimeType:string fileUri:string",
+	"FunctionCall":         "id:string name:string args:Struct",
+	"FunctionResponse":     "id:string name:string response:Struct parts:[FunctionResponsePart] willContinue:bool scheduling:string",
+	"FunctionResponsePart": "inlineData:Blob fileData:FileData",
+	"ExecutableCode":       "id:string language:string code:string",
+	"CodeExecutionResult":  "id:string outcome:string output:string",
+	"ToolCall":             "id:string toolType:string args:Struct",
+	"ToolResponse":         "id:string toolType:string response:Struct",
+	"VideoMetadata":        "startOffset:string endOffset:string fps:number",
+	"PartResolution":       "level:string numTokens:int",
+	"Tool": "functionDeclarations:[FunctionDeclaration] googleSearch:GoogleSearch urlContext:Empty codeExecution:Empty fileSearch:Struct " +
+		"googleMaps:Struct computerUse:Struct",
+	"GoogleSearch": "timeRangeFilter:Struct searchTypes:Struct",
+	"Empty":        "",
+	"FunctionDeclaration": "name:string description:string parameters:Schema parametersJsonSchema:Value response:Schema " +
+		"responseJsonSchema:Value behavior:string",
 	"ToolConfig":            "functionCallingConfig:FunctionCallingConfig includeServerSideToolInvocations:bool retrievalConfig:Struct",
 	"FunctionCallingConfig": "mode:Mode allowedFunctionNames:[string]",
 	"SafetySetting":         "category:string threshold:string",
@@ -170,7 +172,11 @@ func against(list []violation, v gjson.Result, kind, at string) []violation {
 		}
 	default:
 		if words := geminiEnums[kind]; words != nil {
-			if v.Type != gjson.String || !slices.ContainsFunc(words, func(w string) bool { return w == v.Str || w == strings.ToUpper(v.Str) && kind == "ThinkingLevel" }) {
+			word := v.Str
+			if kind == "ThinkingLevel" { // in lower case too
+				word = strings.ToUpper(word)
+			}
+			if v.Type != gjson.String || !slices.Contains(words, word) {
 				return wrong("type.googleapis.com/google.ai.generativelanguage.v1beta."+kind, v.Raw)
 			}
 			return list

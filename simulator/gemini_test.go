@@ -461,7 +461,7 @@ func TestGeminisCallsComeBack(t *testing.T) {
 				responses = append(responses, fmt.Sprintf(`{"functionResponse":{"id":%s,"name":%s,"response":{"output":"result %d"}}}`,
 					quote(nil, p.Get("functionCall.id").Str), p.Get("functionCall.name").Raw, i))
 			}
-			body := `{"contents":[` + user1(text) + `,` + gjson.Get(r.body, "candidates.0.content").Raw + `,{"role":"user","parts":[` + strings.Join(responses, ",") + `]}],` + geminiTools + `}`
+			body := `{"contents":[` + geminiSaid(text) + `,` + gjson.Get(r.body, "candidates.0.content").Raw + `,{"role":"user","parts":[` + strings.Join(responses, ",") + `]}],` + geminiTools + `}`
 			r = google(t, s, model+":generateContent", body)
 			if a := last(t, s); r.code != 200 || !strings.HasPrefix(a.Text, "The tool said: result 0") || strings.Contains(a.Text, "result 1") != (n == 2) {
 				t.Errorf("%s: %d %q %s", model, r.code, a.Text, r.body)
@@ -470,7 +470,7 @@ func TestGeminisCallsComeBack(t *testing.T) {
 	}
 }
 
-func user1(text string) string { return `{"role":"user","parts":[{"text":` + asked(text) + `}]}` }
+func geminiSaid(text string) string { return `{"role":"user","parts":[{"text":` + asked(text) + `}]}` }
 
 func TestGeminisGroundingCountsBytes(t *testing.T) {
 	s := start(t, Options{})

@@ -138,11 +138,11 @@ func (p perplexity) respond(x *exchange) error {
 	w := newAgentWriter(x, q, said)
 	if x.plan.fault == "error_200" {
 		w.status = "failed"
-		return p.json(x, w.response(nil, true))
+		return p.json(x, w.response(nil, w.status))
 	}
 	h := head{status: 200, fields: field("Content-Type", "application/json")}
 	if !q.stream || x.plan.fault == "json_instead" {
-		return x.whole(h, string(w.response(nil, true)), func(s *sender) {
+		return x.whole(h, string(w.response(nil, w.status)), func(s *sender) {
 			w.said(s)
 			s.raw, s.usage = w.told()
 		})
@@ -276,7 +276,7 @@ func (w *agentWriter) render(b []byte, e *event) []byte {
 		b = w.mistake(append(w.begin(b, "response.failed", 1), ','))
 		if w.x.plan.kind == "response" {
 			w.status = "failed"
-			b = w.response(append(b, `,"response":`...), false)
+			b = w.response(append(b, `,"response":`...), w.status)
 		}
 		return append(b, '}')
 	case evDone:
@@ -285,9 +285,9 @@ func (w *agentWriter) render(b []byte, e *event) []byte {
 		if w.status == "incomplete" || w.status == "failed" || w.status == "cancelled" {
 			kind = "response." + w.status
 		}
-		return append(w.response(append(w.begin(b, kind, 0), `,"response":`...), true), '}')
+		return append(w.response(append(w.begin(b, kind, 0), `,"response":`...), w.status), '}')
 	case evCall, evArgs:
-		kind, status := "response.output_item.added", "in_progress"
+		kind, status := "response.output_item.added", running
 		if e.kind == evArgs {
 			kind, status = "response.output_item.done", "completed"
 		}
@@ -319,7 +319,7 @@ func (w *agentWriter) step(b []byte, what string) []byte {
 	queries := append(quote([]byte(`"queries":[`), w.query), ']')
 	switch what {
 	case "response.created", "response.in_progress":
-		return append(w.response(append(w.begin(b, what, 0), `,"response":`...), false), '}')
+		return append(w.response(append(w.begin(b, what, 0), `,"response":`...), running), '}')
 	case "search": // Perplexity's own, not for the caller to answer
 		b = append(w.begin(b, "response.output_item.added", 1), `,"output_index":0,"item":{"type":"function_call","id":`...)
 		b = append(quote(b, "fc_"+uuid()), `,"call_id":"call_s1","name":"`+searchTool+`","arguments":`...)
@@ -382,24 +382,24 @@ func (w *agentWriter) call(b []byte, k int, status string) []byte {
 	return append(b, '}')
 }
 
-// response appends the whole object, as it is at the end or (done is false) before.
-func (w *agentWriter) response(b []byte, done bool) []byte {
-	model, status := w.q.asked, "in_progress"
+// running is the status of a response that has not ended.
+const running = "in_progress"
+
+// response appends the whole object as it is with a status.
+func (w *agentWriter) response(b []byte, status string) []byte {
+	model, done := w.q.asked, status != running
 	if done {
-		model, status = w.model, w.status
+		model = w.model
 	}
 	b = quote(append(b, `{"id":`...), w.id)
 	b = strconv.AppendInt(append(b, `,"object":"response","created_at":`...), w.created, 10)
-	if done && (status == "completed" || status == "failed") {
+	if status == "completed" || status == "failed" {
 		b = strconv.AppendInt(append(b, `,"completed_at":`...), w.created+1, 10)
 	} else {
 		b = append(b, `,"completed_at":null`...)
 	}
-	if done && w.x.plan.fault == "no_finish" {
-		status = "in_progress"
-	}
-	if !done && w.status == "failed" {
-		status = "failed"
+	if w.x.plan.fault == "no_finish" {
+		status = running
 	}
 	b = append(quote(append(b, `,"status":`...), status), `,"background":false,`...)
 	if status == "failed" {
@@ -408,7 +408,7 @@ func (w *agentWriter) response(b []byte, done bool) []byte {
 		b = append(b, `"error":null`...)
 	}
 	b = append(b, `,"frequency_penalty":0,"incomplete_details":`...)
-	if reason := map[string]string{"length": "max_output_tokens", "content_filter": "content_filter"}[w.answers[0].finish]; done && status == "incomplete" {
+	if reason := map[string]string{"length": "max_output_tokens", "content_filter": "content_filter"}[w.answers[0].finish]; status == "incomplete" {
 		b = append(quote(append(b, `{"reason":`...), reason), '}')
 	} else {
 		b = append(b, "null"...)
@@ -462,9 +462,12 @@ func (w *agentWriter) shown(done bool) string {
 	return ""
 }
 
-// told is the usage and what the log makes of it.
+// told is the usage and what the log makes of it. A response that failed has none.
 func (w *agentWriter) told() (string, *Usage) {
 	u := w.usage
+	if w.status == "failed" {
+		return "", nil
+	}
 	switch p := w.x.plan; p.fault {
 	case "no_usage", "no_finish":
 		return "", nil

@@ -125,6 +125,11 @@ func typed(list []mistyped, v gjson.Result, kind string, loc []string, open bool
 	return list
 }
 
+// untagged is a kind that is none of those that may stand there.
+func untagged(loc []string, kind string) mistyped {
+	return mistyped{loc, "Input tag '" + kind + "' does not match any of the expected tags", "union_tag_invalid"}
+}
+
 func deeper(loc []string, step string) []string { return append(slices.Clone(loc), step) }
 
 // mistakes is a 422 that lists what is wrong with the types of a request; nil if nothing is.
@@ -180,7 +185,7 @@ func readBody(body []byte) (gjson.Result, *failure) {
 	return root, nil
 }
 
-// readAgent reads and checks a request to the Agent API. find looks models up.
+// readAgent reads and checks a request to the Agent API, all but its model.
 func readAgent(body []byte) (*agentRequest, *failure) {
 	root, f := readBody(body)
 	if f == nil {
@@ -292,6 +297,10 @@ func (q *agentRequest) numbers(root gjson.Result) *failure {
 	return nil
 }
 
+// agentTools are the kinds of tools whose members are known.
+var agentTools = set("web_search", "fetch_url", "people_search", "finance_search", "sandbox", "function")
+
+// searchWords are the members of a search that are one of a few words.
 var searchWords = map[string][]string{
 	"search_context_size":           {"low", "medium", "high"},
 	"filters.search_recency_filter": {"hour", "day", "week", "month", "year"},
@@ -307,8 +316,8 @@ func (q *agentRequest) readTools(root gjson.Result) *failure {
 		if kind == "mcp" {
 			continue
 		}
-		if !t.IsObject() || perplexityMessages[kind]["type"] == "" || strings.HasPrefix(kind, "input_") || kind == "message" || strings.HasPrefix(kind, "function_") {
-			return mistakes([]mistyped{{deeper(loc, "type"), "Input tag '" + kind + "' does not match any of the expected tags", "union_tag_invalid"}})
+		if !t.IsObject() || !agentTools[kind] {
+			return mistakes([]mistyped{untagged(deeper(loc, "type"), kind)})
 		}
 		if f := mistakes(typed(nil, t, kind, loc, false)); f != nil {
 			return f
@@ -426,7 +435,7 @@ func (q *agentRequest) item(item gjson.Result, i int, open, known *[]string, sto
 	case "reasoning":
 		return nil
 	default:
-		return mistakes([]mistyped{{deeper(loc, "type"), "Input tag '" + kind + "' does not match any of the expected tags", "union_tag_invalid"}})
+		return mistakes([]mistyped{untagged(deeper(loc, "type"), kind)})
 	}
 	id := item.Get("call_id").Str
 	switch kind {
@@ -497,7 +506,7 @@ func (q *agentRequest) said(item gjson.Result, i int, loc []string) *failure {
 		for j, p := range content.Array() {
 			kind, at := p.Get("type").String(), deeper(deeper(loc, "content"), strconv.Itoa(j))
 			if kind != "input_text" && kind != "input_image" {
-				return mistakes([]mistyped{{deeper(at, "type"), "Input tag '" + kind + "' does not match any of the expected tags", "union_tag_invalid"}})
+				return mistakes([]mistyped{untagged(deeper(at, "type"), kind)})
 			}
 			if f := mistakes(typed(nil, p, kind, at, false)); f != nil {
 				return f

@@ -150,7 +150,7 @@ func (q *sonarRequest) turns(list []gjson.Result) *failure {
 			case !content.IsArray():
 			case kind == "text" || kind == "image_url" || kind == "file_url" || kind == "pdf_url" || kind == "video_url":
 			default:
-				return mistakes([]mistyped{{deeper(deeper(loc, "content"), strconv.Itoa(j)), "Input tag '" + kind + "' does not match any of the expected tags", "union_tag_invalid"}})
+				return mistakes([]mistyped{untagged(deeper(deeper(loc, "content"), strconv.Itoa(j)), kind)})
 			}
 		}
 		if role == "user" {
@@ -188,7 +188,8 @@ func (p perplexity) complete(x *exchange) error {
 	}
 	m, ok := sonarModelOf(q.model)
 	if !ok {
-		return p.refuse(x, *badSonar("invalid_model", "Invalid model '"+q.model+"'. Permitted models can be found in the documentation at https://docs.perplexity.ai."))
+		return p.refuse(x, *badSonar("invalid_model", "Invalid model '"+q.model+
+			"'. Permitted models can be found in the documentation at https://docs.perplexity.ai."))
 	}
 	w := newSonarWriter(x, q, m, said)
 	if x.plan.fault == "error_200" {

@@ -39,12 +39,13 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) (err erro
 	file := flags.String("log", "", "file that gets a JSON line for each attempt as it ends")
 	note := flags.String("note", "", "sentence at the end of each answer")
 	sizes := flags.Bool("sizes-only", false, "keep no bodies and no sent bytes, for long load tests")
+	noSonar := flags.Bool("no-sonar", false, "Perplexity refuses its older chat completions")
 	keep := flags.Int("keep", 0, "attempts kept in memory (0: the default)")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
 	opt := simulator.Options{
-		Addr: *listen, Note: *note, SizesOnly: *sizes, MaxLog: *keep, Log: slog.New(slog.NewTextHandler(stderr, nil)),
+		Addr: *listen, Note: *note, SizesOnly: *sizes, MaxLog: *keep, NoSonar: *noSonar, Log: slog.New(slog.NewTextHandler(stderr, nil)),
 	}
 	if *file != "" {
 		l, failed := openLines(*file)
