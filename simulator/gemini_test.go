@@ -318,6 +318,9 @@ func TestGeminiRefusesWhatItRefuses(t *testing.T) {
 		{"search beside functions, second generation", flash2, geminiAsk("hi", `,"tools":[{"googleSearch":{}},{"functionDeclarations":[{"name":"f"}]}],"toolConfig":{"includeServerSideToolInvocations":true}`), 400, "unsupported by the model"},
 		{"JSON beside functions, second generation", flash2, geminiAsk("hi", `,`+geminiTools+`,"generationConfig":{"responseMimeType":"application/json"}`), 400, "Function calling with a response mime type"},
 		{"JSON beside functions", flash3, geminiAsk("hi", `,`+geminiTools+`,"generationConfig":{"responseMimeType":"application/json"}`), 200, ""},
+		{"pictures in a response, second generation", flash2, contents(geminiUser, model(call("get_time", "", "")), user(`{"functionResponse":{"name":"get_time",`+
+			`"response":{"output":"x"},"parts":[{"inlineData":{"mimeType":"image/png","data":"AAAA"}}]}}`)), 400, "Multimodal function responses"},
+		{"20 MiB", flash3, geminiAsk(strings.Repeat("x", 20<<20), ""), 400, "Request payload size exceeds the limit: 20971520 bytes."},
 		{"a token that is none", four, geminiAsk("hi", `,"continuationToken":"***"`), 400, "continuation token"},
 		{"a model that embeds", "gemini-embedding-2", geminiAsk("hi", ""), 404, "not supported for generateContent"},
 		{"an unknown model", "gpt-5", geminiAsk("hi", ""), 404, "models/gpt-5 is not found"},
