@@ -23,6 +23,7 @@ const (
 	firstBuffer = 4 << 10  // one event, usually; most streams are slow and never need more
 	burstBuffer = 16 << 10 // for streams that fill the first
 	slack       = 64 << 10 // room to read ahead beyond the cap
+	maxStray    = 16 << 10 // of what is no event, enough to see what it is
 )
 
 // Event is one event that has data. Events without data are skipped, as the standard says.
@@ -57,6 +58,7 @@ type Reader struct {
 	full     bool // the last read filled the buffer: the socket may have more
 	comments int64
 	noise    bool
+	stray    []byte // the lines without a known field since the first that was noise
 
 	next    Event // found by Ready
 	ready   bool
@@ -80,6 +82,10 @@ func (r *Reader) Comments() int64 { return r.comments }
 // field's name has other bytes than letters, digits, "-" and "_". The standard skips such lines like any unknown field,
 // and so does Next; to who expects a stream from a program they say that something else got into it.
 func (r *Reader) Noise() bool { return r.noise }
+
+// Stray returns what Noise speaks of: the lines without a field that is known, from the first that no server writes, up to
+// maxStray bytes. A server that breaks down may put its error between events as it is.
+func (r *Reader) Stray() []byte { return r.stray }
 
 // Next returns the next event. io.EOF is a clean end of the bytes, which need not be an end of the answer; ErrTooLong is
 // said above; any other error is the underlying reader's own. Complete events that came before an error are returned
@@ -243,6 +249,9 @@ func (r *Reader) field(from, to int) {
 		r.noise = r.noise || bytes.ContainsFunc(name, func(c rune) bool {
 			return c != '-' && c != '_' && (c < '0' || c > '9') && (c < 'a' || c > 'z') && (c < 'A' || c > 'Z')
 		})
+		if r.noise && len(r.stray)+to-from < maxStray {
+			r.stray = append(append(r.stray, r.buf[from:to]...), '\n')
+		}
 	}
 }
 

@@ -135,6 +135,29 @@ func TestNoiseIsTold(t *testing.T) {
 	}
 }
 
+// What is no event is kept, as it stood, from its first line on, and no more of it than is of use.
+func TestStrayLinesAreKept(t *testing.T) {
+	pretty := "{\n  \"error\": {\n    \"code\": 500\n  }\n}\n"
+	for in, want := range map[string]string{
+		"data: x\n\nretry: 1\n\n":                                  "",
+		"data: x\n\n" + pretty:                                     pretty,
+		"data: x\n\n" + pretty + "data: y\n\n":                     pretty,
+		strings.ReplaceAll(pretty, "\n", "\r\n"):                   pretty,
+		"{\n" + strings.Repeat(strings.Repeat("x", 99)+"\n", 1000): "{\n" + strings.Repeat(strings.Repeat("x", 99)+"\n", 163),
+	} {
+		for name, from := range map[string]io.Reader{"whole": strings.NewReader(in), "by byte": iotest.OneByteReader(strings.NewReader(in))} {
+			r := NewReader(from, 0)
+			var err error
+			for err == nil {
+				_, err = r.Next()
+			}
+			if got := string(r.Stray()); got != want {
+				t.Errorf("%.40q, %s: kept %d bytes %.100q, want %d", in, name, len(got), got, len(want))
+			}
+		}
+	}
+}
+
 func TestTooLong(t *testing.T) {
 	f := func(in string, max, events int, want error) {
 		t.Helper()
