@@ -22,6 +22,7 @@ type choice struct {
 	annotations [][]byte
 	images      [][]byte
 	audio       *audio
+	extra       []byte // extra_content, an object: what one vendor wants back (Google: signatures); the last stands
 }
 
 // call is a tool call, a custom tool call or, without id and index, a function call of older clients.
@@ -30,6 +31,7 @@ type call struct {
 	id, kind   []byte
 	name, args []byte
 	customized bool
+	extra      []byte // as choice.extra
 }
 
 type audio struct{ id, transcript, expires []byte }
@@ -42,7 +44,7 @@ func (c *choice) add(a *Accumulator, delta []byte) (wrong *fault.Error) {
 			return
 		}
 		name := string(m.Name)
-		a.brought = a.brought || name != "role" && len(v) > len(`""`) // "", [] and {} bring nothing
+		a.brought = a.brought || name != "role" && name != "extra_content" && len(v) > len(`""`) // "", [] and {} bring nothing
 		switch name {
 		case "content":
 			if isArray(v) { // some give parts here, too
@@ -82,6 +84,8 @@ func (c *choice) add(a *Accumulator, delta []byte) (wrong *fault.Error) {
 			a.media = true
 		case "audio":
 			c.addAudio(a, v)
+		case "extra_content":
+			keepObject(&c.extra, v)
 		}
 	})
 	return wrong
@@ -92,6 +96,13 @@ func (a *Accumulator) join(to *[]byte, v []byte) {
 	if raw := body(v); len(raw) > 0 {
 		*to = append(*to, raw...)
 		a.text += textLen(raw)
+	}
+}
+
+// keepObject sets to to a copy of v, if that is an object.
+func keepObject(to *[]byte, v []byte) {
+	if isObject(v) {
+		*to = append((*to)[:0], v...)
 	}
 }
 
@@ -120,7 +131,7 @@ func (c *choice) addCall(a *Accumulator, n int, v []byte) *fault.Error {
 	if !isObject(v) {
 		return protocol("the provider sent a tool call that is not an object")
 	}
-	var id, kind, index, inner []byte
+	var id, kind, index, inner, extra []byte
 	custom := false
 	walk(v, func(m Member) {
 		w := m.Value.of(v)
@@ -135,6 +146,8 @@ func (c *choice) addCall(a *Accumulator, n int, v []byte) *fault.Error {
 			inner = w
 		case "custom":
 			inner, custom = w, true
+		case "extra_content":
+			extra = w
 		}
 	})
 	i, ok := whole(index)
@@ -160,6 +173,7 @@ func (c *choice) addCall(a *Accumulator, n int, v []byte) *fault.Error {
 		t.kind = append(t.kind, kind...)
 	}
 	t.customized = t.customized || custom
+	keepObject(&t.extra, extra)
 	t.add(a, inner)
 	return nil
 }

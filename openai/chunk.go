@@ -205,7 +205,7 @@ func (a *Accumulator) choice(index int) *choice {
 
 // Message returns choice 0 (or the first there is) as an assistant message, a JSON object: role; content, null if there
 // is none but something else instead; refusal, reasoning, reasoning_content, reasoning_details, tool_calls,
-// function_call, annotations, images and audio (without its data) as far as they came.
+// function_call, annotations, images, audio (without its data) and extra_content as far as they came.
 func (a *Accumulator) Message() []byte {
 	if len(a.choices) == 0 {
 		return (&choice{}).message()

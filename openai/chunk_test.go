@@ -248,6 +248,11 @@ func TestAccumulatorMessages(t *testing.T) {
 		`{"tool_calls":[{"index":0,"id":"a","function":{"name":"f","arguments":"1"}}]}`, `{"tool_calls":[{"index":0,"id":"a","function":{"name":"f","arguments":"2"}}]}`)
 	f(`{"role":"assistant","content":null,"tool_calls":[`+call("a", "f", `{\"k\":\"v\"}`)+`]}`, `{"tool_calls":[{"index":0,"id":"a","function":{"name":"f","arguments":{"k":"v"}}}]}`)
 
+	f(`{"role":"assistant","content":"x","extra_content":{"google":{"thought_signature":"B"}}}`,
+		`{"extra_content":{"google":{"thought_signature":"A"}}}`, `{"content":"x","extra_content":null}`, `{"extra_content":{"google":{"thought_signature":"B"}}}`, `{"extra_content":"odd"}`)
+	f(`{"role":"assistant","content":null,"tool_calls":[{"id":"a","type":"function","function":{"name":"f","arguments":"{}"},"extra_content":{"google":1}},`+call("b", "g", "2")+`]}`,
+		`{"tool_calls":[{"index":0,"id":"a","function":{"name":"f","arguments":"{"},"extra_content":{"google":1}}]}`, `{"tool_calls":[{"index":0,"function":{"arguments":"}"}},{"index":1,"id":"b","function":{"name":"g","arguments":"2"}}]}`)
+
 	f(`{"role":"assistant","content":"","reasoning_details":[{"type":"reasoning.summary","summary":"ab","id":"r","index":0},{"type":"reasoning.encrypted","data":"x","id":"t1","index":0},{"type":"reasoning.encrypted","data":"y","id":"t2","index":0}]}`,
 		`{"reasoning_details":[{"type":"reasoning.summary","summary":"a","id":null,"index":0}]}`, `{"reasoning_details":[{"type":"reasoning.summary","summary":"b","id":"r","index":0}]}`,
 		`{"reasoning_details":[{"type":"reasoning.encrypted","data":"x","id":"t1","index":0},{"type":"reasoning.encrypted","data":"y","id":"t2","index":0}]}`)

@@ -39,7 +39,16 @@ func (c *choice) message() []byte {
 		}
 		out = append(out, '}')
 	}
+	out = appendExtra(out, c.extra)
 	return append(out, '}')
+}
+
+// appendExtra appends extra_content, if there is one.
+func appendExtra(dst, extra []byte) []byte {
+	if len(extra) == 0 {
+		return dst
+	}
+	return append(append(dst, `,"extra_content":`...), extra...)
 }
 
 // appendBody appends the body of a JSON string with its quotes.
@@ -83,7 +92,7 @@ func (t *call) append(dst []byte) []byte {
 		dst = appendBody(append(dst, `,"type":`...), kindOr(t.kind, "function"))
 		dst = t.appendInner(append(dst, `,"function":`...), `,"arguments":`)
 	}
-	return append(dst, '}')
+	return append(appendExtra(dst, t.extra), '}')
 }
 
 func kindOr(kind []byte, usual string) []byte {
