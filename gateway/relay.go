@@ -188,7 +188,7 @@ func (r *relay) end(err error) {
 	if err == io.EOF { //nolint:errorlint // only itself means a good end
 		err = nil
 	}
-	if err == nil && r.e.generated.Empty() {
+	if err == nil && r.e.generated.Empty() && !r.e.generated.Finished() {
 		err = fault.New(fault.Upstream, "the provider ended the stream without an answer").WithCode("upstream_truncated")
 	}
 	rerr := r.g.record(r.e, r.ending(err))
@@ -212,7 +212,7 @@ func (r *relay) ending(err error) ending {
 		outcome: calls.Complete, state: calls.OK, status: e.answer.Status, upstreamID: e.answer.UpstreamID,
 		usage: got.Usage(), outBytes: got.TextBytes(), served: got.Model(), finish: got.FinishReason(),
 	}
-	if !got.Empty() {
+	if !got.Empty() || got.Finished() { // what was filtered, or thought to the end of its room, is an answer without a word
 		end.message, end.others = got.Message(), got.Others()
 	}
 	if err != nil {
