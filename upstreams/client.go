@@ -19,7 +19,7 @@ import (
 	"threadhub/internal/seal"
 )
 
-// Dialect is what one provider that speaks the OpenAI dialect does in its own way.
+// Dialect is what one provider does in its own way.
 type Dialect struct {
 	Provider string   // "openai"
 	BaseURL  string   // its own address, when Options name no other
@@ -31,10 +31,10 @@ type Dialect struct {
 	// What a provider that speaks another dialect has of its own. nil: as OpenAI.
 	Translate func(*Request) (Words, error)
 	Authorize func(h http.Header, key string) // puts the key where the provider looks for it
+	Family    func(model string) string       // Families'; nil: all its models understand each other
 }
 
-// Client asks a provider that speaks the OpenAI dialect. It is the Upstream of such a provider, and safe for concurrent
-// use.
+// Client asks a provider. It is its Upstream, and safe for concurrent use.
 type Client struct {
 	dialect   Dialect
 	options   Options
@@ -90,6 +90,14 @@ func (c *Client) Translate(r *Request) (err error) {
 	}
 	r.Warnings = r.words.Warnings()
 	return nil
+}
+
+// Family is Families'.
+func (c *Client) Family(model string) string {
+	if c.dialect.Family == nil {
+		return ""
+	}
+	return c.dialect.Family(model)
 }
 
 // Forward is Upstream's.
@@ -194,7 +202,9 @@ func (k *call) do(request *http.Request, stream bool, words Words) (*Answer, err
 	if response.StatusCode == http.StatusOK && stream && isEventStream(response.Header) {
 		answer.Stream, err = k.stream(response, words)
 	} else if answer.Body, err = k.whole(response, stream); err == nil && words != nil {
-		answer.Body, err = words.Whole(answer.Body)
+		if answer.Body, err = words.Whole(answer.Body); err != nil {
+			k.Body = answer.Body
+		}
 	}
 	if err != nil {
 		return nil, err

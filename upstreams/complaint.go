@@ -19,6 +19,7 @@ type complaint struct {
 	status    int           // the HTTP status it would have, 0 if it does not tell
 	wait      time.Duration // how long to leave the provider alone
 	moderated bool          // the content is what was refused, not the key
+	rejected  bool          // the key is what was refused, whatever the status
 }
 
 var errorMember = []byte(`"error"`)
@@ -110,6 +111,10 @@ func parseError(data []byte) (said complaint) {
 	}
 	if raw := word(metadata["raw"]); raw != "" {
 		said.vendor(raw, word(metadata["provider_name"]))
+	}
+	if canonical := word(e["status"]); canonical != "" {
+		details, _ := e["details"].([]any)
+		said.google(canonical, details)
 	}
 	return said
 }

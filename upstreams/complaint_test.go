@@ -30,6 +30,7 @@ func FuzzComplaint(f *testing.F) {
 		`{"error":{"message":"no ` + canary + `","type":"t","param":"p","code":"c"}}`,
 		`{"error":{"message":"m","code":429,"metadata":{"raw":"{\"error\":{\"message\":\"x\"}}","provider_name":"P","headers":{"X-RateLimit-Reset":"1"}}}}`,
 		`{"error":{"error_type":"not_found","http_status":404,"availability":{"retry_after":5}}}`,
+		`{"error":{"code":429,"message":"see https://x.y/` + canary + `","status":"RESOURCE_EXHAUSTED","details":[{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"34.4s"},{"@type":"type.googleapis.com/google.rpc.QuotaFailure","violations":[{"quotaId":"PerDay"}]},{"@type":"type.googleapis.com/google.rpc.ErrorInfo","reason":"API_KEY_INVALID"},7]}}`,
 		`{"error":"text"}`, `{"choices":[{"finish_reason":"error","error":{}}]}`, `[{"error":{"code":400}}]`, `{"error":{"code":"` + canary + `"}}`, `{`, "", "\xff",
 	} {
 		f.Add(body, 400)

@@ -44,7 +44,7 @@ func (k *call) complain(status int, said complaint, h http.Header) error {
 		return k.pass(told(fault.Invalid, "the content was refused"), "content_policy_violation", said)
 	case status == http.StatusForbidden && code == "model_not_found":
 		return fault.New(fault.NotFound, "%s: the organisation's key may not use this model", name).WithCode(code).WithParam("model")
-	case status == http.StatusUnauthorized || status == http.StatusForbidden:
+	case said.rejected || status == http.StatusUnauthorized || status == http.StatusForbidden:
 		k.client.options.Log.Warn("the provider refused a key", "provider", name, "status", status, "upstream_id", k.UpstreamID)
 		return k.client.keyRejected("was refused by the provider")
 	case status == http.StatusPaymentRequired:

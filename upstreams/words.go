@@ -8,20 +8,21 @@ import (
 // Words is one request in the words of a provider that does not speak the OpenAI dialect, and what reads its answer. It
 // is pure: bytes in, bytes out. One is made for each request, and used by one goroutine.
 type Words interface {
-	Path() string       // after the base URL, with a query if there is one
+	Path() string       // after the base URL, escaped, with a query if there is one
 	Body() []byte       // never changed again
 	Warnings() []string // see Request
 
-	// Whole is the provider's answer in the OpenAI dialect. Errors: fault.Upstream for what is no answer.
+	// Whole is the provider's answer in the OpenAI dialect. Errors: fault.Upstream for what is no answer; one that was
+	// worked for comes with an object that holds its usage.
 	Whole(body []byte) ([]byte, error)
 
 	// Event is what one event of the stream says, as chunks of the OpenAI dialect: none, one or several, good until the
 	// next call. end says that this was the provider's end marker: what follows is not read. Errors: fault.Upstream, or
-	// what the provider complains of, as for Upstream.Chat.
+	// what the provider complains of, as for Upstream.Chat; chunks that come with one are told before it.
 	Event(name string, data []byte) (chunks [][]byte, end bool, err error)
 
 	// End is called when the bytes have ended without an end marker: nil if that is a good end for this provider, with
-	// the chunks that are still to be told.
+	// the chunks that are still to be told, as for Event.
 	End() (chunks [][]byte, err error)
 }
 
@@ -30,7 +31,7 @@ func (s *stream) nextTranslated() ([]byte, error) {
 	for len(s.chunks) == 0 && s.err == nil {
 		event, err := s.events.Next()
 		if s.events.Noise() {
-			s.err = s.fault(nil, "upstream_protocol", "put something into its stream that is no event")
+			s.err = s.noise()
 			break
 		}
 		if err == io.EOF { //nolint:errorlint // the reader's own end
@@ -69,4 +70,13 @@ func (s *stream) nextTranslated() ([]byte, error) {
 		return chunk, nil
 	}
 	return nil, s.err
+}
+
+// noise is the error of a stream that holds something that is no event: what the provider said, if it put its error there
+// as it is.
+func (s *stream) noise() error {
+	if said, ok := embedded(s.events.Stray()); ok {
+		return s.k.complain(said.status, said, nil)
+	}
+	return s.fault(nil, "upstream_protocol", "put something into its stream that is no event")
 }

@@ -1,0 +1,54 @@
+package upstreams
+
+import (
+	"net/http"
+	"regexp"
+	"strings"
+	"time"
+)
+
+// links are addresses in what Google says: of its documentation, at best.
+var links = regexp.MustCompile(`\bhttps?://\S+`)
+
+// precondition is what only the organisation can mend: where it is, and how it pays.
+var precondition = regexp.MustCompile(`(?i)\b(location|country|region|billing)\b`)
+
+// google adds what Google says beside the message (google.rpc.Status): its word for the status, and details by type. It
+// has no headers for how long to wait, and answers a bad key with 400.
+func (said *complaint) google(status string, details []any) {
+	said.message = strings.TrimSpace(links.ReplaceAllString(said.message, "(link)"))
+	if status == "NOT_FOUND" && strings.HasPrefix(said.message, "models/") {
+		said.code, said.param = "model_not_found", "model"
+	}
+	if status == "FAILED_PRECONDITION" && precondition.MatchString(said.message) {
+		said.rejected = true
+	}
+	for _, d := range details {
+		detail, _ := d.(map[string]any)
+		_, kind, _ := strings.Cut(word(detail["@type"]), "/google.rpc.")
+		switch kind {
+		case "ErrorInfo":
+			said.rejected = said.rejected || strings.HasPrefix(word(detail["reason"]), "API_KEY_")
+		case "RetryInfo":
+			if d, err := time.ParseDuration(word(detail["retryDelay"])); err == nil {
+				said.wait = max(said.wait, patience(d.Seconds()))
+			}
+		case "QuotaFailure":
+			said.quota(detail["violations"])
+		}
+	}
+	if status == "RESOURCE_EXHAUSTED" && said.status == 0 {
+		said.status = http.StatusTooManyRequests
+	}
+}
+
+// quota reads which quotas are used up. One for the day is gone for today: the wait that is named is of no use then.
+func (said *complaint) quota(violations any) {
+	list, _ := violations.([]any)
+	for _, v := range list {
+		violation, _ := v.(map[string]any)
+		if strings.Contains(word(violation["quotaId"]), "PerDay") {
+			said.kind = "insufficient_quota"
+		}
+	}
+}
