@@ -19,13 +19,15 @@ import (
 )
 
 func testBrokenWhole(t *testing.T, s Subject) {
-	body := Answer("hello")
+	body := s.answer("hello")
 	json := "HTTP/1.1 200 OK\r\n" + JSON + "\r\n"
-	for _, c := range []struct {
+	type broken struct {
 		about, raw string
 		stream     bool
 		code       string
-	}{
+	}
+	const failed = `{"choices":[{"index":0,"finish_reason":"error","error":{"code":502}}],"usage":{"prompt_tokens":12}}`
+	cases := []broken{
 		{"less than its length", json + "Content-Length: 1000\r\n\r\n" + body, false, "upstream_protocol"},
 		{"a length that is too short", json + fmt.Sprintf("Content-Length: %d\r\n\r\n", len(body)-5) + body, false, "upstream_protocol"},
 		{"a length below zero", json + "Content-Length: -1\r\n\r\n" + body, false, "upstream_protocol"},
@@ -41,20 +43,25 @@ func testBrokenWhole(t *testing.T, s Subject) {
 		{"a page that says it is JSON", Reply("200 OK", "<html></html>", JSON), false, "upstream_protocol"},
 		{"no type", Reply("200 OK", body), false, "upstream_protocol"},
 		{"a whole answer for a stream", Reply("200 OK", body, JSON), true, "upstream_protocol"},
-		{"a stream for a whole answer", EventStream + Data(Delta("x")) + Done, false, "upstream_protocol"},
+		{"a stream for a whole answer", EventStream + Data(s.delta("x")) + s.done(), false, "upstream_protocol"},
 		{"no content", "HTTP/1.1 204 No Content\r\n\r\n", false, "upstream_protocol"},
 		{"half a page of content", Reply("206 Partial Content", body, JSON), false, "upstream_protocol"},
 		{"an error for an answer", Reply("200 OK", `{"error":{"message":"no","type":"server_error"}}`, JSON), false, "upstream_error"},
 		{"an error for a stream", Reply("200 OK", `{"error":{"message":"no","type":"server_error"}}`, JSON), true, "upstream_error"},
-		{"an answer that failed", Reply("200 OK", `{"choices":[{"index":0,"finish_reason":"error","error":{"code":502}}],"usage":{}}`, JSON), false, "upstream_error"},
-	} {
+	}
+	if s.Wire == nil {
+		cases = append(cases, broken{"an answer that failed", Reply("200 OK", failed, JSON), false, "upstream_error"})
+	}
+	for _, c := range cases {
 		_, err := s.open(t, Replies(t, c.raw)).Chat(t.Context(), ask(c.stream))
 		wantFault(t, c.about, err, fault.Upstream, c.code)
 		if f := upstreams.FailureOf(err); !f.Sent {
 			t.Errorf("%s: the failure does not say that the request was sent", c.about)
 		}
 	}
-	failed := `{"choices":[{"index":0,"finish_reason":"error","error":{"code":502}}],"usage":{"prompt_tokens":12}}`
+	if s.Wire != nil {
+		return
+	}
 	_, err := s.open(t, Replies(t, Reply("200 OK", failed, JSON))).Chat(t.Context(), ask(false))
 	if f := upstreams.FailureOf(err); string(f.Body) != failed || f.Status != 200 {
 		t.Errorf("the usage of an answer that failed is lost: %d %q", f.Status, f.Body)
@@ -62,8 +69,9 @@ func testBrokenWhole(t *testing.T, s Subject) {
 }
 
 func testEncodings(t *testing.T, s Subject) {
-	body := Answer(strings.Repeat("hello ", 100))
-	events := Data(Delta("one")) + Done
+	text := strings.Repeat("hello ", 100)
+	body := s.answer(text)
+	events := Data(s.delta("one")) + s.done()
 	bare := func(w io.Writer) io.WriteCloser { f, _ := flate.NewWriter(w, flate.DefaultCompression); return f }
 	wrapped := func(w io.Writer) io.WriteCloser { return zlib.NewWriter(w) }
 	zipped := func(w io.Writer) io.WriteCloser { return gzip.NewWriter(w) }
@@ -79,11 +87,11 @@ func testEncodings(t *testing.T, s Subject) {
 	for name, with := range map[string]func(io.Writer) io.WriteCloser{"gzip": zipped, "X-GZip": zipped, "deflate": wrapped, "Deflate": bare} {
 		encoding := "Content-Encoding: " + name
 		a, err := s.open(t, Replies(t, Reply("200 OK", pack(with, body), JSON, encoding))).Chat(t.Context(), ask(false))
-		if err != nil || string(a.Body) != body {
+		if err != nil || !s.answered(a.Body, body, text) {
 			t.Errorf("%s: %v", name, err)
 		}
 		got, err := listen(t, s.open(t, Replies(t, Reply("200 OK", pack(with, events), "Content-Type: text/event-stream", encoding))))
-		if !errors.Is(err, io.EOF) || len(got) != 1 || got[0] != Delta("one") {
+		if !errors.Is(err, io.EOF) || !s.heard(got, "one") {
 			t.Errorf("%s: the stream is %q, %v", name, got, err)
 		}
 		no := `{"error":{"message":"the parameter is wrong","code":"odd_parameter","param":"p"}}`
@@ -117,12 +125,12 @@ func testHostile(t *testing.T, s Subject) {
 		"a lasting redirect":    Reply("308 Permanent Redirect", "", "Location: "+elsewhere.URL+"/chat/completions"),
 		"not modified":          "HTTP/1.1 304 Not Modified\r\n\r\n",
 		"another protocol":      "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhello",
-		"a flood of 103":        strings.Repeat("HTTP/1.1 103 Early Hints\r\n\r\n", 1000) + Reply("200 OK", Answer("x"), JSON),
-		"a header that is huge": Reply("200 OK", Answer("x"), JSON, "X-Big: "+strings.Repeat("x", 64<<10)),
-		"a thousand headers":    Reply("200 OK", Answer("x"), JSON, strings.TrimSuffix(strings.Repeat("Set-Cookie: a=bcdefgh\r\n", 1000), "\r\n")),
+		"a flood of 103":        strings.Repeat("HTTP/1.1 103 Early Hints\r\n\r\n", 1000) + Reply("200 OK", s.answer("x"), JSON),
+		"a header that is huge": Reply("200 OK", s.answer("x"), JSON, "X-Big: "+strings.Repeat("x", 64<<10)),
+		"a thousand headers":    Reply("200 OK", s.answer("x"), JSON, strings.TrimSuffix(strings.Repeat("Set-Cookie: a=bcdefgh\r\n", 1000), "\r\n")),
 		"no HTTP":               "220 smtp.example.com ESMTP\r\n",
 		"bytes":                 "\x00\x01\x02\x03\xff\xfe\r\n\r\n\r\n",
-		"a status of its own":   Reply("999 What", Answer("x"), JSON),
+		"a status of its own":   Reply("999 What", s.answer("x"), JSON),
 		"half a status":         "HTTP/1.1 20\r\n\r\n",
 	} {
 		for _, stream := range []bool{false, true} {
@@ -132,10 +140,10 @@ func testHostile(t *testing.T, s Subject) {
 	}
 
 	// Noise between events is an error, and what came before it stands.
-	noisy := EventStream + Data(Delta("one")) + "\x00\xfe{{{]]>\n\n" + Data(Delta("two")) + Done
+	noisy := EventStream + Data(s.delta("one")) + "\x00\xfe{{{]]>\n\n" + Data(s.delta("two")) + s.done()
 	got, err := listen(t, s.open(t, Replies(t, noisy)))
 	wantFault(t, "noise in a stream", err, fault.Upstream, "upstream_protocol")
-	if len(got) != 1 || got[0] != Delta("one") {
+	if !s.heard(got, "one") {
 		t.Errorf("before the noise: %q", got)
 	}
 
@@ -144,7 +152,7 @@ func testHostile(t *testing.T, s Subject) {
 		if v := c.Request.Header.Get("Cookie"); v != "" {
 			t.Error("a cookie came back:", v)
 		}
-		c.Send(Reply("200 OK", Answer("x"), JSON, "Set-Cookie: a=b; Path=/"))
+		c.Send(Reply("200 OK", s.answer("x"), JSON, "Set-Cookie: a=b; Path=/"))
 	})
 	u := s.open(t, server)
 	for range 2 {
@@ -153,13 +161,13 @@ func testHostile(t *testing.T, s Subject) {
 		}
 	}
 
-	u = s.open(t, Replies(t, Reply("200 OK", Answer(strings.Repeat("x", 2<<20)), JSON)), func(o *upstreams.Options) { o.MaxBody = 1 << 20 })
+	u = s.open(t, Replies(t, Reply("200 OK", s.answer(strings.Repeat("x", 2<<20)), JSON)), func(o *upstreams.Options) { o.MaxBody = 1 << 20 })
 	_, err = u.Chat(t.Context(), ask(false))
 	wantFault(t, "a body over the cap", err, fault.Upstream, "upstream_oversize")
 
 	// Bytes at random, behind a good head, end in a fault or in a good end, and never hang or panic.
 	random := rand.New(rand.NewPCG(1, 2))
-	pieces := []string{"data: ", "[DONE]", "\n", "\n\n", "\r", "event: error", Delta("x"), `{"error":`, `{"error":{}}`, "null", "\x00", "\xef\xbb\xbf", ":", "id: 1", "{", "\xff"}
+	pieces := []string{"data: ", s.wire().Last, "[DONE]", "\n", "\n\n", "\r", "event: error", s.delta("x"), `{"error":`, `{"error":{}}`, "null", "\x00", "\xef\xbb\xbf", ":", "id: 1", "{", "\xff"}
 	for range 200 {
 		var b strings.Builder
 		for range random.IntN(12) {
@@ -174,7 +182,7 @@ func testHostile(t *testing.T, s Subject) {
 		if f := fault.From(err); !errors.Is(err, io.EOF) && f.Code == "internal_error" {
 			t.Errorf("%q ended in %v", b.String(), err)
 		}
-		if errors.Is(err, io.EOF) && !strings.Contains(b.String(), "[DONE]") {
+		if errors.Is(err, io.EOF) && !strings.Contains(b.String(), s.wire().Last) {
 			t.Errorf("%q ended well", b.String())
 		}
 	}

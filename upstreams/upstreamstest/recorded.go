@@ -46,8 +46,8 @@ func (s Subject) Errors(t *testing.T, folder string, want map[string]Fault) {
 	}
 }
 
-// Streams plays every recorded stream in folder (*.sse, the bytes of the body) and checks that its payloads come out as
-// they went in. Those not in want must end well.
+// Streams plays every recorded stream in folder (*.sse, the bytes of the body) and checks how it ends, and that payloads
+// in OpenAI's dialect come out as they went in. Those not in want must end well.
 func (s Subject) Streams(t *testing.T, folder string, want map[string]Fault) {
 	for name, raw := range recorded(t, folder, ".sse") {
 		var payloads []string
@@ -66,7 +66,7 @@ func (s Subject) Streams(t *testing.T, folder string, want map[string]Fault) {
 		} else if !errors.Is(err, io.EOF) {
 			t.Errorf("%s: ended in %v", name, err)
 		}
-		if strings.Join(got, "\n") != strings.Join(payloads, "\n") {
+		if s.Wire == nil && strings.Join(got, "\n") != strings.Join(payloads, "\n") {
 			t.Errorf("%s: %d payloads went in, %d others came out", name, len(payloads), len(got))
 		}
 		delete(want, name)

@@ -1,6 +1,7 @@
 package upstreamstest
 
 import (
+	"cmp"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -129,7 +130,7 @@ func testSecrets(t *testing.T, s Subject) {
 	}
 	for _, status := range []string{"400 Bad", "401 Unauthorized", "403 Forbidden", "404 Not Found", "413 Large", "422 No", "429 Slow", "500 Error", "504 Late"} {
 		for _, body := range bodies {
-			_, err := s.open(t, Replies(t, Reply(status, body, JSON, s.ID+": "+Key, "Retry-After: "+Key))).Chat(t.Context(), ask(false))
+			_, err := s.open(t, Replies(t, Reply(status, body, JSON, s.headerOf(Key), "Retry-After: "+Key))).Chat(t.Context(), ask(false))
 			check(status+" "+body, err)
 		}
 	}
@@ -158,6 +159,9 @@ func testSecrets(t *testing.T, s Subject) {
 	}
 }
 
+// headerOf is the header with the provider's name for the request.
+func (s Subject) headerOf(id string) string { return cmp.Or(s.ID, "X-Request-Id") + ": " + id }
+
 func testTLS(t *testing.T, s Subject) {
 	protocols := make(chan string, 10)
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -165,10 +169,10 @@ func testTLS(t *testing.T, s Subject) {
 		switch r.Header.Get("X-Client-Request-Id") {
 		case "stream":
 			w.Header().Set("Content-Type", "text/event-stream")
-			fmt.Fprint(w, Data(Delta("one")), Done)
+			fmt.Fprint(w, Data(s.delta("one")), s.done())
 		case "reset":
 			w.Header().Set("Content-Type", "text/event-stream")
-			fmt.Fprint(w, Data(Delta("one")))
+			fmt.Fprint(w, Data(s.delta("one")))
 			w.(http.Flusher).Flush()
 			panic(http.ErrAbortHandler)
 		case "hang":
@@ -178,7 +182,7 @@ func testTLS(t *testing.T, s Subject) {
 			protocols <- "ended"
 		default:
 			w.Header().Set("Content-Type", "application/json")
-			fmt.Fprint(w, Answer("hello"))
+			fmt.Fprint(w, s.answer("hello"))
 		}
 	}))
 	server.EnableHTTP2 = true
@@ -190,7 +194,7 @@ func testTLS(t *testing.T, s Subject) {
 	plain := Serve(t, func(*Conn) {})
 	u := s.open(t, plain, func(o *upstreams.Options) { o.BaseURL, o.RootCAs = server.URL+"/v1/", trusted })
 
-	if a, err := u.Chat(t.Context(), ask(false)); err != nil || string(a.Body) != Answer("hello") {
+	if a, err := u.Chat(t.Context(), ask(false)); err != nil || !s.answered(a.Body, s.answer("hello"), "hello") {
 		t.Fatal(err)
 	}
 	if p := <-protocols; p != "HTTP/2.0" {
@@ -207,7 +211,7 @@ func testTLS(t *testing.T, s Subject) {
 		return a.Stream
 	}
 	st := stream("stream")
-	if got, err := drain(st); len(got) != 1 || !errors.Is(err, io.EOF) {
+	if got, err := drain(st); !s.heard(got, "one") || !errors.Is(err, io.EOF) {
 		t.Errorf("a stream over HTTP/2: %q, %v", got, err)
 	}
 	st.Close()
@@ -246,14 +250,14 @@ func testOptions(t *testing.T, s Subject) {
 	for _, path := range []string{"", "/", "//"} {
 		asked := make(chan string, 1)
 		server := Serve(t, func(c *Conn) {
-			asked <- c.Request.URL.Path
-			c.Send(Reply("200 OK", Answer("x"), JSON))
+			asked <- c.Request.RequestURI
+			c.Send(Reply("200 OK", s.answer("x"), JSON))
 		})
 		u := s.open(t, server, func(o *upstreams.Options) { o.BaseURL += path })
 		if _, err := u.Chat(t.Context(), ask(false)); err != nil {
 			t.Fatal(err)
 		}
-		if got := <-asked; got != "/v1/chat/completions" {
+		if got := <-asked; got != "/v1/"+s.wire().Path {
 			t.Errorf("a base URL that ends in %q asks at %s", path, got)
 		}
 	}

@@ -1,10 +1,11 @@
-// Package upstreamstest is the suite that every upstream which passes the OpenAI dialect through must pass, and the
-// server that plays the provider in it. The server knows nothing of the code under test: it speaks TCP and sends the
+// Package upstreamstest is the suite that every upstream must pass, in whatever words its provider speaks, and the server
+// that plays the provider in it. The server knows nothing of the code under test: it speaks TCP and sends the
 // bytes it was given.
 package upstreamstest
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -25,11 +26,13 @@ type Subject struct {
 
 	Forward map[string]string // headers of clients that it passes on
 	Header  map[string]string // headers of its provider that it keeps, in canonical form
-	ID      string            // which of them is the provider's name for the request
+	ID      string            // which of them is the provider's name for the request; "" if none is
 	Check   Check
+
+	Wire *Wire // how its provider speaks; nil: the dialect of OpenAI, which is passed through
 }
 
-// Key is the provider key the suite uses. It must come out nowhere but in the Authorization header.
+// Key is the provider key the suite uses. It must come out nowhere but in the header for it.
 const Key = "sk-canary-4Zq8LrT2vX9pW6mK"
 
 // Run runs the suite.
@@ -65,7 +68,7 @@ func Run(t *testing.T, s Subject) {
 }
 
 // open makes the subject ask at s, with limits short enough for a test; adjust may change them.
-func (s Subject) open(t testing.TB, server *Server, adjust ...func(*upstreams.Options)) *upstreams.Client {
+func (s Subject) open(t testing.TB, server *Server, adjust ...func(*upstreams.Options)) client {
 	t.Helper()
 	o := upstreams.Options{BaseURL: server.URL, HeaderTimeout: Patience, WholeTimeout: Patience, IdleTimeout: Patience}
 	for _, f := range adjust {
@@ -80,12 +83,23 @@ func (s Subject) open(t testing.TB, server *Server, adjust ...func(*upstreams.Op
 			t.Error(err)
 		}
 	})
-	return u
+	return client{u}
+}
+
+// client translates what it asks, as the gateway does.
+type client struct{ *upstreams.Client }
+
+func (c client) Chat(ctx context.Context, r *upstreams.Request) (*upstreams.Answer, error) {
+	if err := c.Translate(r); err != nil {
+		return nil, err
+	}
+	return c.Client.Chat(ctx, r)
 }
 
 func ask(stream bool) *upstreams.Request {
 	return &upstreams.Request{
 		Body:    fmt.Appendf(nil, `{"model":"m","messages":[{"role":"user","content":"hi"}],"stream":%v}`, stream),
+		Model:   "m",
 		Stream:  stream,
 		Key:     seal.NewSecret(Key),
 		Attempt: "req_1-0",
@@ -100,6 +114,15 @@ func drain(s upstreams.Stream) (payloads []string, err error) {
 			return payloads, err
 		}
 		payloads = append(payloads, string(p))
+	}
+}
+
+// next reads a stream up to the next payload that says something.
+func next(s upstreams.Stream) error {
+	for {
+		if p, err := s.Next(); err != nil || textOf(string(p)) != "" {
+			return err
+		}
 	}
 }
 
@@ -130,7 +153,7 @@ func testRequest(t *testing.T, s Subject) {
 	heads := make(chan *Conn, 1)
 	server := Serve(t, func(c *Conn) {
 		heads <- c
-		c.Send(Reply("200 OK", Answer("hello"), JSON))
+		c.Send(Reply("200 OK", s.answer("hello"), JSON))
 	})
 	u := s.open(t, server)
 	r := ask(false)
@@ -145,13 +168,15 @@ func testRequest(t *testing.T, s Subject) {
 	}
 	want := map[string]string{
 		"Host":                strings.TrimSuffix(strings.TrimPrefix(server.URL, "http://"), "/v1"),
-		"Authorization":       "Bearer " + Key,
 		"Content-Type":        "application/json",
-		"Content-Length":      fmt.Sprint(len(r.Body)),
 		"Accept":              "application/json",
 		"Accept-Encoding":     "identity",
 		"User-Agent":          "threadhub",
 		"X-Client-Request-Id": "req_1-0",
+	}
+	want[s.wire().Authorization] = Key
+	if s.wire().Authorization == "Authorization" {
+		want["Authorization"] = "Bearer " + Key
 	}
 	for name, value := range s.Forward {
 		r.Header.Set(name, value)
@@ -161,12 +186,13 @@ func testRequest(t *testing.T, s Subject) {
 		t.Fatal(err)
 	}
 	c := <-heads
-	if !strings.HasPrefix(c.Head, "POST /v1/chat/completions HTTP/1.1\r\n") {
+	if !strings.HasPrefix(c.Head, "POST /v1/"+s.wire().Path+" HTTP/1.1\r\n") {
 		t.Errorf("asked with %q", c.Head)
 	}
-	if string(c.Body) != string(r.Body) {
+	if s.Wire == nil && string(c.Body) != string(r.Body) || s.Wire != nil && !json.Valid(c.Body) {
 		t.Errorf("the body came as %q", c.Body)
 	}
+	want["Content-Length"] = fmt.Sprint(len(c.Body))
 	got := map[string]string{"Host": c.Request.Host}
 	for name, values := range c.Request.Header {
 		got[name] = strings.Join(values, " | ")
@@ -189,6 +215,9 @@ func testRequest(t *testing.T, s Subject) {
 		t.Error("a whole answer passed for a stream")
 	}
 	c = <-heads
+	if !strings.HasPrefix(c.Head, "POST /v1/"+s.wire().StreamPath+" HTTP/1.1\r\n") {
+		t.Errorf("a stream was asked for with %q", c.Head)
+	}
 	if got := c.Request.Header.Get("Accept"); got != "text/event-stream" {
 		t.Errorf("a stream was asked for with Accept: %s", got)
 	}
@@ -200,7 +229,8 @@ func testRequest(t *testing.T, s Subject) {
 }
 
 func testWhole(t *testing.T, s Subject) {
-	body := "\n" + Answer("héllo \u2028 \\ud83d") + " \n"
+	const text = "héllo \u2028 \\ud83d"
+	body := "\n" + s.answer(text) + " \n"
 	for about, raw := range map[string]string{
 		"with a length":       Reply("200 OK", body, JSON),
 		"with a charset":      Reply("200 OK", body, "Content-Type: application/json; charset=utf-8"),
@@ -213,7 +243,7 @@ func testWhole(t *testing.T, s Subject) {
 			t.Errorf("%s: %v", about, err)
 			continue
 		}
-		if string(a.Body) != body || a.Stream != nil || a.Status != 200 {
+		if !s.answered(a.Body, body, text) || a.Stream != nil || a.Status != 200 {
 			t.Errorf("%s: status %d, %q", about, a.Status, a.Body)
 		}
 	}
@@ -224,7 +254,7 @@ func testHeader(t *testing.T, s Subject) {
 	for name, value := range s.Header {
 		lines = append(lines, strings.ToLower(name)+": "+value)
 	}
-	a, err := s.open(t, Replies(t, Reply("200 OK", Answer("x"), lines...))).Chat(t.Context(), ask(false))
+	a, err := s.open(t, Replies(t, Reply("200 OK", s.answer("x"), lines...))).Chat(t.Context(), ask(false))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,12 +266,15 @@ func testHeader(t *testing.T, s Subject) {
 			t.Errorf("%s: got %q, want %q", name, got, value)
 		}
 	}
+	if s.ID == "" {
+		return
+	}
 	if a.UpstreamID != s.Header[s.ID] || a.UpstreamID == "" {
 		t.Errorf("the provider's id is %q, want that of %s", a.UpstreamID, s.ID)
 	}
 
 	odd := s.ID + ": a\x01\x7f\xffb" + strings.Repeat("c", 1000)
-	a, err = s.open(t, Replies(t, Reply("200 OK", Answer("x"), JSON, odd))).Chat(t.Context(), ask(false))
+	a, err = s.open(t, Replies(t, Reply("200 OK", s.answer("x"), JSON, odd))).Chat(t.Context(), ask(false))
 	if err != nil { // net/http may refuse such a header, which is as good
 		wantFault(t, "odd header", err, fault.Upstream, "upstream_protocol")
 	} else if id := a.UpstreamID; len(id) > 256 || strings.Trim(id, "abc") != "" {
@@ -250,76 +283,89 @@ func testHeader(t *testing.T, s Subject) {
 }
 
 func testStream(t *testing.T, s Subject) {
-	a, b := Delta("one"), Delta("two \" é")
-	for about, raw := range map[string]string{
-		"plain":                     EventStream + Data(a) + Data(b) + Done,
-		"in chunks":                 Chunked + Chunk(Data(a)) + Chunk(Data(b)) + Chunk(Done) + LastChunk,
-		"cut anywhere":              Chunked + Chunk(Data(a)[:9]) + Chunk(Data(a)[9:]+Data(b)[:3]) + Chunk(Data(b)[3:]+Done[:8]) + Chunk(Done[8:]) + LastChunk,
-		"of HTTP/1.0":               "HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + Data(a) + Data(b) + Done,
-		"no blank line at the end":  EventStream + Data(a) + Data(b) + "data: [DONE]",
-		"one line end at the end":   EventStream + Data(a) + Data(b) + "data: [DONE]\n",
-		"no space after the colon":  EventStream + "data:" + a + "\n\ndata:" + b + "\n\ndata:[DONE]\n\n",
-		"carriage returns":          EventStream + "data: " + a + "\r\n\r\ndata: " + b + "\r\n\r\ndata: [DONE]\r\n\r\n",
-		"comments and other fields": EventStream + ": PROCESSING\n\nretry: 5\n\nid: 7\nevent: message\n" + Data(a) + ": x\n\n" + Data(b) + Done,
-		"empty events":              EventStream + "data:\n\n" + Data(a) + "data: \n\n" + Data(b) + Done,
-		"more after the end":        EventStream + Data(a) + Data(b) + Done + Data(`{"error":{"message":"late"}}`) + Done + "junk",
-		"no last chunk":             Chunked + Chunk(Data(a)+Data(b)+Done),
-		"null errors":               EventStream + Data(a) + Data(b) + Done,
-	} {
+	a, b := s.delta("one"), s.delta("two \" é")
+	last, done := s.wire().Last, s.done()
+	good := map[string]string{
+		"plain":                     EventStream + Data(a) + Data(b) + done,
+		"in chunks":                 Chunked + Chunk(Data(a)) + Chunk(Data(b)) + Chunk(done) + LastChunk,
+		"cut anywhere":              Chunked + Chunk(Data(a)[:9]) + Chunk(Data(a)[9:]+Data(b)[:3]) + Chunk(Data(b)[3:]+done[:8]) + Chunk(done[8:]) + LastChunk,
+		"of HTTP/1.0":               "HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + Data(a) + Data(b) + done,
+		"no space after the colon":  EventStream + "data:" + a + "\n\ndata:" + b + "\n\ndata:" + last + "\n\n",
+		"carriage returns":          EventStream + "data: " + a + "\r\n\r\ndata: " + b + "\r\n\r\ndata: " + last + "\r\n\r\n",
+		"comments and other fields": EventStream + ": PROCESSING\n\nretry: 5\n\nid: 7\nevent: message\n" + Data(a) + ": x\n\n" + Data(b) + done,
+		"empty events":              EventStream + "data:\n\n" + Data(a) + "data: \n\n" + Data(b) + done,
+	}
+	if !s.wire().Endless {
+		good["no blank line at the end"] = EventStream + Data(a) + Data(b) + "data: " + last
+		good["one line end at the end"] = EventStream + Data(a) + Data(b) + "data: " + last + "\n"
+		good["more after the end"] = EventStream + Data(a) + Data(b) + done + Data(`{"error":{"message":"late"}}`) + done + "junk"
+		good["no last chunk"] = Chunked + Chunk(Data(a)+Data(b)+done)
+	}
+	for about, raw := range good {
 		got, err := listen(t, s.open(t, Replies(t, raw)))
-		if !errors.Is(err, io.EOF) || len(got) != 2 || got[0] != a || got[1] != b {
+		if !errors.Is(err, io.EOF) || !s.heard(got, "one", "two \" é") {
 			t.Errorf("%s: got %q, %v", about, got, err)
 		}
 	}
 
-	null := `{"id":"1","choices":[{"index":0,"delta":{"content":"\"error\" and {\"error\":1}"},"error":null,"finish_reason":null}],"error":null}`
-	got, err := listen(t, s.open(t, Replies(t, EventStream+Data(null)+Done)))
-	if !errors.Is(err, io.EOF) || len(got) != 1 || got[0] != null {
+	const speech = `"error" and {"error":1}`
+	null := s.delta(speech)
+	if s.Wire == nil {
+		null = `{"id":"1","choices":[{"index":0,"delta":{"content":"\"error\" and {\"error\":1}"},"error":null,"finish_reason":null}],"error":null}`
+	}
+	got, err := listen(t, s.open(t, Replies(t, EventStream+Data(null)+done)))
+	if !errors.Is(err, io.EOF) || s.Wire == nil && (len(got) != 1 || got[0] != null) || s.Wire != nil && !s.heard(got, speech) {
 		t.Errorf("a chunk that speaks of errors: %q, %v", got, err)
 	}
 
-	long := Delta(strings.Repeat("x", 900<<10))
-	got, err = listen(t, s.open(t, Replies(t, EventStream+Data(long)+Done)))
-	if !errors.Is(err, io.EOF) || len(got) != 1 || got[0] != long {
+	long := strings.Repeat("x", 900<<10)
+	got, err = listen(t, s.open(t, Replies(t, EventStream+Data(s.delta(long))+done)))
+	if !errors.Is(err, io.EOF) || !s.heard(got, long) {
 		t.Errorf("a long event: %d payloads, %v", len(got), err)
 	}
 }
 
 func testBrokenStream(t *testing.T, s Subject) {
-	a := Delta("one")
+	a, last, done := s.delta("one"), s.wire().Last, s.done()
 	good := EventStream + Data(a)
 	chunked := Chunked + Chunk(Data(a))
-	for _, c := range []struct {
+	type broken struct {
 		about, raw string
 		kind       fault.Kind
 		code       string
-	}{
+	}
+	cases := []broken{
 		{"a clean end without the mark", good, fault.Upstream, "upstream_truncated"},
 		{"a last chunk without the mark", chunked + LastChunk, fault.Upstream, "upstream_truncated"},
 		{"an end inside an event", good + `data: {"id":"x"`, fault.Upstream, "upstream_truncated"},
 		{"an end after a line", good + "data: " + a + "\n", fault.Upstream, "upstream_truncated"},
-		{"a mark that is cut", good + "data: [DON", fault.Upstream, "upstream_truncated"},
+		{"a mark that is cut", good + "data: " + last[:len(last)-2], fault.Upstream, "upstream_truncated"},
 		{"an end between chunks", chunked, fault.Upstream, "upstream_reset"},
 		{"an end inside a chunk", chunked + "ff\r\ndata: ", fault.Upstream, "upstream_reset"},
 		{"a chunk that is none", chunked + "zz\r\n", fault.Upstream, "upstream_protocol"},
-		{"something that is no JSON", good + Data("hello") + Done, fault.Upstream, "upstream_protocol"},
-		{"an array", good + Data("[1]") + Done, fault.Upstream, "upstream_protocol"},
-		{"a line over the cap", good + Data(`{"a":"`+strings.Repeat("x", 1<<20)+`"}`) + Done, fault.Upstream, "upstream_oversize"},
+		{"something that is no JSON", good + Data("hello") + done, fault.Upstream, "upstream_protocol"},
+		{"an array", good + Data("[1]") + done, fault.Upstream, "upstream_protocol"},
+		{"a line over the cap", good + Data(`{"a":"`+strings.Repeat("x", 1<<20)+`"}`) + done, fault.Upstream, "upstream_oversize"},
 		{"a line without an end", good + "data: " + strings.Repeat("x", 2<<20), fault.Upstream, "upstream_oversize"},
 		{"many lines of one event", good + strings.Repeat("data: "+strings.Repeat("x", 1<<10)+"\n", 2<<10), fault.Upstream, "upstream_oversize"},
 		{"an error", good + Data(`{"error":{"message":"no","type":"server_error","code":null}}`), fault.Upstream, "upstream_error"},
-		{"an error and then the mark", good + Data(`{"error":{"message":"no","code":502}}`) + Done, fault.Upstream, "upstream_error"},
+		{"an error and then the mark", good + Data(`{"error":{"message":"no","code":502}}`) + done, fault.Upstream, "upstream_error"},
 		{"an error that ends the bytes", good + `data: {"error":{"message":"no","code":"server_error"}}`, fault.Upstream, "upstream_error"},
 		{"an event named error", good + "event: error\n" + Data(`{"error":{"message":"slow","type":"tokens","code":"rate_limit_exceeded"}}`), fault.RateLimited, "rate_limit_exceeded"},
-		{"an event named error without a member", good + "event: error\n" + Data(`{"message":"slow","code":429}`), fault.RateLimited, "rate_limit_exceeded"},
-		{"an event named error that is text", good + "event: error\n" + Data("oh no"), fault.Upstream, "upstream_error"},
 		{"an error in a text", good + Data(`{"error":"overloaded"}`), fault.Upstream, "upstream_error"},
-		{"a choice that ended in an error", good + Data(`{"choices":[{"index":0,"delta":{},"finish_reason":"error"}]}`), fault.Upstream, "upstream_error"},
 		{"a request the model refuses midway", good + Data(`{"error":{"message":"too long","code":"context_length_exceeded","param":"messages"}}`), fault.Invalid, "context_length_exceeded"},
-	} {
+	}
+	if s.Wire == nil {
+		cases = append(cases, []broken{
+			{"an event named error without a member", good + "event: error\n" + Data(`{"message":"slow","code":429}`), fault.RateLimited, "rate_limit_exceeded"},
+			{"an event named error that is text", good + "event: error\n" + Data("oh no"), fault.Upstream, "upstream_error"},
+			{"a choice that ended in an error", good + Data(`{"choices":[{"index":0,"delta":{},"finish_reason":"error"}]}`), fault.Upstream, "upstream_error"},
+		}...)
+	}
+	for _, c := range cases {
 		got, err := listen(t, s.open(t, Replies(t, c.raw)))
 		wantFault(t, c.about, err, c.kind, c.code)
-		if len(got) != 1 || got[0] != a {
+		if !s.heard(got, "one") {
 			t.Errorf("%s: before it came %d payloads", c.about, len(got))
 		}
 	}
@@ -336,7 +382,7 @@ func testBrokenStream(t *testing.T, s Subject) {
 		t.Fatal(err)
 	}
 	defer an.Stream.Close()
-	if _, err := an.Stream.Next(); err != nil {
+	if err := next(an.Stream); err != nil {
 		t.Fatal(err)
 	}
 	server.mu.Lock()
@@ -359,7 +405,7 @@ func testContext(t *testing.T, s Subject) {
 		"before the header":     "",
 		"in the header":         "HTTP/1.1 200 OK\r\nContent-",
 		"in a whole answer":     "HTTP/1.1 200 OK\r\n" + JSON + "\r\nContent-Length: 100\r\n\r\n{",
-		"in a stream":           Chunked + Chunk(Data(Delta("one"))),
+		"in a stream":           Chunked + Chunk(Data(s.delta("one"))),
 		"in the body of a 400":  "HTTP/1.1 400 Bad Request\r\n" + JSON + "\r\nContent-Length: 100\r\n\r\n{",
 		"in a stream, compress": "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Encoding: gzip\r\n\r\n",
 	} {

@@ -1,10 +1,75 @@
 package upstreamstest
 
 import (
+	"encoding/json"
 	"fmt"
 	"strconv"
 	"strings"
 )
+
+// Wire is how a provider speaks that does not speak the dialect of OpenAI.
+type Wire struct {
+	Path, StreamPath string // where it is asked, below the base URL, with the query
+	Authorization    string // the header its key goes into
+	Answer           func(text string) string
+	Delta            func(text string) string // the payload of an event that says text
+	Last             string                   // the payload of the event that ends a stream
+	Endless          bool                     // the event does not end it alone: the bytes must end as well
+}
+
+// openAI is the wire of those who speak its dialect.
+var openAI = Wire{Path: "chat/completions", StreamPath: "chat/completions", Authorization: "Authorization", Answer: Answer, Delta: Delta, Last: "[DONE]"}
+
+// wire is how the subject's provider speaks.
+func (s Subject) wire() Wire {
+	if s.Wire == nil {
+		return openAI
+	}
+	return *s.Wire
+}
+
+func (s Subject) answer(text string) string { return s.wire().Answer(text) }
+func (s Subject) delta(text string) string  { return s.wire().Delta(text) }
+func (s Subject) done() string              { return Data(s.wire().Last) }
+
+// heard reports whether payloads say these texts, one each, and nothing else. What a provider said in OpenAI's dialect
+// must be the same to the byte.
+func (s Subject) heard(payloads []string, texts ...string) bool {
+	var got []string
+	for _, p := range payloads {
+		if t := textOf(p); t != "" {
+			got = append(got, t)
+			if s.Wire == nil && p != Delta(t) {
+				return false
+			}
+		}
+	}
+	return strings.Join(got, "\x00") == strings.Join(texts, "\x00") && (s.Wire != nil || len(payloads) == len(texts))
+}
+
+// textOf is the text in a chunk of the OpenAI dialect; "" if it has none.
+func textOf(chunk string) (text string) {
+	var c struct {
+		Choices []struct{ Delta struct{ Content string } }
+	}
+	if json.Unmarshal([]byte(chunk), &c) == nil {
+		for _, choice := range c.Choices {
+			text += choice.Delta.Content
+		}
+	}
+	return text
+}
+
+// answered reports whether body, which a client is given for raw, says text.
+func (s Subject) answered(body []byte, raw, text string) bool {
+	if s.Wire == nil {
+		return string(body) == raw
+	}
+	var a struct {
+		Choices []struct{ Message struct{ Content string } }
+	}
+	return json.Unmarshal(body, &a) == nil && len(a.Choices) == 1 && a.Choices[0].Message.Content == text
+}
 
 // Pieces of raw answers.
 const (
