@@ -31,6 +31,7 @@ var ours = Rules{
 		"go.uber.org/goleak":                  {"internal/testkit"},
 		"testing":                             {"internal/testkit", "upstreams/upstreamstest"},
 		"github.com/openai/openai-go":         {},
+		"google.golang.org/genai":             {},
 	},
 	Exempt: []string{"cmd", "test"},
 }

@@ -1,0 +1,278 @@
+package gemini
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"flag"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"threadhub/internal/fault"
+	"threadhub/internal/sse"
+	"threadhub/openai"
+)
+
+var update = flag.Bool("update", false, "write what comes out as what is expected")
+
+// asked is a request that was sent, for model, with everything in it that an answer may need.
+func asked() *words {
+	return &words{model: "gemini-asked", searches: true, logprobs: true, dialect: still()}
+}
+
+// golden compares got with the file, or writes it.
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(filepath.Join("testdata", name), got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := file(t, name); !bytes.Equal(got, want) {
+		t.Errorf("%s: got\n%s\nwant\n%s", name, got, want)
+	}
+}
+
+// TestRecordedAnswers says of each recorded answer what the client gets: testdata/generate/*.want.json.
+func TestRecordedAnswers(t *testing.T) {
+	paths, err := filepath.Glob("testdata/generate/*.resp.json")
+	if err != nil || len(paths) < 20 {
+		t.Fatalf("%d answers, %v", len(paths), err)
+	}
+	for _, path := range paths {
+		name := "generate/" + strings.TrimSuffix(filepath.Base(path), ".resp.json")
+		got, err := asked().Whole(file(t, name+".resp.json"))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if _, err := openai.ParseAnswer(got); err != nil {
+			t.Errorf("%s is no answer: %v", name, err)
+		}
+		var lines bytes.Buffer
+		if err := json.Indent(&lines, got, "", "  "); err != nil {
+			t.Fatal(err)
+		}
+		golden(t, name+".want.json", lines.Bytes())
+	}
+}
+
+func TestGrounding(t *testing.T) {
+	got, err := (&words{model: "m", dialect: still()}).Whole(file(t, "mapping/09_grounding.in.gemini.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got = bytes.Replace(got, []byte(`,"native_finish_reason":"STOP"`), nil, 1)
+	same(t, "grounding", got, file(t, "mapping/09_grounding.expect.openai.json"))
+}
+
+// play reads an event stream as an upstream does, and returns the chunks and what ended them.
+func play(w *words, r io.Reader) (chunks []string, err error) {
+	keep := func(more [][]byte) {
+		for _, c := range more {
+			chunks = append(chunks, string(c))
+		}
+	}
+	events := sse.NewReader(r, 0)
+	for {
+		e, err := events.Next()
+		if err == io.EOF {
+			more, err := w.End()
+			keep(more)
+			if err == nil {
+				err = io.EOF
+			}
+			return chunks, err
+		}
+		if err != nil || e.Unterminated {
+			return chunks, truncated()
+		}
+		more, _, err := w.Event(e.Name, e.Data)
+		keep(more)
+		if err != nil {
+			return chunks, err
+		}
+	}
+}
+
+// accumulated is the message that chunks make; it fails for one that is no chunk.
+func accumulated(t testing.TB, chunks []string) *openai.Accumulator {
+	t.Helper()
+	var a openai.Accumulator
+	for _, c := range chunks {
+		if _, err := a.Add([]byte(c)); err != nil {
+			t.Fatalf("%v: %s", err, c)
+		}
+	}
+	return &a
+}
+
+// TestRecordedStreams says of each recorded stream what the client gets: testdata/stream/*.chunks.
+func TestRecordedStreams(t *testing.T) {
+	for name, code := range map[string]string{
+		"continuation": "", "cut": "upstream_truncated", "grounding": "", "max_tokens": "", "n2": "", "plain": "", "plain_lf": "",
+		"prompt_blocked": "", "safety": "", "thinking": "", "tool": "",
+	} {
+		chunks, err := play(asked(), bytes.NewReader(file(t, "stream/"+name+".sse")))
+		if code == "" && err != io.EOF || code != "" && !fault.HasCode(err, code) {
+			t.Errorf("%s: ended in %v", name, err)
+		}
+		if a := accumulated(t, chunks); code == "" && (!a.Finished() || a.Usage() == nil) {
+			t.Errorf("%s: no end or no usage", name)
+		}
+		golden(t, "stream/"+name+".chunks", []byte(strings.Join(chunks, "\n")+"\n"))
+	}
+}
+
+func TestStreamOfTheMapping(t *testing.T) {
+	chunks, err := play(asked(), bytes.NewReader(file(t, "mapping/07_stream.in.gemini.sse")))
+	if err != io.EOF {
+		t.Fatal(err)
+	}
+	want := strings.Split(strings.TrimSpace(string(file(t, "mapping/07_stream.expect.openai.sse"))), "\n\n")
+	if len(want) != len(chunks)+1 {
+		t.Fatalf("%d chunks, want %d", len(chunks), len(want)-1)
+	}
+	for i, c := range chunks {
+		c = strings.Replace(c, "call_GEN000000000000000000001", "call_GEN000000000000000000003", 1)
+		c = strings.Replace(c, `,"native_finish_reason":"STOP"`, "", 1)
+		same(t, "chunk", []byte(c), []byte(strings.TrimPrefix(want[i], "data: ")))
+	}
+}
+
+// TestCuts ends every recorded stream after each of its bytes: no end is good unless Gemini said why it ended.
+func TestCuts(t *testing.T) {
+	paths, err := filepath.Glob("testdata/stream/*.sse")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range paths {
+		if strings.Contains(path, "error_mid_raw") {
+			continue
+		}
+		whole, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for n := range len(whole) {
+			chunks, err := play(asked(), bytes.NewReader(whole[:n]))
+			said := bytes.Contains(whole[:n], []byte(`"finishReason"`)) || bytes.Contains(whole[:n], []byte(`"blockReason"`))
+			if err == io.EOF && !said {
+				t.Errorf("%s: a good end after byte %d", path, n)
+			}
+			accumulated(t, chunks)
+		}
+		one, end := play(asked(), iotestOneByte{bytes.NewReader(whole)})
+		all, same := play(asked(), bytes.NewReader(whole))
+		if strings.Join(one, "\n") != strings.Join(all, "\n") || fault.From(end).Code != fault.From(same).Code {
+			t.Errorf("%s: byte by byte it is another stream", path)
+		}
+	}
+}
+
+// iotestOneByte reads one byte at a time.
+type iotestOneByte struct{ io.Reader }
+
+func (r iotestOneByte) Read(p []byte) (int, error) {
+	if len(p) > 1 {
+		p = p[:1]
+	}
+	return r.Reader.Read(p)
+}
+
+// TestAnswers holds what no recording shows.
+func TestAnswers(t *testing.T) {
+	const usage = `"usageMetadata":{"promptTokenCount":3,"candidatesTokenCount":2}`
+	part := func(finish, parts string) string {
+		return `{"candidates":[{"content":{"parts":[` + parts + `]},"finishReason":"` + finish + `"}],` + usage + `}`
+	}
+	const call = `{"functionCall":{"id":"c","name":"f","args":{"a":1}}}`
+	for _, c := range []struct {
+		about, body  string
+		finish, code string
+	}{
+		{"a stop", part("STOP", `{"text":"a"}`), "stop", ""},
+		{"a call", part("STOP", call), "tool_calls", ""},
+		{"a call that is cut", part("MAX_TOKENS", call), "length", ""},
+		{"a call that is filtered", part("SAFETY", call), "content_filter", ""},
+		{"what nobody knows", part("SOMETHING_NEW", `{"text":"a"}`), "stop", ""},
+		{"no picture", part("NO_IMAGE", ""), "stop", ""},
+		{"another language", part("LANGUAGE", ""), "content_filter", ""},
+		{"a call that is none", part("MALFORMED_FUNCTION_CALL", ""), "", "upstream_malformed"},
+		{"a call that is none after thoughts", part("UNEXPECTED_TOOL_CALL", `{"text":"hm","thought":true}`), "", "upstream_malformed"},
+		{"a call that is none after text", part("MALFORMED_FUNCTION_CALL", `{"text":"a"}`), "stop", ""},
+		{"no candidate", `{"candidates":[],` + usage + `}`, "", "upstream_protocol upstream_truncated"},
+		{"nothing", `{}`, "", "upstream_protocol upstream_truncated"},
+		{"an empty candidate", `{"candidates":[{}]}`, "", "upstream_protocol upstream_truncated"},
+		{"a candidate that is none", `{"candidates":[1]}`, "", "upstream_protocol"},
+		{"an index that cannot be", `{"candidates":[{"index":-1}]}`, "", "upstream_protocol"},
+		{"an index beyond all sense", `{"candidates":[{"index":1e9}]}`, "", "upstream_protocol"},
+	} {
+		a, err := asked().Whole([]byte(c.body))
+		chunks, streamed := play(asked(), strings.NewReader("data: "+c.body+"\n\n"))
+		whole := fault.From(err)
+		if c.code != "" {
+			inStream := fault.From(streamed)
+			if whole == nil || !strings.Contains(c.code, whole.Code) || !strings.Contains(c.code, inStream.Code) || whole.Kind != fault.Upstream {
+				t.Errorf("%s: ended in %v and %v", c.about, err, streamed)
+			}
+			if c.code == "upstream_malformed" && (!bytes.Contains(a, []byte(`"completion_tokens":2`)) || accumulated(t, chunks).Usage() == nil) {
+				t.Errorf("%s: its usage is lost: %s, %s", c.about, a, chunks)
+			}
+			continue
+		}
+		if err != nil || !errors.Is(streamed, io.EOF) {
+			t.Errorf("%s: %v, %v", c.about, err, streamed)
+			continue
+		}
+		answer, err := openai.ParseAnswer(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, too := answer.Choices[0].FinishReason, accumulated(t, chunks).FinishReason(); got != c.finish || too != c.finish {
+			t.Errorf("%s: ended by %s and %s, want %s", c.about, got, too, c.finish)
+		}
+	}
+}
+
+// TestThereAndBack gives an answer back as a client, or a thread, would: signatures stand where they stood.
+func TestThereAndBack(t *testing.T) {
+	for name, want := range map[string]string{
+		"stream/tool.sse":                      `{"functionCall":{"id":"call_GEN000000000000000000001","name":"get_weather","args":{"city":"Tartu"}},"thoughtSignature":"EpACroULo`,
+		"stream/thinking.sse":                  `{"text":"There are three.","thoughtSignature":"EpACdL2oADHK092a`,
+		"generate/tool_parallel.resp.json":     `{"functionCall":{"id":"fc-7d1k2m","name":"get_weather","args":{"city":"Riga"}},"thoughtSignature":"EpACulz`,
+		"generate/thinking.resp.json":          `{"text":"Three.","thoughtSignature":"EpACYbN0`,
+		"generate/image_out.resp.json":         `"thoughtSignature":"EpAC/v3Ekw`,
+		"generate/server_tool_parts.resp.json": `"toolType": "GOOGLE_SEARCH_WEB"`,
+	} {
+		var message []byte
+		if strings.HasSuffix(name, ".sse") {
+			chunks, err := play(asked(), bytes.NewReader(file(t, name)))
+			if err != io.EOF {
+				t.Fatal(err)
+			}
+			message = accumulated(t, chunks).Message()
+		} else {
+			got, err := asked().Whole(file(t, name))
+			if err != nil {
+				t.Fatal(err)
+			}
+			a, err := openai.ParseAnswer(got)
+			if err != nil {
+				t.Fatal(err)
+			}
+			message = a.Choices[0].Message
+		}
+		w, err := translated(t, chatOf("gemini-3.8-flash", hi+","+string(message), ""))
+		if err != nil || !strings.Contains(string(w.Body()), want) {
+			t.Errorf("%s came back as %s, %v", name, w.Body(), err)
+		}
+		clean, err := translated(t, chatOf("gemini-3.8-flash", hi+","+string(openai.ForProvider(message, false)), ""))
+		if err != nil || strings.Contains(string(clean.Body()), "EpAC") {
+			t.Errorf("%s keeps a signature for others: %s, %v", name, clean.Body(), err)
+		}
+	}
+}

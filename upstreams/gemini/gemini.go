@@ -1,0 +1,54 @@
+// Package gemini is the upstream of Google's Gemini by its own API, generateContent of the Developer API. It puts
+// requests in the OpenAI dialect into Gemini's words, and Gemini's answers into that dialect.
+//
+// Both directions are pure functions on bytes. What Gemini has no word for is left out with a warning where the answer
+// stays right without it, and refused where the client would get something else than it asked for. What only Gemini
+// knows of an answer (signatures of thoughts, parts of the server's own tools) goes to the client in
+// extra_content.google, where Google's own compatible endpoint puts it, and is read from there when it comes back.
+package gemini
+
+import (
+	"crypto/rand"
+	"net/http"
+	"time"
+
+	"threadhub/upstreams"
+)
+
+// New returns the upstream. It connects to nothing yet; Close it when the last call has ended.
+func New(o upstreams.Options) (*upstreams.Client, error) {
+	d := dialect{now: time.Now, fresh: fresh}
+	return upstreams.NewClient(upstreams.Dialect{
+		Provider:  "gemini",
+		BaseURL:   "https://generativelanguage.googleapis.com/v1beta",
+		Answer:    []string{"X-Gemini-Service-Tier", "Retry-After"}, // it names its answers inside them
+		Translate: d.translate,
+		Family:    Family,
+		Authorize: func(h http.Header, key string) { h["X-Goog-Api-Key"] = []string{key} },
+	}, o)
+}
+
+// dialect is what of a translation is not in the bytes.
+type dialect struct {
+	now   func() time.Time
+	fresh func() string // a new name for what Gemini left without one: 24 letters and digits
+}
+
+func (d dialect) translate(r *upstreams.Request) (upstreams.Words, error) {
+	t := translation{model: traitsOf(r.Model)}
+	body, err := t.request(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	return &words{
+		path:     address(r.Model, r.Stream),
+		body:     body,
+		warnings: t.warnings,
+		model:    r.Model,
+		searches: t.searches,
+		logprobs: t.logprobs,
+		dialect:  d,
+	}, nil
+}
+
+func fresh() string { return rand.Text()[:24] }

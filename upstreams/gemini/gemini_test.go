@@ -1,0 +1,173 @@
+package gemini_test
+
+import (
+	"errors"
+	"io"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"threadhub/internal/fault"
+	"threadhub/internal/seal"
+	"threadhub/openai"
+	"threadhub/upstreams"
+	"threadhub/upstreams/gemini"
+	"threadhub/upstreams/upstreamstest"
+)
+
+// wire is how Gemini says what the suite has it say.
+var wire = upstreamstest.Wire{
+	Path:          "models/m:generateContent",
+	StreamPath:    "models/m:streamGenerateContent?alt=sse",
+	Authorization: "X-Goog-Api-Key",
+	Answer: func(text string) string {
+		return `{"candidates":[{"content":{"parts":[{"text":` + strconv.Quote(text) + `}],"role":"model"},"finishReason":"STOP","index":0}],` + usage + `}`
+	},
+	Delta: func(text string) string {
+		return `{"candidates":[{"content":{"parts":[{"text":` + strconv.Quote(text) + `}],"role":"model"},"index":0}],` + usage + `}`
+	},
+	Last:    `{"candidates":[{"content":{"parts":[{"text":""}],"role":"model"},"finishReason":"STOP","index":0}],` + usage + `}`,
+	Endless: true,
+}
+
+const usage = `"usageMetadata":{"promptTokenCount":3,"candidatesTokenCount":2,"totalTokenCount":5},"modelVersion":"m","responseId":"r"`
+
+var subject = upstreamstest.Subject{
+	New:    gemini.New,
+	Header: map[string]string{"X-Gemini-Service-Tier": "standard", "Retry-After": "2"},
+	Wire:   &wire,
+}
+
+func TestUpstream(t *testing.T) { upstreamstest.Run(t, subject) }
+
+func TestErrors(t *testing.T) {
+	type f = upstreamstest.Fault
+	rejected := f{Kind: fault.Upstream, Code: "provider_key_rejected", Message: "key was refused", Final: true}
+	subject.Errors(t, "testdata/errors", map[string]f{
+		"400_api_key":   rejected,
+		"400_field":     {Kind: fault.Invalid, Message: `Unknown name "foo" at 'generation_config'`},
+		"400_location":  rejected,
+		"400_signature": {Kind: fault.Invalid, Message: "missing a thought_signature"},
+		"401_oauth":     rejected,
+		"403_leaked":    rejected,
+		"403_no_key":    rejected,
+		"404_model":     {Kind: fault.NotFound, Code: "model_not_found", Param: "model", Message: "gemini-9-ultra is not found"},
+		"429_bare":      {Kind: fault.RateLimited, Code: "rate_limit_exceeded", Message: "Resource exhausted"},
+		"429_day":       {Kind: fault.RateLimited, Code: "insufficient_quota", Message: "quota is used up", Final: true},
+		"429_minute":    {Kind: fault.RateLimited, Code: "rate_limit_exceeded", Message: "Please retry in 34.4s", Retry: 34400 * time.Millisecond},
+		"499":           {Kind: fault.Upstream, Code: "upstream_error", Message: "cancelled"},
+		"500":           {Kind: fault.Upstream, Code: "upstream_error", Message: "Please retry or report in (link)"},
+		"503":           {Kind: fault.Upstream, Code: "upstream_error", Message: "overloaded"},
+		"504":           {Kind: fault.Timeout, Code: "upstream_timeout", Message: "Deadline expired"},
+	})
+}
+
+func TestStreams(t *testing.T) {
+	subject.Streams(t, "testdata/stream", map[string]upstreamstest.Fault{
+		"cut":           {Kind: fault.Upstream, Code: "upstream_truncated"},
+		"error_mid":     {Kind: fault.Upstream, Code: "upstream_error", Message: "The model is overloaded"},
+		"error_mid_raw": {Kind: fault.Upstream, Code: "upstream_error", Message: "Internal error encountered"},
+	})
+}
+
+// ask asks Gemini, played by server, for model.
+func ask(t *testing.T, server *upstreamstest.Server, model, attempt string, stream bool) (*upstreams.Answer, error) {
+	t.Helper()
+	c, err := gemini.New(upstreams.Options{BaseURL: server.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	r := &upstreams.Request{
+		Body: []byte(`{"model":"m","messages":[{"role":"user","content":"hi"}]}`), Model: model, Stream: stream,
+		Key: seal.NewSecret(upstreamstest.Key), Attempt: attempt,
+	}
+	if err := c.Translate(r); err != nil {
+		t.Fatal(err)
+	}
+	return c.Chat(t.Context(), r)
+}
+
+// An error that stands between the events as it is counts only when all of it is there, and nothing before it is an end.
+func TestCutBesideAnError(t *testing.T) {
+	raw, err := os.ReadFile("testdata/stream/error_mid_raw.sse")
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := upstreamstest.Serve(t, func(c *upstreamstest.Conn) {
+		n, _ := strconv.Atoi(c.Request.Header.Get("X-Client-Request-Id"))
+		c.Send(upstreamstest.EventStream + string(raw[:n]))
+		c.Close()
+	})
+	whole := strings.LastIndexByte(string(raw), '}') + 1
+	for n := range len(raw) + 1 {
+		a, err := ask(t, server, "m", strconv.Itoa(n), true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for err == nil {
+			_, err = a.Stream.Next()
+		}
+		a.Stream.Close()
+		if f := fault.From(err); errors.Is(err, io.EOF) || n >= whole != strings.Contains(f.Message, "Internal error encountered") {
+			t.Errorf("after byte %d it ended in %v", n, err)
+		}
+	}
+}
+
+// The name of a model cannot lead anywhere else.
+func TestNamesStayInTheirPlace(t *testing.T) {
+	asked := make(chan string, 1)
+	server := upstreamstest.Serve(t, func(c *upstreamstest.Conn) {
+		asked <- c.Request.RequestURI
+		c.Send(upstreamstest.Reply("200 OK", wire.Answer("x"), upstreamstest.JSON))
+	})
+	for model, want := range map[string]string{
+		"gemini-2.5-flash":        "/v1/models/gemini-2.5-flash:generateContent",
+		"models/gemini-2.5-flash": "/v1/models/gemini-2.5-flash:generateContent",
+		"a/../../b?key=x#y":       "/v1/models/a%2F..%2F..%2Fb%3Fkey=x%23y:generateContent",
+		"x:countTokens":           "/v1/models/x%3AcountTokens:generateContent",
+		"..":                      "/v1/models/..:generateContent",
+		"a%2Fb%3f é":              "/v1/models/a%252Fb%253f%20%C3%A9:generateContent",
+	} {
+		if _, err := ask(t, server, model, "a", false); err != nil {
+			t.Error(err)
+		}
+		if got := <-asked; got != want {
+			t.Errorf("%s is asked at %s, want %s", model, got, want)
+		}
+	}
+}
+
+// An answer that is of no use was worked for all the same.
+func TestUsageOfNoUse(t *testing.T) {
+	body := `{"candidates":[{"finishReason":"MALFORMED_FUNCTION_CALL"}],` + usage + `}`
+	_, err := ask(t, upstreamstest.Replies(t, upstreamstest.Reply("200 OK", body, upstreamstest.JSON)), "m", "a", false)
+	f := upstreams.FailureOf(err)
+	if !fault.HasCode(err, "upstream_malformed") || !strings.Contains(string(f.Body), `"usage":{"prompt_tokens":3,"completion_tokens":2`) {
+		t.Errorf("%v with %s", err, f.Body)
+	}
+	a, err := ask(t, upstreamstest.Replies(t, upstreamstest.EventStream+upstreamstest.Data(body)), "m", "a", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Stream.Close()
+	var all openai.Accumulator
+	for {
+		p, err := a.Stream.Next()
+		if err != nil {
+			if !fault.HasCode(err, "upstream_malformed") {
+				t.Error(err)
+			}
+			break
+		}
+		if _, err := all.Add(p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if u := all.Usage(); u == nil || u.Output != 2 {
+		t.Errorf("the stream used %+v", u)
+	}
+}

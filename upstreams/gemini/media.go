@@ -1,0 +1,171 @@
+package gemini
+
+import (
+	"fmt"
+	"net/url"
+	"path"
+	"strings"
+
+	"github.com/tidwall/gjson"
+)
+
+// files is where Gemini keeps what was uploaded to it.
+const files = "https://generativelanguage.googleapis.com/"
+
+// mediaPart appends part i of message n, which is no text. whole says that it is a part of its own, and not inside the
+// answer of a tool, where less may stand beside the data.
+func (t *translation) mediaPart(dst []byte, n, i int, part gjson.Result, whole bool) []byte {
+	param := place(n, fmt.Sprintf(".content[%d]", i))
+	w := object{b: append(dst, '{')}
+	switch kind := part.Get("type").Str; kind {
+	case "image_url":
+		t.image(&w, param+".image_url", part.Get("image_url"), whole)
+	case "video_url":
+		t.located(&w, param+".video_url.url", part.Get("video_url.url"), "video/mp4")
+	case "input_audio":
+		t.audio(&w, param+".input_audio", part.Get("input_audio"))
+	case "file":
+		t.file(&w, param+".file", part.Get("file"))
+	default:
+		t.unsupported(param+".type", "gemini has no content parts of this type")
+	}
+	return append(w.b, '}')
+}
+
+func (t *translation) image(w *object, param string, v gjson.Result, whole bool) {
+	at := v
+	if v.IsObject() {
+		at, param = v.Get("url"), param+".url"
+	}
+	t.located(w, param, at, "image/jpeg")
+	switch detail := v.Get("detail").Str; {
+	case detail == "" || detail == "auto":
+	case (detail == "low" || detail == "high") && whole && !t.model.old && !t.model.gemma:
+		w.raw("mediaResolution", `{"level":"MEDIA_RESOLUTION_`+strings.ToUpper(detail)+`"}`)
+	default:
+		t.dropped("image_url.detail", "unsupported")
+	}
+}
+
+// ownImage writes an image the model drew in an earlier turn, with its signature.
+func (t *translation) ownImage(n int, v gjson.Result) {
+	at := v.Get("image_url.url")
+	if at.Type != gjson.String {
+		return
+	}
+	c := &t.contents
+	c.part("model")
+	w := object{b: append(c.b, '{')}
+	t.located(&w, place(n, ".images"), at, "image/png")
+	if s := signed(v.Get("extra_content.google.thought_signature")); s != "" && !t.model.gemma {
+		w.raw("thoughtSignature", s)
+	}
+	c.b = append(w.b, '}')
+}
+
+func (t *translation) audio(w *object, param string, v gjson.Result) {
+	format := v.Get("format").Str
+	if format == "" || strings.ContainsFunc(format, func(r rune) bool { return (r < 'a' || r > 'z') && (r < '0' || r > '9') }) {
+		t.invalid("invalid_value", param+".format", "the format of the audio must be a word like wav or mp3")
+	}
+	t.inline(w, param+".data", "audio/"+format, v.Get("data").Str)
+}
+
+func (t *translation) file(w *object, param string, v gjson.Result) {
+	if id := v.Get("file_id"); id.Exists() && id.Type != gjson.Null {
+		if !strings.HasPrefix(id.Str, files) {
+			t.unsupported(param+".file_id", "gemini knows only files that were uploaded to it, by their whole address")
+			return
+		}
+		t.located(w, param+".file_id", id, "")
+		return
+	}
+	t.located(w, param+".file_data", v.Get("file_data"), "application/pdf")
+}
+
+// located writes what is at an address: inside it, for a data URL, else for Gemini to fetch. otherwise is the type where
+// the address does not tell.
+func (t *translation) located(w *object, param string, at gjson.Result, otherwise string) {
+	text := at.Str
+	scheme, rest, ok := strings.Cut(text, ":")
+	switch {
+	case at.Type != gjson.String || !ok:
+		t.invalid("invalid_value", param, "there must be a data URL or the address of a file")
+	case strings.EqualFold(scheme, "data"):
+		head, data, _ := strings.Cut(rest, ",")
+		media, encoding, _ := strings.Cut(head, ";")
+		if !strings.EqualFold(encoding, "base64") && !strings.HasSuffix(strings.ToLower(encoding), ";base64") {
+			t.invalid("invalid_value", param, "a data URL must be in base64: data:image/png;base64,…")
+			return
+		}
+		t.inline(w, param, media, data)
+	case strings.EqualFold(scheme, "http") || strings.EqualFold(scheme, "https"):
+		t.remote(w, param, at, otherwise)
+	default:
+		t.unsupported(param, "gemini takes data URLs and addresses that begin with https")
+	}
+}
+
+// inline writes data that is in base64 already.
+func (t *translation) inline(w *object, param, media, data string) {
+	media = strings.ToLower(media)
+	switch {
+	case media == "image/svg+xml":
+		t.unsupported(param, "gemini does not take SVG")
+	case !isMedia(media):
+		t.invalid("invalid_value", param, "the type of the data must be like image/png")
+	case data == "" || !isBase64(strings.TrimRight(data, "=")) || strings.Contains(strings.TrimRight(data, "="), "="):
+		t.invalid("invalid_value", param, "the data must be base64")
+	default:
+		w.key("inlineData")
+		w.b = append(append(append(w.b, `{"mimeType":"`...), media...), `","data":"`...)
+		w.b = append(append(w.b, data...), `"}`...)
+	}
+}
+
+// isMedia reports whether s is a media type without parameters.
+func isMedia(s string) bool {
+	major, minor, ok := strings.Cut(s, "/")
+	odd := func(r rune) bool {
+		return r != '.' && r != '+' && r != '-' && r != '_' && (r < 'a' || r > 'z') && (r < '0' || r > '9')
+	}
+	return ok && major != "" && minor != "" && len(s) <= 100 && !strings.ContainsFunc(major, odd) && !strings.ContainsFunc(minor, odd)
+}
+
+// byEnding is the type that the ending of a name tells.
+var byEnding = map[string]string{
+	".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp", ".gif": "image/gif",
+	".heic": "image/heic", ".heif": "image/heif", ".avif": "image/avif", ".svg": "image/svg+xml",
+	".mp4": "video/mp4", ".webm": "video/webm", ".mov": "video/quicktime",
+	".pdf": "application/pdf", ".txt": "text/plain",
+}
+
+// remote writes an address for Gemini to fetch. Of its own files, and videos of YouTube, Gemini knows the type; of others
+// it is a guess, and that it fetches them is not certain.
+func (t *translation) remote(w *object, param string, at gjson.Result, otherwise string) {
+	u, err := url.Parse(at.Str)
+	if err != nil || u.Host == "" {
+		t.invalid("invalid_value", param, "the address cannot be read")
+		return
+	}
+	w.key("fileData")
+	w.b = append(w.b, '{')
+	if host := strings.TrimPrefix(strings.ToLower(u.Hostname()), "www."); !strings.HasPrefix(at.Str, files) && host != "youtube.com" && host != "youtu.be" {
+		media, ok := byEnding[strings.ToLower(path.Ext(u.Path))]
+		if !ok {
+			media = otherwise
+		}
+		if media == "image/svg+xml" {
+			t.unsupported(param, "gemini does not take SVG")
+		}
+		w.b = append(append(append(w.b, `"mimeType":"`...), media...), `",`...)
+		t.warn("unchecked=" + strings.Trim(plain(lastMember(param)), ".") + ";reason=not_fetched")
+	}
+	w.b = append(append(append(w.b, `"fileUri":`...), at.Raw...), '}')
+}
+
+// lastMember is the name of the part in a param that ends in .url.
+func lastMember(param string) string {
+	param = strings.TrimSuffix(param, ".url")
+	return param[strings.LastIndexByte(param, '.')+1:]
+}

@@ -1,0 +1,486 @@
+package gemini
+
+import (
+	"bytes"
+	"strings"
+
+	"github.com/tidwall/gjson"
+)
+
+// placeholder stands where a call of a function has no signature that its model understands (Google, thought
+// signatures: histories of other models). Google shows it as it is, not in base64.
+const placeholder = `"skip_thought_signature_validator"`
+
+// contents writes turns. Neighbours of one role become one content, as Gemini's roles must alternate.
+type contents struct {
+	b     []byte
+	role  string // of the content that is open; "" before the first
+	parts int    // in it
+	calls int    // of functions, in it
+}
+
+// part begins a part: the caller appends it.
+func (c *contents) part(role string) {
+	switch {
+	case c.role == role:
+		c.b = append(c.b, ',')
+		c.parts++
+		return
+	case c.role == "" && role == "model": // Gemini wants the user to begin
+		c.b = append(c.b, `{"role":"user","parts":[{"text":" "}]},`...)
+	case c.role != "":
+		c.b = append(c.b, `]},`...)
+	}
+	c.b = append(append(append(c.b, `{"role":"`...), role...), `","parts":[`...)
+	c.role, c.parts, c.calls = role, 1, 0
+}
+
+// text writes a part of text, a JSON string, with a signature if there is one. Without both it writes nothing: Gemini
+// refuses empty texts.
+func (c *contents) text(role, text, signature string) {
+	if text == `""` && signature == "" {
+		return
+	}
+	c.part(role)
+	c.b = append(append(c.b, `{"text":`...), text...)
+	c.sign(signature)
+	c.b = append(c.b, '}')
+}
+
+// sign writes the signature, a JSON string, of the part that is open.
+func (c *contents) sign(signature string) {
+	if signature != "" {
+		c.b = append(append(c.b, `,"thoughtSignature":`...), signature...)
+	}
+}
+
+// message is one message of a request, as far as it is looked at.
+type message struct {
+	role, content, name, refusal, calls, function, id, extra, details, images, failed gjson.Result
+}
+
+func read(v gjson.Result) (m message) {
+	v.ForEach(func(key, v gjson.Result) bool {
+		switch key.Str {
+		case "role":
+			m.role = v
+		case "content":
+			m.content = v
+		case "name":
+			m.name = v
+		case "refusal":
+			m.refusal = v
+		case "tool_calls":
+			m.calls = v
+		case "function_call":
+			m.function = v
+		case "tool_call_id":
+			m.id = v
+		case "extra_content":
+			m.extra = v
+		case "reasoning_details":
+			m.details = v
+		case "images":
+			m.images = v
+		case "is_error": // no member of the API, but the only way some clients have to say it
+			m.failed = v
+		}
+		return true
+	})
+	return m
+}
+
+// text is v as a JSON string; "" if it is none.
+func text(v gjson.Result) string {
+	if v.Type != gjson.String {
+		return ""
+	}
+	return v.Raw
+}
+
+// each calls f with the elements of an array; what is no array has none.
+func each(v gjson.Result, f func(i int, e gjson.Result) bool) {
+	if !v.IsArray() {
+		return
+	}
+	i := -1
+	v.ForEach(func(_, e gjson.Result) bool {
+		i++
+		return f(i, e)
+	})
+}
+
+// messages writes systemInstruction and contents.
+func (t *translation) messages(out []byte) []byte {
+	out = t.system(out)
+	each(t.chat.messages, func(n int, v gjson.Result) bool {
+		m := read(v)
+		t.message(n, &m)
+		return t.err == nil
+	})
+	t.flush()
+	if t.contents.role == "" {
+		t.contents.text("user", `" "`, "")
+	}
+	out = append(out, `"contents":[`...)
+	out = append(out, t.contents.b...)
+	return append(out, `]}]`...)
+}
+
+// system writes what system and developer say, wherever they say it, before all else; Gemma hears it from the user. It
+// also finds where the turn under way begins.
+func (t *translation) system(out []byte) []byte {
+	t.turn = -1
+	system := 0
+	w := append(out, `"systemInstruction":{"parts":[`...)
+	each(t.chat.messages, func(n int, v gjson.Result) bool {
+		m := read(v)
+		switch m.role.Str {
+		case "system", "developer":
+			t.texts(n, m.content, func(text string) {
+				if t.model.gemma {
+					t.contents.text("user", text, "")
+					return
+				}
+				if system++; system > 1 {
+					w = append(w, ',')
+				}
+				w = append(append(append(w, `{"text":`...), text...), '}')
+			})
+		case "user":
+			if m.content.Raw != `""` && m.content.Raw != "null" && m.content.Exists() {
+				t.turn = n
+			}
+		}
+		return t.err == nil
+	})
+	if system == 0 {
+		return out
+	}
+	return append(w, `]},`...)
+}
+
+func (t *translation) message(n int, m *message) {
+	if role := m.role.Str; role != "tool" && role != "function" {
+		t.flush()
+	}
+	switch m.role.Str {
+	case "user":
+		if m.name.Type == gjson.String {
+			t.dropped("messages.name", "unsupported")
+		}
+		t.user(n, m.content)
+	case "assistant":
+		t.assistant(n, m)
+	case "tool":
+		t.result(n, m)
+	case "function":
+		t.respond(n, m, "", text(m.name))
+	}
+}
+
+// texts calls f with each text of content that is nothing but text, as JSON strings; empty ones left out.
+func (t *translation) texts(n int, content gjson.Result, f func(text string)) {
+	if content.Type == gjson.String {
+		if content.Str != "" {
+			f(content.Raw)
+		}
+		return
+	}
+	each(content, func(_ int, part gjson.Result) bool {
+		text := part.Get("text")
+		if part.Get("type").Str == "refusal" {
+			text = part.Get("refusal")
+		}
+		switch {
+		case text.Type != gjson.String:
+			t.unsupported(place(n, ".content"), "the content of message %d can hold text only", n)
+		case text.Str != "":
+			f(text.Raw)
+		}
+		return t.err == nil
+	})
+}
+
+// assistant writes a turn of the model: parts of the server's tools, text, images, calls. Thoughts do not go back.
+func (t *translation) assistant(n int, m *message) {
+	c := &t.contents
+	signature := t.signature(m)
+	if t.model.demands() {
+		each(m.extra.Get("google.tool_parts"), func(_ int, part gjson.Result) bool {
+			if isToolPart(part) {
+				c.part("model")
+				c.b = append(c.b, part.Raw...)
+			}
+			return true
+		})
+	}
+	last := "" // the text that comes last is the one that is signed
+	keep := func(text string) {
+		if last != "" {
+			c.text("model", last, "")
+		}
+		last = text
+	}
+	t.texts(n, m.content, keep)
+	if m.refusal.Type == gjson.String && m.refusal.Str != "" {
+		keep(m.refusal.Raw)
+	}
+	if last != "" {
+		c.text("model", last, signature)
+	}
+	each(m.images, func(_ int, image gjson.Result) bool {
+		t.ownImage(n, image)
+		return t.err == nil
+	})
+	each(m.calls, func(i int, call gjson.Result) bool {
+		t.call(n, i, m, call)
+		return t.err == nil
+	})
+	if m.function.IsObject() {
+		t.functionCall(n, "", m.function.Get("name"), m.function.Get("arguments"), "")
+	}
+	if last == "" {
+		c.text("model", `""`, signature)
+	}
+}
+
+func isToolPart(part gjson.Result) bool {
+	for _, name := range []string{"toolCall", "toolResponse", "executableCode", "codeExecutionResult"} {
+		if part.Get(name).IsObject() {
+			return true
+		}
+	}
+	return false
+}
+
+// signature is that of the message itself, a JSON string; "" if it has none.
+func (t *translation) signature(m *message) string {
+	if t.model.gemma {
+		return ""
+	}
+	if s := signed(m.extra.Get("google.thought_signature")); s != "" || m.calls.IsArray() {
+		return s
+	}
+	return m.detailed(func(gjson.Result) bool { return true })
+}
+
+// signed is v as a JSON string if it can be a signature: base64 of either alphabet, or a placeholder.
+func signed(v gjson.Result) string {
+	if v.Type != gjson.String || v.Str == "" || len(v.Raw) != len(v.Str)+2 || !isBase64(v.Str) {
+		return ""
+	}
+	return v.Raw
+}
+
+func isBase64(s string) bool {
+	for i := range len(s) {
+		c := s[i]
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '+' || c == '/' || c == '-' || c == '_' || c == '=') {
+			return false
+		}
+	}
+	return true
+}
+
+// detailed finds a signature of Gemini in OpenRouter's reasoning_details: the first whose id is wanted.
+func (m *message) detailed(wanted func(id gjson.Result) bool) (signature string) {
+	each(m.details, func(_ int, d gjson.Result) bool {
+		if d.Get("type").Str == "reasoning.encrypted" && strings.HasPrefix(d.Get("format").Str, "google-gemini") && wanted(d.Get("id")) {
+			signature = signed(d.Get("data"))
+		}
+		return signature == ""
+	})
+	return signature
+}
+
+// split takes apart an id in which LiteLLM hides a signature.
+func split(id string) (clean, signature string) {
+	clean, signature, ok := strings.Cut(id, "__thought__")
+	if !ok || signature == "" || !isBase64(signature) {
+		return clean, ""
+	}
+	return clean, `"` + signature + `"`
+}
+
+// call writes call i of message n.
+func (t *translation) call(n, i int, m *message, call gjson.Result) {
+	id, hidden := split(call.Get("id").String())
+	signature := hidden
+	for _, at := range []string{"extra_content.google.thought_signature", "function.thought_signature"} {
+		if s := signed(call.Get(at)); s != "" {
+			signature = s
+			break
+		}
+	}
+	if signature == "" {
+		signature = m.detailed(func(of gjson.Result) bool { return of.Str == id && id != "" || i == 0 && of.Str == "" })
+	}
+	f, input := call.Get("function"), gjson.Result{}
+	if custom := call.Get("custom"); custom.IsObject() {
+		f, input = custom, custom.Get("input")
+	}
+	if f.Get("name").Type != gjson.String {
+		t.invalid("invalid_type", place(n, ".tool_calls"), "a tool call of message %d has no name", n)
+		return
+	}
+	if input.Exists() {
+		input = gjson.Result{Type: gjson.JSON, Raw: `{"input":` + input.Raw + `}`}
+	} else {
+		input = f.Get("arguments")
+	}
+	t.functionCall(n, id, f.Get("name"), input, signature)
+	if id != "" {
+		if t.names == nil {
+			t.names = map[string]string{}
+		}
+		t.names[id] = f.Get("name").Raw
+	}
+}
+
+// functionCall writes a call. In the turn under way the first of each step must be signed.
+func (t *translation) functionCall(n int, id string, name, arguments gjson.Result, signature string) {
+	c := &t.contents
+	c.part("model")
+	c.calls++
+	w := object{b: append(c.b, `{"functionCall":{`...)}
+	if id != "" {
+		w.key("id")
+		w.b = gjson.AppendJSONString(w.b, id)
+	}
+	w.raw("name", name.Raw)
+	w.key("args")
+	w.b = t.args(w.b, arguments)
+	c.b = append(w.b, '}')
+	switch {
+	case t.model.gemma:
+		signature = ""
+	case signature == "" && c.calls == 1 && n > t.turn && t.model.demands():
+		signature = placeholder
+	}
+	c.sign(signature)
+	c.b = append(c.b, '}')
+}
+
+// args appends the arguments of a call as an object, which Gemini wants.
+func (t *translation) args(dst []byte, arguments gjson.Result) []byte {
+	text := arguments.Raw
+	if arguments.Type == gjson.String {
+		text = strings.TrimSpace(arguments.Str)
+	}
+	switch {
+	case text == "" || text == "null":
+		return append(dst, `{}`...)
+	case text[0] == '{' && gjson.Valid(text):
+		return append(dst, text...)
+	}
+	t.warn("changed=tool_calls.arguments;reason=no_object")
+	if arguments.Type == gjson.String {
+		text = arguments.Raw
+	}
+	return append(append(append(dst, `{"_raw":`...), text...), '}')
+}
+
+// result writes what a tool answered.
+func (t *translation) result(n int, m *message) {
+	id, _ := split(m.id.String())
+	name, ok := t.names[id]
+	if !ok {
+		t.invalid("invalid_value", place(n, ".tool_call_id"), "message %d answers a tool call that no earlier message makes", n)
+		return
+	}
+	t.respond(n, m, id, name)
+}
+
+// respond writes a functionResponse. name is a JSON string.
+func (t *translation) respond(n int, m *message, id, name string) {
+	if name == "" {
+		t.invalid("missing_required_parameter", place(n, ".name"), "message %d does not name its function", n)
+		return
+	}
+	c := &t.contents
+	c.part("user")
+	w := object{b: append(c.b, `{"functionResponse":{`...)}
+	if id != "" {
+		w.key("id")
+		w.b = gjson.AppendJSONString(w.b, id)
+	}
+	w.raw("name", name)
+	w.key("response")
+	text, media := t.answer(n, m.content)
+	w.b = append(w.b, response(text, m.failed.Type == gjson.True)...)
+	if len(media) > 0 {
+		if t.model.old || t.model.gemma {
+			t.late = append(append(t.late, ','), media...)
+		} else {
+			w.key("parts")
+			w.b = append(append(append(w.b, '['), media...), ']')
+		}
+	}
+	c.b = append(w.b, `}}`...)
+}
+
+// answer takes apart the content of a tool's message: its text, and its media as parts.
+func (t *translation) answer(n int, content gjson.Result) (text string, media []byte) {
+	if !content.IsArray() {
+		return content.String(), nil
+	}
+	var texts []string
+	each(content, func(i int, part gjson.Result) bool {
+		if part.Get("type").Str == "text" {
+			texts = append(texts, part.Get("text").String())
+		} else {
+			if len(media) > 0 {
+				media = append(media, ',')
+			}
+			media = t.mediaPart(media, n, i, part, false)
+		}
+		return t.err == nil
+	})
+	return strings.Join(texts, "\n"), media
+}
+
+// response is a tool's answer as the object Gemini wants: itself if it is one, else under the key Google's documentation
+// has for it.
+func response(text string, failed bool) []byte {
+	key := `{"output":`
+	if failed {
+		key = `{"error":`
+	}
+	trimmed := strings.TrimSpace(text)
+	switch {
+	case !gjson.Valid(trimmed) || failed:
+		return append(gjson.AppendJSONString([]byte(key), text), '}')
+	case trimmed[0] == '{':
+		return []byte(trimmed)
+	}
+	return append(append([]byte(key), trimmed...), '}')
+}
+
+// flush writes the media that must follow the results of tools, once the last of those is there.
+func (t *translation) flush() {
+	if len(t.late) > 0 {
+		t.contents.part("user")
+		t.contents.b = append(t.contents.b, bytes.TrimPrefix(t.late, []byte{','})...)
+		t.late = nil
+	}
+}
+
+// user writes a turn of the user.
+func (t *translation) user(n int, content gjson.Result) {
+	if !content.IsArray() {
+		if content.Type == gjson.String {
+			t.contents.text("user", content.Raw, "")
+		}
+		return
+	}
+	each(content, func(i int, part gjson.Result) bool {
+		if part.Get("type").Str == "text" && part.Get("text").Type == gjson.String {
+			t.contents.text("user", part.Get("text").Raw, "")
+		} else {
+			t.contents.part("user")
+			t.contents.b = t.mediaPart(t.contents.b, n, i, part, true)
+		}
+		return t.err == nil
+	})
+}

@@ -1,0 +1,189 @@
+package gemini
+
+import (
+	"strconv"
+
+	"github.com/tidwall/gjson"
+)
+
+// words is one request in Gemini's words, and what reads its answer.
+type words struct {
+	path     string
+	body     []byte
+	warnings []string
+
+	model    string
+	searches bool // the answer may say where it found what
+	logprobs bool
+	dialect  dialect
+
+	stream stream
+}
+
+// Path is upstreams.Words's.
+func (w *words) Path() string { return w.path }
+
+// Body is upstreams.Words's.
+func (w *words) Body() []byte { return w.body }
+
+// Warnings is upstreams.Words's.
+func (w *words) Warnings() []string { return w.warnings }
+
+// Whole is upstreams.Words's. With an error for an answer that was worked for comes an object with its usage.
+func (w *words) Whole(body []byte) ([]byte, error) {
+	root := gjson.ParseBytes(body)
+	used := root.Get("usageMetadata")
+	out := make([]byte, 0, len(body)+256)
+	o := object{b: append(out, '{')}
+	w.head(&o, root, "chat.completion")
+	o.key("choices")
+	var err error
+	if o.b, err = w.choices(o.b, root); err != nil {
+		if !used.IsObject() {
+			return nil, err
+		}
+		return append(appendUsage([]byte(`{"usage":`), used), '}'), err
+	}
+	if used.IsObject() {
+		o.key("usage")
+		o.b = appendUsage(o.b, used)
+	}
+	return append(o.b, '}'), nil
+}
+
+// head writes what an answer and each of its chunks begin with. The model is the one that answered.
+func (w *words) head(o *object, root gjson.Result, kind string) {
+	o.key("id")
+	if id := text(root.Get("responseId")); len(id) > len(`""`) {
+		o.b = append(append(o.b, `"chatcmpl-`...), id[1:]...)
+	} else {
+		o.b = append(append(append(o.b, `"chatcmpl-`...), w.dialect.fresh()...), '"')
+	}
+	o.raw("object", `"`+kind+`"`)
+	o.raw("created", strconv.FormatInt(w.dialect.now().Unix(), 10))
+	o.key("model")
+	if model := text(root.Get("modelVersion")); len(model) > len(`""`) {
+		o.b = append(o.b, model...)
+	} else {
+		o.b = gjson.AppendJSONString(o.b, w.model)
+	}
+}
+
+func (w *words) choices(dst []byte, root gjson.Result) ([]byte, error) {
+	dst = append(dst, '[')
+	var wrong error
+	count := 0
+	each(root.Get("candidates"), func(i int, v gjson.Result) bool {
+		if i > 0 {
+			dst = append(dst, ',')
+		}
+		count++
+		dst, wrong = w.choice(dst, v)
+		return wrong == nil
+	})
+	if wrong != nil {
+		return nil, wrong
+	}
+	if count == 0 {
+		blocked := text(root.Get("promptFeedback.blockReason"))
+		if blocked == "" {
+			return nil, protocol("answered without a candidate")
+		}
+		dst = append(dst, `{"index":0,"message":{"role":"assistant","content":null,"refusal":null},"logprobs":null,"finish_reason":"content_filter","native_finish_reason":`...)
+		dst = append(append(dst, blocked...), '}')
+	}
+	return append(dst, ']'), nil
+}
+
+// choice appends one candidate of a whole answer.
+func (w *words) choice(dst []byte, v gjson.Result) ([]byte, error) {
+	index := v.Get("index").Int()
+	if !v.IsObject() || index < 0 || index >= maxCandidates {
+		return nil, protocol("answered with a candidate that cannot be")
+	}
+	c := candidate{index: int(index), finish: v.Get("finishReason").Str, grounding: v.Get("groundingMetadata")}
+	var content, thoughts, calls, images []byte
+	each(v.Get("content.parts"), func(_ int, v gjson.Result) bool {
+		p := takeApart(v)
+		c.keep(p)
+		at := -1
+		switch {
+		case p.call.IsObject():
+			calls = w.appendCall(comma(calls), &c, p, false)
+		case p.data.IsObject():
+			images = appendImage(comma(images), p)
+		case p.text.Type == gjson.String && p.thought:
+			thoughts = append(thoughts, p.text.Raw[1:len(p.text.Raw)-1]...)
+		case p.text.Type == gjson.String:
+			at = len(c.text)
+			content = append(content, p.text.Raw[1:len(p.text.Raw)-1]...)
+			c.text = append(c.text, p.text.Str...)
+		}
+		c.starts = append(c.starts, at)
+		return true
+	})
+	c.usable = len(content) > 0 || len(calls) > 0 || len(images) > 0
+	reason, broken := c.reason()
+	switch {
+	case broken && !c.usable:
+		return nil, malformed(c.finish)
+	case c.finish == "" && !c.usable:
+		return nil, protocol("answered with nothing")
+	}
+	o := object{b: append(dst, '{')}
+	o.raw("index", strconv.Itoa(c.index))
+	o.key("message")
+	m := object{b: append(o.b, `{"role":"assistant"`...), n: 1}
+	m.key("content")
+	if len(content) == 0 && (len(calls) > 0 || reason == "content_filter") {
+		m.b = append(m.b, "null"...)
+	} else {
+		m.b = append(append(append(m.b, '"'), content...), '"')
+	}
+	m.raw("refusal", "null")
+	if len(thoughts) > 0 {
+		m.key("reasoning_content")
+		m.b = append(append(append(m.b, '"'), thoughts...), '"')
+	}
+	m.list("tool_calls", calls)
+	m.list("images", images)
+	if a := c.appendAnnotations(nil); a != nil {
+		m.key("annotations")
+		m.b = append(m.b, a...)
+	}
+	m.extra(c.signature, c.tools)
+	o.b = append(m.b, '}')
+	o.key("logprobs")
+	if w.logprobs {
+		o.b = appendLogprobs(o.b, v.Get("logprobsResult"))
+	} else {
+		o.b = append(o.b, "null"...)
+	}
+	o.finish(reason, c.finish)
+	return append(o.b, '}'), nil
+}
+
+// finish writes why a choice ended, in the API's word and in Gemini's.
+func (o *object) finish(reason, native string) {
+	o.raw("finish_reason", `"`+reason+`"`)
+	if native != "" {
+		o.key("native_finish_reason")
+		o.b = gjson.AppendJSONString(o.b, native)
+	}
+}
+
+// list writes an array of items that are joined by commas; nothing if there are none.
+func (o *object) list(name string, items []byte) {
+	if len(items) > 0 {
+		o.key(name)
+		o.b = append(append(append(o.b, '['), items...), ']')
+	}
+}
+
+// comma appends a comma to a list that is not empty.
+func comma(list []byte) []byte {
+	if len(list) > 0 {
+		list = append(list, ',')
+	}
+	return list
+}
