@@ -26,12 +26,14 @@ import (
 	"threadhub/router"
 	"threadhub/threads"
 	"threadhub/upstreams"
+	"threadhub/upstreams/gemini"
 	"threadhub/upstreams/openai"
 	"threadhub/upstreams/openrouter"
 )
 
 // adapters are the providers this gateway can talk to.
 var adapters = map[string]func(upstreams.Options) (*upstreams.Client, error){
+	"gemini":     gemini.New,
 	"openai":     openai.New,
 	"openrouter": openrouter.New,
 }
