@@ -186,8 +186,8 @@ func (k *call) trace() *httptrace.ClientTrace {
 	}
 }
 
-// do sends a request; stream says that the answer is to be one, words, if not nil, what reads it.
-func (k *call) do(request *http.Request, stream bool, words Words) (*Answer, error) {
+// do sends request. r is what it asks, nil if that is not for a model's answer.
+func (k *call) do(request *http.Request, r *Request) (*Answer, error) {
 	// The transport itself, not an http.Client: no redirects, no cookies, and errors that do not quote the URL.
 	response, err := k.via.RoundTrip(request)
 	if err != nil {
@@ -199,12 +199,11 @@ func (k *call) do(request *http.Request, stream bool, words Words) (*Answer, err
 	k.Header = k.client.keep(response.Header, k.key)
 	k.UpstreamID = k.client.requestID(k.Header)
 	answer := &Answer{Status: k.Status, UpstreamID: k.UpstreamID, Header: k.Header}
+	stream := r != nil && r.Stream
 	if response.StatusCode == http.StatusOK && stream && isEventStream(response.Header) {
-		answer.Stream, err = k.stream(response, words)
-	} else if answer.Body, err = k.whole(response, stream); err == nil && words != nil {
-		if answer.Body, err = words.Whole(answer.Body); err != nil {
-			k.Body = answer.Body
-		}
+		answer.Stream, err = k.stream(response, r.words)
+	} else if answer.Body, err = k.whole(response, stream); r != nil && r.words != nil {
+		answer.Body, err = k.wholeTranslated(r, answer.Body, err)
 	}
 	if err != nil {
 		return nil, err
@@ -234,7 +233,7 @@ func (k *call) chat(r *Request) (*Answer, error) {
 	if r.Attempt != "" && printable(r.Attempt) {
 		h["X-Client-Request-Id"] = []string{r.Attempt}
 	}
-	return k.do(request, r.Stream, r.words)
+	return k.do(request, r)
 }
 
 // request is one with the key, for what stands at path, with its query, below the base.

@@ -65,12 +65,42 @@ func isNull(v json.RawMessage) bool { return len(v) == 0 || string(v) == "null" 
 // parseComplaint reads an error's body. What is not JSON says nothing.
 func parseComplaint(body []byte) complaint {
 	var top struct {
-		Error json.RawMessage `json:"error"`
+		Error  json.RawMessage `json:"error"`
+		Detail json.RawMessage `json:"detail"`
 	}
-	if json.Unmarshal(body, &top) == nil && !isNull(top.Error) {
-		return parseError(top.Error)
+	if json.Unmarshal(body, &top) == nil {
+		if !isNull(top.Error) {
+			return parseError(top.Error)
+		}
+		if !isNull(top.Detail) {
+			return parseDetail(top.Detail)
+		}
 	}
 	return parseError(body)
+}
+
+// parseDetail reads what FastAPI puts in the place of an error (Perplexity): a text, or a list of what is wrong and where.
+// The first of the list is told.
+func parseDetail(data []byte) (said complaint) {
+	var list []struct {
+		Loc []any  `json:"loc"`
+		Msg string `json:"msg"`
+	}
+	if json.Unmarshal(data, &list) != nil || len(list) == 0 {
+		return parseError(data)
+	}
+	said.message = list[0].Msg
+	for _, at := range list[0].Loc {
+		switch at := at.(type) {
+		case float64:
+			said.param += "[" + strconv.Itoa(int(at)) + "]"
+		case string:
+			if at != "body" {
+				said.param = strings.TrimPrefix(said.param+"."+at, ".")
+			}
+		}
+	}
+	return said
 }
 
 // parseError reads the error itself: a text, or an object whose members may be of any type.

@@ -83,7 +83,7 @@ func (c *Client) look(ctx context.Context, path string, key seal.Secret, begin b
 	if err != nil {
 		return k, nil, err
 	}
-	answer, err := k.do(request, false, nil)
+	answer, err := k.do(request, nil)
 	if err != nil {
 		return k, nil, err
 	}

@@ -32,7 +32,7 @@ func (k *call) complain(status int, said complaint, h http.Header) error {
 	k.RetryAfter = wait
 	code := said.word(k.key)
 	name := k.client.dialect.Provider
-	told := func(kind fault.Kind, otherwise string) error {
+	told := func(kind fault.Kind, otherwise string) *fault.Error {
 		text := scrub(said.message, k.key)
 		if text == "" {
 			text = otherwise
@@ -44,6 +44,8 @@ func (k *call) complain(status int, said complaint, h http.Header) error {
 		return k.pass(told(fault.Invalid, "the content was refused"), "content_policy_violation", said)
 	case status == http.StatusForbidden && code == "model_not_found":
 		return fault.New(fault.NotFound, "%s: the organisation's key may not use this model", name).WithCode(code).WithParam("model")
+	case status == http.StatusForbidden && retired[said.kind]:
+		return told(fault.Upstream, "this API of the provider is retired").WithCode("provider_api_retired").NoRetry()
 	case said.rejected || status == http.StatusUnauthorized || status == http.StatusForbidden:
 		k.client.options.Log.Warn("the provider refused a key", "provider", name, "status", status, "upstream_id", k.UpstreamID)
 		return k.client.keyRejected("was refused by the provider")
@@ -68,6 +70,9 @@ func (k *call) complain(status int, said complaint, h http.Header) error {
 		return after(told(fault.Upstream, "the provider failed"), "upstream_error", wait)
 	}
 }
+
+// retired are Perplexity's words for an API that is gone. No other key opens it again; the operator can choose the newer.
+var retired = map[string]bool{"agent_api_migration_required": true, "chat_completions_not_available": true}
 
 func (c *Client) keyRejected(why string) error {
 	return fault.New(fault.Upstream, "%s: the organisation's key %s; an admin can set another", c.dialect.Provider, why).

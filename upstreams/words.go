@@ -2,6 +2,7 @@ package upstreams
 
 import (
 	"bytes"
+	"encoding/json"
 	"io"
 )
 
@@ -12,19 +13,55 @@ type Words interface {
 	Body() []byte       // never changed again
 	Warnings() []string // see Request
 
-	// Whole is the provider's answer in the OpenAI dialect. Errors: fault.Upstream for what is no answer; one that was
-	// worked for comes with an object that holds its usage.
+	// Whole is the provider's answer in the OpenAI dialect. Errors: fault.Upstream for what is no answer, or a Complaint;
+	// one that was worked for comes with an object that holds its usage.
 	Whole(body []byte) ([]byte, error)
 
 	// Event is what one event of the stream says, as chunks of the OpenAI dialect: none, one or several, good until the
-	// next call. end says that this was the provider's end marker: what follows is not read. Errors: fault.Upstream, or
-	// what the provider complains of, as for Upstream.Chat; chunks that come with one are told before it.
+	// next call. data is not empty. end says that this was the provider's end marker: what follows is not read. Errors:
+	// fault.Upstream, or a Complaint; chunks that come with one are told before it.
 	Event(name string, data []byte) (chunks [][]byte, end bool, err error)
 
 	// End is called when the bytes have ended without an end marker: nil if that is a good end for this provider, with
 	// the chunks that are still to be told, as for Event.
 	End() (chunks [][]byte, err error)
 }
+
+// Complaint is what the provider says is wrong in an answer that began well, as it came: an error object, or the text of
+// one, in JSON. As an error of Words it becomes what the client is told of it.
+type Complaint []byte
+
+// Error leaves out what the provider said: it may quote the key.
+func (Complaint) Error() string { return "the provider complains" }
+
+// told is err, or what a client is told of the provider's complaint.
+func (k *call) told(err error) error {
+	if c, ok := err.(Complaint); ok { //nolint:errorlint // Words return it as it is
+		said := parseError(c)
+		return k.complain(said.status, said, nil)
+	}
+	return err
+}
+
+// wholeTranslated is what whole returned, in the OpenAI dialect. An answer that carries an error is asked for its usage.
+func (k *call) wholeTranslated(r *Request, body []byte, err error) ([]byte, error) {
+	if err != nil {
+		if k.Body != nil {
+			k.Body, _ = r.words.Whole(k.Body)
+		}
+		return nil, err
+	}
+	body, err = r.words.Whole(body)
+	r.Warnings = r.words.Warnings()
+	if err != nil {
+		k.Body = body
+		return nil, k.told(err)
+	}
+	return body, nil
+}
+
+// complete reports whether data, which may have been cut anywhere, is all there.
+func complete(data []byte) bool { return bytes.Equal(data, endMark) || json.Valid(data) }
 
 // nextTranslated is Next where the events are in the provider's own words.
 func (s *stream) nextTranslated() ([]byte, error) {
@@ -50,19 +87,23 @@ func (s *stream) nextTranslated() ([]byte, error) {
 		if len(data) == 0 {
 			continue
 		}
-		if event.Unterminated {
+		if event.Unterminated && !complete(data) {
 			s.err = s.unfinished(data)
 			break
 		}
-		if said, ok := embedded(data); ok {
+		said, failed := embedded(data)
+		chunks, end, err := s.words.Event(event.Name, data)
+		switch s.err = s.k.told(err); {
+		case failed: // what else it says, of its usage above all, is told before
 			s.err = s.k.complain(said.status, said, nil)
-			break
-		}
-		var end bool
-		if s.chunks, end, s.err = s.words.Event(event.Name, data); end && s.err == nil {
+		case end && err == nil:
 			s.err = io.EOF
 			s.done.Store(true)
+		case event.Unterminated: // only an end mark may lack its blank line
+			s.err = s.unfinished(data)
+			continue
 		}
+		s.chunks = chunks
 	}
 	if len(s.chunks) > 0 {
 		chunk := s.chunks[0]
