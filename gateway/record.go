@@ -30,6 +30,7 @@ type ending struct {
 	others   [][]byte // choices after the first
 	usage    *openai.Usage
 	outBytes int64 // generated, for the estimate where usage is missing
+	sources  openai.Sources
 	served   string
 	finish   string
 }
@@ -118,6 +119,7 @@ func (g *Gateway) recordUnit(e *exchange, end ending) (*db.Unit, *calls.Closing)
 			status = threads.Incomplete
 		}
 		p := provenance(e.id, e.opening.Facts, facts, 1)
+		p.Citations, p.SearchResults = end.sources.Citations, end.sources.SearchResults
 		for _, c := range end.others {
 			p.Choices = append(p.Choices, json.RawMessage(c))
 		}

@@ -213,7 +213,7 @@ func (r *relay) ending(err error) ending {
 		usage: got.Usage(), outBytes: got.TextBytes(), served: got.Model(), finish: got.FinishReason(),
 	}
 	if !got.Empty() || got.Finished() { // what was filtered, or thought to the end of its room, is an answer without a word
-		end.message, end.others = got.Message(), got.Others()
+		end.message, end.others, end.sources = got.Message(), got.Others(), got.Sources()
 	}
 	if err != nil {
 		end.fail(err)

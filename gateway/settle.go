@@ -158,6 +158,8 @@ func (s *Settler) settle(ctx context.Context, c *calls.Call) error {
 			raw = got.Message()
 		}
 		p := provenance(c.ID, c.Facts, facts, len(c.Attempts))
+		from := got.Sources()
+		p.Citations, p.SearchResults = from.Citations, from.SearchResults
 		s.Threads.Answer(u, &threads.Answer{
 			Org: c.Org, Call: c.ID, Message: answerMessage(raw, threads.Incomplete, reasonLost, chain, p),
 		})

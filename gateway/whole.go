@@ -25,7 +25,7 @@ func (g *Gateway) finish(x *request, e *exchange) (*openai.Answer, error) {
 	end := ending{outcome: calls.Complete, state: calls.OK, status: e.answer.Status, upstreamID: e.answer.UpstreamID}
 	a, err := openai.ParseAnswer(e.answer.Body)
 	if a != nil {
-		end.usage, end.served, end.outBytes = a.Usage, a.Model, a.TextBytes()
+		end.usage, end.served, end.outBytes, end.sources = a.Usage, a.Model, a.TextBytes(), a.Sources
 		for i, c := range a.Choices {
 			if i == 0 {
 				end.message, end.finish = c.Message, c.FinishReason

@@ -15,6 +15,7 @@ type Answer struct {
 	Usage   *Usage   // nil if the provider gave none, or none that can be
 	// UsageInvalid says that it gave one that cannot be.
 	UsageInvalid bool
+	Sources      Sources // of the first choice
 }
 
 // Choice is one of the answers of a completion.
@@ -112,6 +113,10 @@ func ParseAnswer(raw []byte) (*Answer, error) {
 			choices = v
 		case "usage":
 			usage = v
+		case "citations":
+			keepList(&a.Sources.Citations, v)
+		case "search_results":
+			keepList(&a.Sources.SearchResults, v)
 		}
 	})
 	if len(failure) > 0 && !isNull(failure) {
@@ -132,6 +137,9 @@ func ParseAnswer(raw []byte) (*Answer, error) {
 		return nil, wrong
 	}
 	slices.SortStableFunc(a.Choices, func(a, b Choice) int { return a.Index - b.Index })
+	if len(a.Choices) > 0 {
+		a.Sources = a.Sources.orAnnotated(annotationsOf(a.Choices[0].Message))
+	}
 	var err error
 	a.Usage, err = ParseUsage(usage)
 	a.UsageInvalid = err != nil

@@ -33,6 +33,7 @@ type Accumulator struct {
 	choices      []choice
 	usage        *Usage
 	usageInvalid bool
+	sources      Sources
 	text         int64 // bytes the model wrote
 	any          bool  // it brought anything at all
 
@@ -54,7 +55,7 @@ func (a *Accumulator) Add(payload []byte) (Chunk, error) {
 		return c, protocol("the provider sent an event that is not a JSON object")
 	}
 	// The first walk proves the whole payload, so that a broken one adds nothing.
-	var id, model, choices, usage, failure Span
+	var id, model, choices, usage, failure, citations, results Span
 	s.enter()
 	for n := 0; ; n++ {
 		_, name, ok := s.key(n)
@@ -73,6 +74,10 @@ func (a *Accumulator) Add(payload []byte) (Chunk, error) {
 			usage = v
 		case "error":
 			failure = v
+		case "citations":
+			citations = v
+		case "search_results":
+			results = v
 		}
 	}
 	s.finish()
@@ -84,6 +89,8 @@ func (a *Accumulator) Add(payload []byte) (Chunk, error) {
 	}
 	keepString(&a.id, id.of(payload))
 	keepString(&a.model, model.of(payload))
+	keepList(&a.sources.Citations, citations.of(payload))
+	keepList(&a.sources.SearchResults, results.of(payload))
 	before := a.text
 	open, some, err := a.addChoices(&c, choices.of(payload))
 	a.any = a.any || a.brought
@@ -220,6 +227,14 @@ func (a *Accumulator) Others() [][]byte {
 		out = append(out, a.choices[i].message())
 	}
 	return out
+}
+
+// Sources returns what choice 0 rests on, as the last lists that came have it.
+func (a *Accumulator) Sources() Sources {
+	if len(a.choices) == 0 {
+		return a.sources
+	}
+	return a.sources.orAnnotated(a.choices[0].annotations)
 }
 
 // Usage returns the last usage that came; nil if none did, or the last one cannot be.

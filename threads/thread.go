@@ -76,7 +76,9 @@ type Provenance struct {
 	Usage          json.RawMessage   `json:"usage,omitempty"`
 	CostUSD        *string           `json:"cost_usd"` // null when unpriced
 	CostStatus     string            `json:"cost_status,omitempty"`
-	Choices        []json.RawMessage `json:"choices,omitempty"` // of n > 1, but the first
+	Choices        []json.RawMessage `json:"choices,omitempty"`        // of n > 1, but the first
+	Citations      json.RawMessage   `json:"citations,omitempty"`      // addresses of what the answer rests on
+	SearchResults  json.RawMessage   `json:"search_results,omitempty"` // as the provider gave them
 }
 
 // Input is a thread's row of an OPEN unit: what it must still look like, and what is added.
