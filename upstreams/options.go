@@ -23,6 +23,9 @@ type Options struct {
 	MaxHeader      int64          // bytes of an answer's header; 0 is 16 KiB
 	RootCAs        *x509.CertPool // who may sign the provider's certificate; nil is whom the system trusts
 	Log            *slog.Logger   // nil is silence
+
+	API    string // perplexity: which of its APIs to speak, "agent" or "sonar"; "" is the first
+	Search string // perplexity: how Sonar models are made to search, "web_search", "required" or "auto"; "" is the first
 }
 
 func (o Options) withDefaults() Options {

@@ -1,0 +1,85 @@
+package perplexity
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+
+	"threadhub/upstreams"
+)
+
+// conversation is a request of so many messages, with tools.
+func conversation(n int) []byte {
+	var b strings.Builder
+	b.WriteString(`{"model":"sonar-pro","stream":true,"temperature":0.2,"messages":[{"role":"system","content":"Be brief."}`)
+	for i := range n {
+		role := "user"
+		if i%2 == 1 {
+			role = "assistant"
+		}
+		fmt.Fprintf(&b, `,{"role":"%s","content":"%s"}`, role, strings.Repeat("some words that are said, ", 16))
+	}
+	b.WriteString(`],"tools":[{"type":"function","function":{"name":"f","parameters":{"type":"object","properties":{"a":{"type":"string"}}}}}]}`)
+	return []byte(b.String())
+}
+
+func BenchmarkRequest(b *testing.B) {
+	for _, n := range []int{1, 21} {
+		r := &upstreams.Request{Body: conversation(n), Stream: true}
+		b.Run(fmt.Sprint(n, " messages"), func(b *testing.B) {
+			b.SetBytes(int64(len(r.Body)))
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := translateAgent(r, searchChoices[""]); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkWhole(b *testing.B) {
+	for _, name := range []string{"agent/plain", "sonar/plain"} {
+		raw := file(b, name+".resp.json")
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(len(raw)))
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := asked(name[:5]).Whole(raw); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkDelta is one event of text, of which a stream has hundreds.
+func BenchmarkDelta(b *testing.B) {
+	data := []byte(`{"type":"response.output_text.delta","sequence_number":11,"item_id":"msg_f3b1c2d4-5e6f-4a7b-8c9d-0e1f2a3b4c5e","output_index":1,"content_index":0,"delta":" release is **Go"}`)
+	w := &agentWords{model: "sonar"}
+	b.SetBytes(int64(len(data)))
+	b.ReportAllocs()
+	for b.Loop() {
+		w.stream.text = w.stream.text[:0]
+		if _, _, err := w.Event("", data); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkStream(b *testing.B) {
+	for _, name := range []string{"agent/stream", "sonar/stream_full"} {
+		raw := file(b, name+".sse")
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(len(raw)))
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := play(asked(name[:5]), bytes.NewReader(raw)); err != io.EOF {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,210 @@
+package perplexity
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/tidwall/gjson"
+
+	"threadhub/internal/fault"
+)
+
+// chat is a chat request of the OpenAI dialect, taken apart. Its values are JSON as the client wrote it, and share one
+// copy of the body; "" is what was not there, or null.
+type chat struct {
+	model    string // its name, not JSON
+	messages []message
+	current  int // what the client asks now begins with this message, the last of a user; what is before it is history
+	fields   []field
+	warnings []string
+}
+
+// field is a top-level member, and whether it has found its place.
+type field struct {
+	name, value string
+	taken       bool
+}
+
+// message is one message.
+type message struct {
+	role, name          string // not JSON
+	content, refusal    string
+	calls, call, callID string // tool_calls; function_call of older clients; tool_call_id
+}
+
+// read takes a body apart that openai.ParseChat has read before.
+func read(body []byte) *chat {
+	c := &chat{}
+	for key, v := range members(gjson.ParseBytes(body)) {
+		switch {
+		case !given(v):
+		case key.Str == "model":
+			c.model = v.Str
+		case key.Str == "messages":
+			for _, m := range elements(v) {
+				c.messages = append(c.messages, c.message(m))
+			}
+		case key.Str == "stream" || key.Str == "stream_options": // ours
+		default:
+			c.fields = append(c.fields, field{name: key.Str, value: v.Raw})
+		}
+	}
+	for i := range c.messages {
+		if c.messages[i].role == "user" {
+			c.current = i
+		}
+	}
+	return c
+}
+
+func (c *chat) message(v gjson.Result) (m message) {
+	for key, v := range members(v) {
+		if !given(v) {
+			continue
+		}
+		switch key.Str {
+		case "role":
+			m.role = v.Str
+		case "content":
+			m.content = v.Raw
+		case "refusal":
+			m.refusal = v.Raw
+		case "tool_calls":
+			m.calls = v.Raw
+		case "function_call":
+			m.call = v.Raw
+		case "tool_call_id":
+			m.callID = v.Raw
+		case "name":
+			m.name = v.Str
+		case "annotations", "citations", "search_results": // they say again what the text says
+		default:
+			if says(v.Raw) {
+				c.dropped("messages."+key.Str, unsupported)
+			}
+		}
+	}
+	if m.name != "" && m.role != "function" {
+		c.dropped("messages.name", unsupported)
+	}
+	return m
+}
+
+// says reports whether a value holds anything.
+func says(value string) bool { return value != `""` && value != "[]" && value != "{}" }
+
+// take returns the value of a top-level member that has found its place.
+func (c *chat) take(name string) string {
+	for i := range c.fields {
+		if f := &c.fields[i]; f.name == name {
+			f.taken = true
+			return f.value
+		}
+	}
+	return ""
+}
+
+// Why something is left out.
+const (
+	unsupported = "unsupported" // the provider has nothing like it
+	unknown     = "unknown"     // nor have we heard of it
+	toldAsText  = "told_as_text"
+	notSearched = "not_searched"
+)
+
+// Warnings of one request. Who writes hundreds of unknown members does not read as many warnings.
+const maxWarnings = 24
+
+// dropped notes that something of the request is not told. The name may be a stranger's, and goes into a header.
+func (c *chat) dropped(name, reason string) {
+	w := "dropped=" + clean(name) + ";reason=" + reason
+	switch {
+	case slices.Contains(c.warnings, w) || len(c.warnings) > maxWarnings:
+	case len(c.warnings) == maxWarnings:
+		c.warnings = append(c.warnings, "dropped=more;reason="+unsupported)
+	default:
+		c.warnings = append(c.warnings, w)
+	}
+}
+
+func clean(name string) string {
+	const limit = 64
+	name = strings.Map(func(r rune) rune {
+		if r == '_' || r == '.' || r == '-' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' {
+			return r
+		}
+		return '?'
+	}, name)
+	return name[:min(len(name), limit)]
+}
+
+// contracts are the members an answer has to keep: a client that set one of them would get something else than it asked
+// for. idle are the values, of these and of others, that ask for nothing.
+var (
+	contracts = []string{"audio", "logprobs", "modalities", "n", "top_logprobs"}
+	idle      = map[string][]string{
+		"enable_search_classifier":         {"false"},
+		"frequency_penalty":                {"0", "0.0"},
+		"logit_bias":                       {"{}"},
+		"logprobs":                         {"false"},
+		"metadata":                         {"{}"},
+		"modalities":                       {`["text"]`},
+		"n":                                {"1", "1.0"},
+		"parallel_tool_calls":              {"true"},
+		"presence_penalty":                 {"0", "0.0"},
+		"return_images":                    {"false"},
+		"return_related_questions":         {"false"},
+		"search_mode":                      {`"web"`},
+		"service_tier":                     {`"auto"`, `"default"`},
+		"stop":                             {"[]"},
+		"store":                            {"false"},
+		"top_logprobs":                     {"0"},
+		"image_results_enhanced_relevance": {"false"},
+	}
+)
+
+// known are the names whose loss is the provider's doing and not a slip of the client.
+var known = []string{
+	"frequency_penalty", "image_domain_filter", "image_format_filter", "logit_bias", "metadata", "moderation",
+	"parallel_tool_calls", "prediction", "presence_penalty", "prompt_cache_key", "prompt_cache_options",
+	"prompt_cache_retention", "return_images", "return_related_questions", "safety_identifier", "search_language_filter",
+	"search_mode", "seed", "service_tier", "stop", "store", "stream_mode", "top_k", "user", "verbosity",
+}
+
+// rest deals with what has found no place: an error for what must be kept, a warning for the rest.
+func (c *chat) rest() error {
+	for _, f := range c.fields {
+		switch {
+		case f.taken || slices.Contains(idle[f.name], f.value):
+		case slices.Contains(contracts, f.name):
+			return cannot(f.name, "perplexity has no %s", f.name)
+		case slices.Contains(known, f.name):
+			c.dropped(f.name, unsupported)
+		default:
+			c.dropped(f.name, unknown)
+		}
+	}
+	return nil
+}
+
+// cannot is the error for what cannot be carried and cannot be left out.
+func cannot(param, format string, args ...any) error {
+	return fault.New(fault.Invalid, format, args...).WithCode("unsupported_parameter").WithParam(param)
+}
+
+// place is the name of a member of message i, as the API names it.
+func place(i int, member string) string { return fmt.Sprintf("messages[%d]%s", i, member) }
+
+// past reports whether message i is history. What cannot be carried of it is left out: the thread goes on, at whichever
+// provider it began. What is asked now is refused instead.
+func (c *chat) past(i int) bool { return i < c.current }
+
+// takeTokens returns the limit of the answer: the newer member's, else the older one's.
+func (c *chat) takeTokens() string {
+	older := c.take("max_tokens")
+	if newer := c.take("max_completion_tokens"); newer != "" {
+		return newer
+	}
+	return older
+}

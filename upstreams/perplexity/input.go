@@ -1,0 +1,254 @@
+package perplexity
+
+import (
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/tidwall/gjson"
+)
+
+// input writes the messages as items of the Agent API, but those of system and developer, which are instructions
+// wherever they stand.
+func (a *agent) input() error {
+	a.out = append(member(a.out, "input"), '[')
+	empty := len(a.out)
+	for i := range a.messages {
+		m := &a.messages[i]
+		var err error
+		switch m.role {
+		case "system", "developer":
+			a.instructions = m.instruct(a.instructions)
+		case "assistant":
+			a.assistant(i, m)
+		case "tool", "function":
+			err = a.result(i, m)
+		default:
+			err = a.ask(i, m)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if len(a.out) == empty { // a conversation of instructions alone: the model is to act on them
+		a.out = append(a.out, `{"type":"message","role":"user"`...)
+		a.out = append(str(a.out, "content", a.instructions), '}')
+		a.instructions = nil
+	}
+	a.out = append(a.out, ']')
+	if len(a.instructions) > 0 {
+		a.out = str(a.out, "instructions", a.instructions)
+	}
+	return nil
+}
+
+// instruct adds a message of system or developer to the instructions, the body of a string.
+func (m *message) instruct(to []byte) []byte {
+	to = joined(to, body(m.content), paragraph)
+	for _, part := range elements(gjson.Parse(m.content)) {
+		to = joined(to, body(part.Get("text").Raw), paragraph)
+	}
+	return to
+}
+
+// paragraph keeps texts apart that were written apart, in the body of a string.
+const paragraph = `\n\n`
+
+// joined appends the body of a string to another, with a separator between them.
+func joined(to []byte, body, separator string) []byte {
+	if body == "" {
+		return to
+	}
+	if len(to) > 0 {
+		to = append(to, separator...)
+	}
+	return append(to, body...)
+}
+
+// ask writes a message of the user. One of history that is left with nothing is left out.
+func (a *agent) ask(i int, m *message) error {
+	from := len(a.out)
+	a.out = append(comma(a.out), `{"type":"message","role":"user"`...)
+	a.out = member(a.out, "content")
+	some, err := a.content(i, m)
+	if err != nil {
+		return err
+	}
+	if !some && a.past(i) {
+		a.out = a.out[:from]
+		return nil
+	}
+	a.out = append(a.out, '}')
+	return nil
+}
+
+// content writes a content: a string as it is, parts as the Agent API names them. some says that there is anything in it.
+func (a *agent) content(i int, m *message) (some bool, err error) {
+	if !isArray(m.content) {
+		text := m.content
+		if !isString(text) {
+			text = `""`
+		}
+		a.out = append(a.out, text...)
+		return text != `""`, nil
+	}
+	a.out = append(a.out, '[')
+	from := len(a.out)
+	for n, part := range elements(gjson.Parse(m.content)) {
+		if err := a.part(place(i, ".content["+strconv.Itoa(n)+"]"), a.past(i), part); err != nil {
+			return false, err
+		}
+	}
+	some = len(a.out) > from
+	if !some {
+		a.out = append(a.out[:from-1], `""`...)
+		return false, nil
+	}
+	a.out = append(a.out, ']')
+	return true, nil
+}
+
+// part writes one part of a content.
+func (a *agent) part(where string, past bool, part gjson.Result) error {
+	kind := part.Get("type").Str
+	switch kind {
+	case "text", "input_text", "output_text":
+		a.lose(part, "type", "text", "annotations")
+		if text := part.Get("text").Raw; isString(text) && says(text) {
+			a.out = append(comma(a.out), `{"type":"input_text"`...)
+			a.out = append(raw(a.out, "text", text), '}')
+		}
+		return nil
+	case "image_url":
+		if url := imageURL(part); sendable(url.Str) {
+			a.lose(part.Get("image_url"), "url")
+			a.out = append(comma(a.out), `{"type":"input_image"`...)
+			a.out = append(raw(a.out, "image_url", url.Raw), '}')
+			return nil
+		}
+		if !past {
+			return cannot(where, "perplexity takes images by https or data URLs only")
+		}
+	default:
+		if !past {
+			return cannot(where, "perplexity takes no content of type %q", clean(kind))
+		}
+	}
+	a.dropped("messages.content."+kind, unsupported)
+	return nil
+}
+
+// imageURL is the address of an image, which some write without the object around it.
+func imageURL(part gjson.Result) gjson.Result {
+	if url := part.Get("image_url.url"); url.Exists() {
+		return url
+	}
+	return part.Get("image_url")
+}
+
+func sendable(url string) bool {
+	return strings.HasPrefix(url, "https://") || strings.HasPrefix(url, "data:image/")
+}
+
+// lose notes the members of an object that are not among those that are kept.
+func (c *chat) lose(object gjson.Result, kept ...string) {
+	for key, v := range members(object) {
+		if !slices.Contains(kept, key.Str) && given(v) && says(v.Raw) {
+			c.dropped("messages.content."+key.Str, unsupported)
+		}
+	}
+}
+
+// assistant writes what the model said, and what it called.
+func (a *agent) assistant(i int, m *message) {
+	if text := a.spoken(m); len(text) > 0 {
+		a.out = append(comma(a.out), `{"type":"message","role":"assistant"`...)
+		a.out = append(str(a.out, "content", text), '}')
+	}
+	for _, call := range elements(gjson.Parse(m.calls)) {
+		a.called(call)
+	}
+	if isObject(m.call) {
+		a.made = `"call_` + strconv.Itoa(i) + `"`
+		f := gjson.Parse(m.call)
+		a.callItem(a.made, f.Get("name").Raw, arguments(f.Get("arguments")), "")
+	}
+}
+
+// spoken is the text of an answer, the body of a string. A refusal is what the model said instead.
+func (c *chat) spoken(m *message) (text []byte) {
+	if isString(m.content) {
+		text = append(text, body(m.content)...)
+	}
+	for _, part := range elements(gjson.Parse(m.content)) {
+		switch kind := part.Get("type").Str; kind {
+		case "text", "refusal":
+			text = joined(text, body(part.Get(kind).Raw), `\n`)
+		default:
+			c.dropped("messages.content."+kind, unsupported)
+		}
+	}
+	if len(text) == 0 {
+		text = append(text, body(m.refusal)...)
+	}
+	return text
+}
+
+// called writes one tool call. A custom tool's becomes a function's whose one argument is its input.
+func (a *agent) called(call gjson.Result) {
+	f := call.Get("function")
+	args := arguments(f.Get("arguments"))
+	if custom := call.Get("custom"); custom.IsObject() {
+		f = custom
+		args = string(quoted(nil, `{"input":`+orEmpty(custom.Get("input").Raw)+`}`))
+	}
+	signature := ""
+	if extra := call.Get("extra_content"); given(extra) {
+		if signature = extra.Get("google.thought_signature").Raw; !a.google || signature == "" {
+			signature = ""
+			a.dropped("messages.tool_calls.extra_content", unsupported)
+		}
+	}
+	a.callItem(call.Get("id").Raw, f.Get("name").Raw, args, signature)
+}
+
+func (a *agent) callItem(id, name, args, signature string) {
+	a.out = append(comma(a.out), `{"type":"function_call"`...)
+	a.out = raw(a.out, "call_id", orEmpty(id))
+	a.out = raw(a.out, "name", orEmpty(name))
+	a.out = raw(a.out, "arguments", args)
+	a.out = append(raw(a.out, "thought_signature", signature), '}')
+}
+
+// orEmpty is a JSON string, the empty one for what is none.
+func orEmpty(value string) string {
+	if !isString(value) {
+		return `""`
+	}
+	return value
+}
+
+// arguments are JSON within a string; some write the JSON itself, and none at all are an empty object.
+func arguments(v gjson.Result) string {
+	switch {
+	case v.Type == gjson.String && v.Str != "":
+		return v.Raw
+	case v.IsObject():
+		return string(quoted(nil, v.Raw))
+	}
+	return `"{}"`
+}
+
+// result writes what a tool answered.
+func (a *agent) result(i int, m *message) error {
+	id := m.callID
+	if m.role == "function" {
+		id = a.made
+	}
+	a.out = append(comma(a.out), `{"type":"function_call_output"`...)
+	a.out = raw(a.out, "call_id", orEmpty(id))
+	a.out = member(a.out, "output")
+	_, err := a.content(i, m)
+	a.out = append(a.out, '}')
+	return err
+}

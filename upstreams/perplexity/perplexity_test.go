@@ -1,0 +1,140 @@
+package perplexity_test
+
+import (
+	"errors"
+	"io"
+	"strconv"
+	"testing"
+
+	"threadhub/internal/fault"
+	"threadhub/internal/seal"
+	"threadhub/upstreams"
+	"threadhub/upstreams/perplexity"
+	"threadhub/upstreams/upstreamstest"
+)
+
+// By the Agent API an answer is a response, and its stream ends with the whole of it.
+var agent = upstreamstest.Subject{
+	New:    perplexity.New,
+	Header: header,
+	ID:     "X-Request-Id",
+	Wire: &upstreamstest.Wire{
+		Path:          "v1/responses",
+		StreamPath:    "v1/responses",
+		Authorization: "Authorization",
+		Answer: func(text string) string {
+			return `{"id":"resp_1","object":"response","created_at":1,"model":"m","status":"completed","error":null,"output":[{"type":"message","role":"assistant","content":[{"type":"output_text","text":` +
+				strconv.Quote(text) + `,"annotations":[]}]}],"usage":{"input_tokens":3,"output_tokens":2,"total_tokens":5}}`
+		},
+		Delta: func(text string) string {
+			return `{"type":"response.output_text.delta","sequence_number":4,"item_id":"msg_1","output_index":0,"content_index":0,"delta":` + strconv.Quote(text) + `}`
+		},
+		Last: `{"type":"response.completed","response":{"id":"resp_1","model":"m","status":"completed","error":null,"output":[],"usage":{"input_tokens":3,"output_tokens":2}}}`,
+	},
+}
+
+// sonar is asked in the older form, which is nearly OpenAI's.
+var sonar = upstreamstest.Subject{
+	New: func(o upstreams.Options) (*upstreams.Client, error) {
+		o.API = perplexity.Sonar
+		return perplexity.New(o)
+	},
+	Header: header,
+	ID:     "X-Request-Id",
+	Wire: &upstreamstest.Wire{
+		Path:          "chat/completions",
+		StreamPath:    "chat/completions",
+		Authorization: "Authorization",
+		Answer:        upstreamstest.Answer,
+		Delta:         upstreamstest.Delta,
+		Last:          `{"id":"1","object":"chat.completion.done","choices":[{"index":0,"delta":{"content":""},"finish_reason":"stop"}]}`,
+	},
+}
+
+var header = map[string]string{"X-Request-Id": "r-1", "Retry-After": "2", "X-Ratelimit-Remaining-Requests": "4"}
+
+var subjects = map[string]upstreamstest.Subject{"agent": agent, "sonar": sonar}
+
+func TestUpstream(t *testing.T) {
+	for name, s := range subjects {
+		t.Run(name, func(t *testing.T) { upstreamstest.Run(t, s) })
+	}
+}
+
+func TestErrors(t *testing.T) {
+	type f = upstreamstest.Fault
+	rejected := f{Kind: fault.Upstream, Code: "provider_key_rejected", Message: "key was refused", Final: true}
+	retired := f{Kind: fault.Upstream, Code: "provider_api_retired", Message: "/v1/responses", Final: true}
+	for _, s := range subjects {
+		s.Errors(t, "testdata/errors", map[string]f{
+			"400_agent_model":    {Kind: fault.Invalid, Code: "invalid_model", Message: "is not supported"},
+			"400_alternation":    {Kind: fault.Invalid, Message: "should be alternating"},
+			"401":                rejected,
+			"401_html":           rejected,
+			"403_migration":      retired,
+			"403_retired":        retired,
+			"403_router_preview": rejected,
+			"422":                {Kind: fault.Invalid, Param: "max_tokens", Message: "Input should be a valid integer"},
+			"429":                {Kind: fault.RateLimited, Code: "rate_limit_exceeded", Message: "try again later"},
+			"500":                {Kind: fault.Upstream, Code: "upstream_error", Message: "Internal server error"},
+		})
+	}
+}
+
+func TestStreams(t *testing.T) {
+	agent.Streams(t, "testdata/agent", map[string]upstreamstest.Fault{
+		"stream_failed": {Kind: fault.Upstream, Code: "upstream_error", Message: "model overloaded"},
+	})
+	sonar.Streams(t, "testdata/sonar", nil)
+}
+
+// What the provider complains of at the end of an answer is told, with its key masked, and what the answer took is kept.
+func TestComplaints(t *testing.T) {
+	const failed = `{"id":"r","model":"m","status":"failed","error":{"message":"no ` + upstreamstest.Key + `","code":"server_error"},"output":[],"usage":{"input_tokens":3,"output_tokens":2,"cost":{"total_cost":0.5}}}`
+	ask := func(raw string, stream bool) (payloads int, usage string, err error) {
+		u, err := perplexity.New(upstreams.Options{BaseURL: upstreamstest.Replies(t, raw).URL})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer u.Close()
+		r := &upstreams.Request{
+			Body: []byte(`{"model":"m/m","messages":[{"role":"user","content":"x"}]}`), Model: "m/m", Stream: stream, Key: seal.NewSecret(upstreamstest.Key),
+		}
+		if err := u.Translate(r); err != nil {
+			t.Fatal(err)
+		}
+		a, err := u.Chat(t.Context(), r)
+		if err != nil {
+			return 0, string(upstreams.FailureOf(err).Body), err
+		}
+		defer a.Stream.Close()
+		for {
+			p, err := a.Stream.Next()
+			if err != nil {
+				return payloads, usage, err
+			}
+			payloads++
+			usage = string(p)
+		}
+	}
+	const want = `"usage":{"prompt_tokens":3,"completion_tokens":2,"prompt_tokens_details":{},"completion_tokens_details":{},"cost":0.5,"cost_details":{"total_cost":0.5}}}`
+	for about, try := range map[string]func() (int, string, error){
+		"whole": func() (int, string, error) {
+			return ask(upstreamstest.Reply("200 OK", failed, upstreamstest.JSON), false)
+		},
+		"streamed, beside": func() (int, string, error) {
+			return ask(upstreamstest.EventStream+upstreamstest.Data(`{"type":"response.failed","error":{"message":"no `+upstreamstest.Key+`"},"response":`+failed+`}`), true)
+		},
+		"streamed": func() (int, string, error) {
+			return ask(upstreamstest.EventStream+upstreamstest.Data(`{"type":"response.failed","response":`+failed+`}`), true)
+		},
+	} {
+		_, usage, err := try()
+		if f := fault.From(err); errors.Is(err, io.EOF) || f.Code != "upstream_error" || f.Message != "perplexity: no [secret]" {
+			t.Errorf("%s: %v", about, err)
+		}
+		if len(usage) < len(want) || usage[len(usage)-len(want):] != want {
+			t.Errorf("%s: its usage is %s", about, usage)
+		}
+	}
+}
