@@ -46,6 +46,10 @@ type Upstream struct {
 	DefaultModel  string      // what a rule's target without a model asks for, in the provider's own words
 	DefaultWindow int64       // context window, in tokens, of models the catalogue does not list
 	APIKey        seal.Secret // imported for the demo org; nobody else's calls use it
+
+	// Of Perplexity alone.
+	API    string // which of its APIs is spoken: agent or sonar
+	Search string // how Sonar models are made to search: web_search, required or auto
 }
 
 // Auth is how callers' keys are checked.
@@ -104,9 +108,11 @@ func Default() *Config {
 		MaxBodyBytes:   20 << 20,
 		Auth:           Auth{FailuresPerMinute: 60},
 		Upstreams: map[string]*Upstream{
-			"openai":     {BaseURL: "https://api.openai.com/v1", DefaultModel: "gpt-5.4-mini", DefaultWindow: 128_000},
-			"gemini":     {BaseURL: "https://generativelanguage.googleapis.com/v1beta", DefaultModel: "gemini-3.5-flash", DefaultWindow: 128_000},
-			"perplexity": {BaseURL: "https://api.perplexity.ai", DefaultModel: "sonar", DefaultWindow: 128_000},
+			"openai": {BaseURL: "https://api.openai.com/v1", DefaultModel: "gpt-5.4-mini", DefaultWindow: 128_000},
+			"gemini": {BaseURL: "https://generativelanguage.googleapis.com/v1beta", DefaultModel: "gemini-3.5-flash", DefaultWindow: 128_000},
+			"perplexity": {
+				BaseURL: "https://api.perplexity.ai", DefaultModel: "sonar", DefaultWindow: 128_000, API: "agent", Search: "web_search",
+			},
 			"openrouter": {BaseURL: "https://openrouter.ai/api/v1", DefaultModel: "openrouter/auto", DefaultWindow: 128_000},
 		},
 		Timeouts: Timeouts{

@@ -81,6 +81,7 @@ func TestDefaults(t *testing.T) {
 		"bad keys":       c.Auth.FailuresPerMinute == 60,
 		"openai":         c.Upstreams["openai"].BaseURL == "https://api.openai.com/v1",
 		"openrouter":     c.Upstreams["openrouter"].DefaultModel == "openrouter/auto",
+		"perplexity":     c.Upstreams["perplexity"].API == "agent" && c.Upstreams["perplexity"].Search == "web_search",
 		"four providers": len(c.Upstreams) == len(Providers()) && len(Providers()) == 4,
 	} {
 		if !ok {
@@ -176,6 +177,7 @@ func TestEveryNameReachesItsField(t *testing.T) {
 		"listen": ":1", "operator_listen": ":2", "data_dir": "elsewhere", "database_url": "postgres://u:p@h/d", "migrate_database_url": "postgres://o:p@h/d",
 		"redis_url": "redis://h:1", "qdrant_url": "http://h:1", "encryption_key": goodKey, "secret_key": strings.Repeat("s", 40), "max_body_bytes": "1MiB",
 		"profiling": "true", "orgs.create": "false", "auth.failures_per_minute": "7", "streams.max_line_bytes": "2MiB", "log.level": "warn", "log.format": "text",
+		"upstreams.perplexity.api": "sonar", "upstreams.perplexity.search": "auto",
 	}
 	for _, s := range settings(Default()) {
 		text := other[s.path]
@@ -287,6 +289,9 @@ func TestWrongValues(t *testing.T) {
 	f("without a user", "THREADHUB_UPSTREAMS__OPENAI__BASE_URL=https://me:hunter2@h/v1")
 	f("must be a URL", "THREADHUB_UPSTREAMS__OPENAI__BASE_URL=file:///etc/passwd")
 	f("whole number", "THREADHUB_UPSTREAMS__OPENAI__DEFAULT_WINDOW=1e6")
+	f("agent or sonar", "THREADHUB_UPSTREAMS__PERPLEXITY__API=chat")
+	f("web_search, required or auto", "THREADHUB_UPSTREAMS__PERPLEXITY__SEARCH=always")
+	f("not a setting", "THREADHUB_UPSTREAMS__OPENAI__API=agent")
 	f("true or false", "THREADHUB_PROFILING=yes")
 	f("from 1ms to 1h", "THREADHUB_TIMEOUTS__IDLE=-1s")
 	f("from 1ms to 1h", "THREADHUB_TIMEOUTS__IDLE=2h")

@@ -46,6 +46,12 @@ func settings(c *Config) []setting {
 			count(at+"default_window", "window, in tokens, of models the catalogue does not list", &u.DefaultWindow, 1_000, 100_000_000),
 			token(at+"api_key", "the demo org's key at "+name, &u.APIKey),
 		)
+		if name == "perplexity" {
+			s = append(s,
+				choice(at+"api", "its API: agent, or sonar for accounts that still have it", &u.API, "agent", "sonar"),
+				choice(at+"search", "how Sonar models are made to search: web_search, required or auto", &u.Search, "web_search", "required", "auto"),
+			)
+		}
 	}
 	s = append(s,
 		duration("timeouts.connect", "dial and TLS handshake with a provider", &t.Connect, short, long),

@@ -29,6 +29,7 @@ import (
 	"threadhub/upstreams/gemini"
 	"threadhub/upstreams/openai"
 	"threadhub/upstreams/openrouter"
+	"threadhub/upstreams/perplexity"
 )
 
 // adapters are the providers this gateway can talk to.
@@ -36,6 +37,7 @@ var adapters = map[string]func(upstreams.Options) (*upstreams.Client, error){
 	"gemini":     gemini.New,
 	"openai":     openai.New,
 	"openrouter": openrouter.New,
+	"perplexity": perplexity.New,
 }
 
 // server is a gateway with every part below it.
@@ -186,6 +188,8 @@ func (s *server) openUpstreams() (map[string]upstreams.Upstream, error) {
 			TotalTimeout:   t.Stream,
 			MaxLine:        int(s.cfg.Streams.MaxLineBytes),
 			Log:            s.log,
+			API:            s.cfg.Upstreams[name].API,
+			Search:         s.cfg.Upstreams[name].Search,
 		})
 		if err != nil {
 			return nil, err
