@@ -1,6 +1,7 @@
 package upstreams
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"net/http"
@@ -15,10 +16,11 @@ const (
 	testBody = 8 << 20 // bytes of a list of models; the longest has a tenth of them
 )
 
-// KeyCheck is how a provider tells whether a key is good. Its answers hold what is asked for in their member "data".
+// KeyCheck is how a provider tells whether a key is good. Its answers hold what is asked for in a member.
 type KeyCheck struct {
 	Path   string // what only a good key gets: the list of models, or an object that tells of the key
 	Models string // the list, to be counted: Path itself, or one that anybody gets
+	Member string // of the answers; "" is data
 	Narrow bool   // keys may be kept from Path and be good for models: 403 is for a key that the provider knows
 
 	// Unfit says of the data at Path why no model can be asked with a key that is good for something else; "" if one can.
@@ -40,7 +42,7 @@ func (c *Client) Test(ctx context.Context, key seal.Secret) (Proof, error) {
 	case err != nil && check.Narrow && k.narrow():
 		proof.Narrow = true
 		return proof, nil
-	case err != nil && (k.Status == http.StatusUnauthorized || k.Status == http.StatusForbidden):
+	case err != nil && (k.Status == http.StatusUnauthorized || k.Status == http.StatusForbidden || k.said.rejected):
 		return Proof{}, k.failed(c.keyUnfit("was refused"))
 	case err != nil:
 		return Proof{}, k.failed(err)
@@ -87,26 +89,27 @@ func (c *Client) look(ctx context.Context, path string, key seal.Secret, begin b
 	if err != nil {
 		return k, nil, err
 	}
-	var body struct {
-		Data json.RawMessage `json:"data"`
-	}
-	if err := json.Unmarshal(answer.Body, &body); err != nil || len(body.Data) == 0 || body.Data[0] != begin {
+	var body map[string]json.RawMessage
+	err = json.Unmarshal(answer.Body, &body)
+	data := body[cmp.Or(c.dialect.Check.Member, "data")]
+	if err != nil || len(data) == 0 || data[0] != begin {
 		return k, nil, c.fault(fault.Upstream, nil, "upstream_protocol", "answered with something that is not what it was asked for")
 	}
-	return k, body.Data, nil
+	return k, data, nil
 }
 
 // countModels counts the models in a list; -1 if it is none.
 func countModels(data json.RawMessage) int {
 	var list []struct {
-		ID string `json:"id"`
+		ID   string `json:"id"`
+		Name string `json:"name"` // Google's
 	}
 	if json.Unmarshal(data, &list) != nil {
 		return -1
 	}
 	n := 0
 	for _, m := range list {
-		if m.ID != "" {
+		if m.ID != "" || m.Name != "" {
 			n++
 		}
 	}

@@ -24,9 +24,13 @@ func New(o upstreams.Options) (*upstreams.Client, error) {
 		Answer:    []string{"X-Gemini-Service-Tier", "Retry-After"}, // it names its answers inside them
 		Translate: d.translate,
 		Family:    Family,
+		Check:     upstreams.KeyCheck{Path: models, Models: models, Member: "models"},
 		Authorize: func(h http.Header, key string) { h["X-Goog-Api-Key"] = []string{key} },
 	}, o)
 }
+
+// models is the list, as much of it as fits a page.
+const models = "models?pageSize=1000"
 
 // dialect is what of a translation is not in the bytes.
 type dialect struct {

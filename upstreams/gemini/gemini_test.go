@@ -38,6 +38,7 @@ var subject = upstreamstest.Subject{
 	New:    gemini.New,
 	Header: map[string]string{"X-Gemini-Service-Tier": "standard", "Retry-After": "2"},
 	Wire:   &wire,
+	Check:  upstreamstest.Check{Folder: "testdata/check", Path: "models", Models: 3, Refused: []string{"400_api_key", "400_location"}},
 }
 
 func TestUpstream(t *testing.T) { upstreamstest.Run(t, subject) }

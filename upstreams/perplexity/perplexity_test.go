@@ -13,11 +13,15 @@ import (
 	"threadhub/upstreams/upstreamstest"
 )
 
+// Most keys get 403 at this list, which is in preview; those that may use it, the list.
+var check = upstreamstest.Check{Folder: "testdata/check", Path: "router/v1/models", Models: 2, Narrow: true}
+
 // By the Agent API an answer is a response, and its stream ends with the whole of it.
 var agent = upstreamstest.Subject{
 	New:    perplexity.New,
 	Header: header,
 	ID:     "X-Request-Id",
+	Check:  check,
 	Wire: &upstreamstest.Wire{
 		Path:          "v1/responses",
 		StreamPath:    "v1/responses",
@@ -41,6 +45,7 @@ var sonar = upstreamstest.Subject{
 	},
 	Header: header,
 	ID:     "X-Request-Id",
+	Check:  check,
 	Wire: &upstreamstest.Wire{
 		Path:          "chat/completions",
 		StreamPath:    "chat/completions",

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -24,6 +25,13 @@ type Check struct {
 	Path   string // which of them proves it
 	Models int    // how many models the list there has
 	Narrow bool   // 403 is for a key that is good for less
+
+	Refused []string // recorded errors that refuse the key, beside those of 401 and 403
+}
+
+// place is the path that c asks for, under the base.
+func place(c *Conn) string {
+	return strings.TrimPrefix(strings.TrimPrefix(c.Request.URL.Path, "/v1/"), "/")
 }
 
 // provider answers everybody as the provider answers a good key, but at the path in its place.
@@ -31,8 +39,8 @@ func (s Subject) provider(t testing.TB, instead map[string]string) *Server {
 	t.Helper()
 	answers := recorded(t, s.Check.Folder, ".resp.json")
 	return Serve(t, func(c *Conn) {
-		path := strings.TrimPrefix(c.Request.URL.Path, "/v1/")
-		if c.Request.Method != "GET" || len(c.Body) > 0 || c.Request.Header.Get("Authorization") != "Bearer "+Key {
+		path := place(c)
+		if c.Request.Method != "GET" || len(c.Body) > 0 || c.Request.Header.Get(s.wire().Authorization) != s.wire().credential() {
 			t.Errorf("asked with\n%s%s", c.Head, c.Body)
 		}
 		if raw, ok := instead[path]; ok {
@@ -72,7 +80,7 @@ func proves(t *testing.T, s Subject) {
 			}
 		case err == nil:
 			t.Errorf("%s proves a key: %+v", name, p)
-		case status == 401 || status == 403:
+		case status == 401 || status == 403 || slices.Contains(s.Check.Refused, name):
 			wantFault(t, name, err, fault.Upstream, "provider_key_rejected")
 			if f := fault.From(err); !strings.HasSuffix(f.Message, ": the key was refused") || !f.Final {
 				t.Errorf("%s: %+v", name, f)
@@ -135,7 +143,7 @@ func testKeyCheck(t *testing.T, s Subject) {
 	answers := recorded(t, s.Check.Folder, ".resp.json")
 	u := s.open(t, Serve(t, func(c *Conn) {
 		if broken.Load() == 0 {
-			c.Send(Reply("200 OK", answers[strings.TrimPrefix(c.Request.URL.Path, "/v1/")], JSON))
+			c.Send(Reply("200 OK", answers[place(c)], JSON))
 			return
 		}
 		asked.Add(1)

@@ -3,6 +3,7 @@ package upstreamstest
 import (
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -101,17 +102,18 @@ func (want Fault) check(t testing.TB, name string, err error) {
 // recorded reads the files of folder that end so, by name without the ending.
 func recorded(t testing.TB, folder, ending string) map[string]string {
 	t.Helper()
-	paths, err := filepath.Glob(filepath.Join(folder, "*"+ending))
-	if err != nil || len(paths) == 0 {
-		t.Fatalf("%s holds no %s: %v", folder, ending, err)
-	}
 	files := map[string]string{}
-	for _, path := range paths {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
+	err := fs.WalkDir(os.DirFS(folder), ".", func(path string, d fs.DirEntry, err error) error {
+		name, ok := strings.CutSuffix(path, ending)
+		if err != nil || !ok {
+			return err
 		}
-		files[strings.TrimSuffix(filepath.Base(path), ending)] = string(b)
+		b, err := os.ReadFile(filepath.Join(folder, path))
+		files[name] = string(b)
+		return err
+	})
+	if err != nil || len(files) == 0 {
+		t.Fatalf("%s holds no %s: %v", folder, ending, err)
 	}
 	return files
 }

@@ -28,6 +28,14 @@ func (s Subject) wire() Wire {
 	return *s.Wire
 }
 
+// credential is what stands in the header that the key goes into.
+func (w Wire) credential() string {
+	if w.Authorization == "Authorization" {
+		return "Bearer " + Key
+	}
+	return Key
+}
+
 func (s Subject) answer(text string) string { return s.wire().Answer(text) }
 func (s Subject) delta(text string) string  { return s.wire().Delta(text) }
 func (s Subject) done() string              { return Data(s.wire().Last) }
