@@ -24,8 +24,10 @@ import (
 	"threadhub/simulator"
 	"threadhub/threads"
 	"threadhub/upstreams"
+	"threadhub/upstreams/gemini"
 	"threadhub/upstreams/openai"
 	"threadhub/upstreams/openrouter"
+	"threadhub/upstreams/perplexity"
 )
 
 // house is a whole gateway in the test's process: real rooms, a real store, the simulator for providers.
@@ -92,7 +94,7 @@ func newHouse(t testing.TB, url string, o Options) *house {
 	closeAt(h.sim.Close)
 	catalogue, err := metering.Embedded()
 	must(err)
-	router := routing.New(routing.Options{Catalogue: catalogue, Providers: []string{"openai", "openrouter"}, DefaultModels: map[string]string{"openai": "gpt-5-mini", "openrouter": "openrouter/auto"}})
+	router := routing.New(routing.Options{Catalogue: catalogue, Providers: houseProviders, DefaultModels: map[string]string{"openai": "gpt-5-mini", "gemini": "gemini-3.8-flash", "perplexity": "sonar", "openrouter": "openrouter/auto"}})
 	oa, err := openai.New(upstreams.Options{BaseURL: h.sim.URL("openai"), IdleTimeout: 2 * time.Second, HeaderTimeout: 2 * time.Second, WholeTimeout: 3 * time.Second})
 	must(err)
 	or, err := openrouter.New(upstreams.Options{BaseURL: h.sim.URL("openrouter")})
@@ -100,7 +102,11 @@ func newHouse(t testing.TB, url string, o Options) *house {
 	o.Log, o.Store, o.Orgs, o.Watcher, o.ProviderKeys, o.Purse, o.People = log, store, h.orgs, h.orgs, h.orgs, h.orgs, h.orgs
 	o.Rules = h.orgs
 	o.Calls, o.Threads, o.Ledger, o.Catalogue, o.Router = h.calls, h.threads, ledger, catalogue, router
-	o.Upstreams = map[string]upstreams.Upstream{"openai": oa, "openrouter": or}
+	ge, err := gemini.New(upstreams.Options{BaseURL: h.sim.URL("gemini")})
+	must(err)
+	pe, err := perplexity.New(upstreams.Options{BaseURL: h.sim.URL("perplexity")})
+	must(err)
+	o.Upstreams = map[string]upstreams.Upstream{"openai": oa, "gemini": ge, "perplexity": pe, "openrouter": or}
 	o.Owner = h.lease.Owner()
 	o.DrainAccept = -1
 	h.Gateway = New(o)
@@ -118,20 +124,25 @@ func newHouse(t testing.TB, url string, o Options) *house {
 			t.Error(err)
 		}
 		oa.Close()
+		ge.Close()
+		pe.Close()
 		or.Close()
 	})
 	h.admin = h.seed("house", "admin@house.test", orgs.Admin)
 	return h
 }
 
-// seed makes an org with one user and keys at both providers.
+// houseProviders are those that the simulator plays.
+var houseProviders = []string{"openai", "gemini", "perplexity", "openrouter"}
+
+// seed makes an org with one user and a key at each of them.
 func (h *house) seed(org, email string, role orgs.Role) orgs.Seeded {
 	h.t.Helper()
 	s, err := h.orgs.Seed(h.t.Context(), orgs.SeedSpec{Org: org, Email: email, Role: role})
 	if err != nil {
 		h.t.Fatal(err)
 	}
-	for _, p := range []string{"openai", "openrouter"} {
+	for _, p := range houseProviders {
 		if _, err := h.orgs.PutProviderKey(h.t.Context(), s.Org, orgs.Actor{}, orgs.ProviderKeySpec{Provider: p, Key: seal.NewSecret("sk-test-key-of-" + string(s.Org))}); err != nil {
 			h.t.Fatal(err)
 		}

@@ -139,6 +139,9 @@ type Options struct {
 	Env      []string // more settings, NAME=value
 }
 
+// Providers are those that the simulator plays.
+var Providers = []string{"openai", "gemini", "perplexity", "openrouter"}
+
 // NewHouse prepares an installation. It starts nothing.
 func NewHouse(t testing.TB, o Options) *House {
 	t.Helper()
@@ -153,7 +156,7 @@ func NewHouse(t testing.TB, o Options) *House {
 		"THREADHUB_LISTEN=127.0.0.1:0",
 		"THREADHUB_OPERATOR_LISTEN=127.0.0.1:0",
 	}
-	for _, p := range []string{"openai", "openrouter"} {
+	for _, p := range Providers {
 		if o.Sim != nil {
 			env = append(env, "THREADHUB_UPSTREAMS__"+strings.ToUpper(p)+"__BASE_URL="+o.Sim.URL(p))
 		}
@@ -366,7 +369,7 @@ func (g *Gateway) Must(t testing.TB, want int, method, path, key string, body an
 // ProviderKeys gives org a key at each simulated provider.
 func (g *Gateway) ProviderKeys(t testing.TB, admin Seeded) {
 	t.Helper()
-	for _, p := range []string{"openai", "openrouter"} {
+	for _, p := range Providers {
 		g.Must(t, 200, "PUT", "/api/orgs/"+admin.Org+"/providers/"+p, admin.Key, map[string]string{"api_key": "sk-" + p + "-of-" + admin.Org})
 	}
 }
