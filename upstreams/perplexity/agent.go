@@ -17,6 +17,7 @@ const agentPath = "v1/responses"
 // choose another vendor's model, so the model is named beside it.
 var presets = map[string]string{
 	"sonar":               "fast",
+	sonarModel:            "fast",
 	"sonar-pro":           "low",
 	"sonar-reasoning":     "medium",
 	"sonar-reasoning-pro": "medium",
