@@ -28,6 +28,7 @@ const (
 	demoTier   = "trial"
 	demoSeats  = 10
 	demoThread = id.Thread("welcome")
+	longThread = id.Thread("twelve")
 
 	simulatedKey  = "sk-simulated"
 	simulatedNote = "(This answer is simulated.)"
@@ -104,7 +105,7 @@ func (d *demo) simulate() (stop func() error, err error) {
 	return s.Close, nil
 }
 
-// furnish makes the demo's org, its admin with a fresh key, its provider keys and its first thread.
+// furnish makes the demo's org, its admin with a fresh key, its provider keys and its first threads.
 func (d *demo) furnish(ctx context.Context, s *server) (err error) {
 	o := s.storage.orgs
 	d.seeded, err = o.Seed(ctx, orgs.SeedSpec{Org: demoOrg, Email: demoAdmin, Role: orgs.Admin, Tier: demoTier, Seats: demoSeats})
@@ -116,49 +117,54 @@ func (d *demo) furnish(ctx context.Context, s *server) (err error) {
 			return fmt.Errorf("the key for %s: %w", name, err)
 		}
 	}
-	return d.welcome(ctx, s)
+	return errors.Join(
+		d.write(ctx, s, demoThread, "Welcome", "What is a thread?",
+			"A conversation that everybody in your org can continue, from any tool and on any provider. Send "+
+				"X-Thread-Id: "+string(demoThread)+" with a chat request, and only your new message: I know the rest."),
+		d.write(ctx, s, longThread, "Twelve messages",
+			"We shall plant a garden.", "Where does it lie?", "Behind the house, to the south.", "Then it has sun enough. How large is it?",
+			"Ten steps by twenty.", "That is room for four beds.", "Beans in the first.", "With poles, along the wall.",
+			"Tomatoes in the second.", "Under a roof: they dislike rain.", "Herbs in the third.", "The fourth is still free."),
+	)
 }
 
-// welcome writes the first thread, once: two messages, no model called.
-func (d *demo) welcome(ctx context.Context, s *server) error {
-	head, err := s.storage.threads.Head(ctx, d.seeded.Org, demoThread)
+// write makes a thread, once, in which user and assistant take turns. No model is called.
+func (d *demo) write(ctx context.Context, s *server, thread id.Thread, title string, said ...string) error {
+	head, err := s.storage.threads.Head(ctx, d.seeded.Org, thread)
 	if err != nil || head != nil {
 		return err
 	}
 	var messages []threads.Message
-	for _, m := range []struct{ role, content string }{
-		{"user", "What is a thread?"},
-		{"assistant", "A conversation that everybody in your org can continue, from any tool and on any provider. Send " +
-			"X-Thread-Id: " + string(demoThread) + " with a chat request, and only your new message: I know the rest."},
-	} {
+	for i, content := range said {
+		role := []string{"user", "assistant"}[i%2]
 		raw, err := json.Marshal(struct {
 			Role    string `json:"role"`
 			Content string `json:"content"`
-		}{m.role, m.content})
+		}{role, content})
 		if err != nil {
 			return err
 		}
-		next := threads.Message{Role: m.role, Raw: raw, Status: threads.Complete}
+		next := threads.Message{Role: role, Raw: raw, Status: threads.Complete}
 		next.After(head)
 		messages = append(messages, next)
 		head = &messages[len(messages)-1]
 	}
 	call := id.NewRequest()
 	opening := &calls.Opening{
-		Org: d.seeded.Org, ID: call, Key: d.seeded.Key, User: d.seeded.User, Thread: demoThread, Owner: s.lease.Owner(),
+		Org: d.seeded.Org, ID: call, Key: d.seeded.Key, User: d.seeded.User, Thread: thread, Owner: s.lease.Owner(),
 		NIn: len(messages), AtOnce: true, Facts: calls.Facts{Kind: "message"},
 	}
 	u := &db.Unit{Org: d.seeded.Org}
 	s.storage.calls.Open(u, opening)
 	s.storage.threads.Append(u, &threads.Input{
-		Org: d.seeded.Org, Thread: demoThread, Call: call, User: d.seeded.User, Title: "Welcome", Create: true,
+		Org: d.seeded.Org, Thread: thread, Call: call, User: d.seeded.User, Title: title, Create: true,
 		PrevSeq: -1, PrevChain: []byte{}, Messages: messages,
 	})
 	if err := s.storage.store.Commit(ctx, u); err != nil {
 		return err
 	}
 	if opening.Result != calls.Won {
-		s.log.Warn("the welcome thread was not written", slog.Any("result", opening.Result))
+		s.log.Warn("a thread of the demo was not written", slog.String("thread", string(thread)), slog.Any("result", opening.Result))
 	}
 	return nil
 }
@@ -204,11 +210,18 @@ Continue the thread:
     -H "Authorization: Bearer $THREADHUB_API_KEY" -H "X-Thread-Id: %[4]s" -H "Content-Type: application/json" \
     -d '{"model":"%[8]s/%[9]s","messages":[{"role":"user","content":"Who can continue this?"}]}'
 
-Read it:
+Let rules choose the provider, and see in X-Threadhub-Provider and X-Threadhub-Route whom they chose and by which rule:
+
+  auto() { curl -i %[1]s/chat/completions -H "Authorization: Bearer $THREADHUB_API_KEY" -H "Content-Type: application/json" "$@"; }
+  auto -d '{"model":"auto","messages":[{"role":"user","content":"What is the latest news about solar power?"}]}'
+  auto -d '{"model":"auto","messages":[{"role":"user","content":"Give me three colours as JSON."}]}'
+  auto -d '{"model":"auto","messages":[{"role":"user","content":"Lettuce, then."}]}' -H "X-Thread-Id: %[11]s"
+
+Read the thread:
 
   curl %[10]s/api/threads/%[4]s -H "Authorization: Bearer $THREADHUB_API_KEY"
 
 Ctrl-C ends it.
-`, u.base, d.seeded.APIKey.Reveal(), d.seeded.Org, demoThread, who, u.operator, d.cfg.DataDir, provider, d.cfg.Upstreams[provider].DefaultModel, u.root)
+`, u.base, d.seeded.APIKey.Reveal(), d.seeded.Org, demoThread, who, u.operator, d.cfg.DataDir, provider, d.cfg.Upstreams[provider].DefaultModel, u.root, longThread)
 	return err
 }
