@@ -108,7 +108,11 @@ func TestKeysAreTriedOut(t *testing.T) {
 		}
 		for _, provider := range []string{"gemini", "perplexity"} {
 			shape := h.try(`{"provider":"` + provider + `","api_key":"CANARY-0123456789"}`)
-			if shape.Success || shape.Message != "this gateway cannot ask "+provider+" yet" || shape.Details.Status != nil || shape.Details.Latency != nil {
+			if !shape.Success || shape.Message != provider+" takes the key" || *shape.Details.Models == 0 {
+				t.Errorf("%+v", shape)
+			}
+			shape = h.try(`{"provider":"` + provider + `","api_key":"invalid-CANARY-0123456789"}`)
+			if shape.Success || !strings.Contains(shape.Message, "the key was refused") {
 				t.Errorf("%+v", shape)
 			}
 		}
@@ -116,7 +120,7 @@ func TestKeysAreTriedOut(t *testing.T) {
 		if n := len(h.sim.Log()); n != 0 {
 			t.Errorf("trials are %d attempts", n)
 		}
-		if n := len(h.sim.Checks()); n != 16 { // OpenRouter is asked for its models behind a good key
+		if n := len(h.sim.Checks()); n != 20 { // OpenRouter is asked for its models behind a good key
 			t.Errorf("the providers were asked %d times", n)
 		}
 		if strings.Contains(h.log.String(), "CANARY") {

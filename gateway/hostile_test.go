@@ -22,7 +22,7 @@ func TestStrangersInput(t *testing.T) {
 			header             []string
 			status             int
 		}{
-			"a provider not served":       {"POST", "/v1/chat/completions", message("gemini/gemini-3.5-flash", `"x"`, ""), nil, 404},
+			"a provider without a key":    {"POST", "/v1/chat/completions", message("gemini/gemini-3.5-flash", `"x"`, ""), nil, 400},
 			"a model with a NUL":          {"POST", "/v1/chat/completions", message(`openai/a\u0000b`, `"x"`, ""), nil, 400},
 			"a model with half a pair":    {"POST", "/v1/chat/completions", message(`openai/a\ud800b`, `"x"`, ""), nil, 400},
 			"a content with a NUL":        {"POST", "/v1/chat/completions", message("openai/gpt-5-mini", `"a\u0000b\ud800"`, ""), []string{"X-Thread-Id", "nul"}, 200},

@@ -76,6 +76,9 @@ func (g *Gateway) callable(x *request) ([]Model, error) {
 
 // chosen are the names that stand for a choice: auto, where some rule can be used, and the org's aliases that can.
 func (g *Gateway) chosen(x *request, policy *routing.Policy) (list []Model) {
+	if g.opts.Router == nil {
+		return nil
+	}
 	names := append([]string{routing.Auto}, slices.Sorted(maps.Keys(policy.Rules.Aliases))...)
 	for _, name := range names {
 		if strings.Contains(name, "*") {

@@ -291,10 +291,9 @@ func (m fixedModels) Models(context.Context, orgs.Caller) ([]Model, error) {
 	return slices.Clone(m), nil
 }
 
-// What a key may not be used for is asked of nobody and stored nowhere, and is not among its models.
+// What a key may not be used for is asked of nobody and stored nowhere, and is not among its models. auto is, where a rule leads to one of them.
 func TestAKeyIsGoodForWhatItSays(t *testing.T) {
 	models := fixedModels{
-		{ID: "auto", OwnedBy: "threadhub"},
 		{ID: "gpt-5-mini", OwnedBy: "openai", Target: routing.Target{Provider: "openai", Model: "gpt-5-mini"}},
 		{ID: "openai/gpt-4o", OwnedBy: "openai", Target: routing.Target{Provider: "openai", Model: "gpt-4o"}},
 		{ID: "openrouter/anthropic/claude-sonnet-5.5", OwnedBy: "openrouter", Target: routing.Target{Provider: "openrouter", Model: "anthropic/claude-sonnet-5.5"}},
@@ -302,10 +301,10 @@ func TestAKeyIsGoodForWhatItSays(t *testing.T) {
 	eachHouse(t, Options{Models: models}, func(t *testing.T, h *house) {
 		for spec, c := range map[string]struct{ good, bad, shown string }{
 			`{"models":["gpt-5*"]}`:                               {"gpt-5-mini", "openai/gpt-4o", "auto gpt-5-mini"},
-			`{"models":["openai/gpt-4o"]}`:                        {"openai/gpt-4o", "gpt-5-mini", "auto openai/gpt-4o"},
+			`{"models":["openai/gpt-4o"]}`:                        {"openai/gpt-4o", "gpt-5-mini", "openai/gpt-4o"},
 			`{"models":["openrouter/*"]}`:                         {"openrouter/anthropic/claude-sonnet-5.5", "gpt-5-mini", "auto openrouter/anthropic/claude-sonnet-5.5"},
 			`{"providers":["openrouter"]}`:                        {"openrouter/anthropic/claude-sonnet-5.5", "openai/gpt-4o", "auto openrouter/anthropic/claude-sonnet-5.5"},
-			`{"providers":["openai"],"models":["*4o","nothing"]}`: {"openai/gpt-4o", "openrouter/openai/gpt-4o", "auto openai/gpt-4o"},
+			`{"providers":["openai"],"models":["*4o","nothing"]}`: {"openai/gpt-4o", "openrouter/openai/gpt-4o", "openai/gpt-4o"},
 		} {
 			key := as(h.made("/api/keys", spec)["api_key"].(string))
 			asked := len(h.attempts())

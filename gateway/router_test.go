@@ -65,17 +65,17 @@ func TestChooseIsADryRun(t *testing.T) {
 		if got := c.Get("skipped.#.rule").Raw; got != `["default.news","default.structured","default.long","default.question"]` {
 			t.Errorf("skipped %s", got)
 		}
-		if why := c.Get("skipped.0.why").Str; why != "this gateway does not speak to perplexity" {
+		if why := c.Get("skipped.0.why").Str; why != "there is no key for perplexity" {
 			t.Errorf("news was passed over: %s", why)
 		}
-		if c := choose(`{"message":"Hello","context_size":11}`, 200); c.Get("skipped.2.why").Str != "this gateway does not speak to gemini" {
+		if c := choose(`{"message":"Hello","context_size":11}`, 200); c.Get("skipped.2.why").Str != "there is no key for gemini" {
 			t.Errorf("eleven messages: %s", c.Raw)
 		}
 		for range 6 {
 			h.chat("hi", "", "X-Thread-Id", "long").want(t, 200)
 		}
 		sent := len(h.attempts())
-		if c := choose(`{"message":"Hello","thread_id":"long"}`, 200); c.Get("skipped.2.why").Str != "this gateway does not speak to gemini" {
+		if c := choose(`{"message":"Hello","thread_id":"long"}`, 200); c.Get("skipped.2.why").Str != "there is no key for gemini" {
 			t.Errorf("in a thread of twelve: %s", c.Raw)
 		}
 		if len(h.attempts()) != sent || len(h.messages("long")) != 12 {
