@@ -38,6 +38,8 @@ var fillOrg = []string{
 	"INSERT INTO messages (org_id, thread_id, seq, call_id, role, raw, own, chain, status, words) VALUES ('$org', 'thread', 0, 'call', 'user', '{}', '', '', 'complete', 'hello')",
 	"INSERT INTO ledger (org_id, call_id, n, kind, key_id, user_id, provider, model, cost_pico, status, price_version) VALUES ('$org', 'call', 0, 'use', 'key', 'user', 'openai', 'm', 1, 'computed', '1')",
 	"INSERT INTO audit (org_id, seq, at, user_id, key_id, action, target, detail, hash) VALUES ('$org', 1, now(), 'user', 'key', 'a', 't', '{}', '')",
+	"INSERT INTO router_rules (org_id, version, body) VALUES ('$org', 1, '{}')",
+	"INSERT INTO router_hits (org_id, rule, hits) VALUES ('$org', 'rule', 1)",
 }
 
 func replaceOrg(sql, org string) string {
