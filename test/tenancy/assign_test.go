@@ -21,6 +21,8 @@ var accepted = map[string][]string{
 	"PATCH /api/keys/{id}":                     {"name", "expires_at", "disabled", "read_only", "models", "providers"},
 	"PUT /api/orgs/{org}/providers/{provider}": {"api_key", "name", "priority"},
 	"POST /api/orgs/{org}/providers/test":      {"provider", "name", "api_key"},
+	"POST /api/router/choose":                  {"message", "context_size", "thread_id"},
+	"PUT /api/router/rules":                    {"rules", "aliases", "words"},
 	"PATCH /api/threads/{id}":                  {"title", "description", "visibility", "window_policy"},
 	"POST /api/threads":                        {"title", "description", "visibility"},
 	"POST /api/threads/":                       {"title", "description", "visibility"},
