@@ -37,24 +37,7 @@ func Check(root string, r Rules) ([]string, error) {
 	}
 	var wrong []string
 	unknown := make(map[string]bool)
-	err = filepath.WalkDir(root, func(file string, e fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(root, file)
-		if err != nil {
-			return err
-		}
-		name := filepath.ToSlash(rel)
-		if e.IsDir() {
-			if name != "." && skipped(file, e.Name()) {
-				return fs.SkipDir
-			}
-			return nil
-		}
-		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
-			return nil
-		}
+	err = sources(root, func(file, name string) error {
 		dir := path.Dir(name)
 		if _, exempt := longest(r.Exempt, dir); exempt {
 			return nil
@@ -99,6 +82,30 @@ func home(dirs []string) string {
 		return "tests"
 	}
 	return strings.Join(dirs, ", ")
+}
+
+// sources calls visit for every Go file under root that is ours and no test: with its path, and its name below root.
+func sources(root string, visit func(file, name string) error) error {
+	return filepath.WalkDir(root, func(file string, e fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		rel, err := filepath.Rel(root, file)
+		if err != nil {
+			return err
+		}
+		name := filepath.ToSlash(rel)
+		if e.IsDir() {
+			if name != "." && skipped(file, e.Name()) {
+				return fs.SkipDir
+			}
+			return nil
+		}
+		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
+			return nil
+		}
+		return visit(file, name)
+	})
 }
 
 // skipped folders hold no code of ours.

@@ -6,9 +6,7 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
-	"io/fs"
 	"path"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -28,24 +26,7 @@ type SQL struct {
 func Statements(root string) ([]SQL, error) {
 	s := &statements{constants: map[string]map[string]ast.Expr{}, files: token.NewFileSet()}
 	parsed := map[string]*ast.File{}
-	err := filepath.WalkDir(root, func(file string, e fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		rel, err := filepath.Rel(root, file)
-		if err != nil {
-			return err
-		}
-		name := filepath.ToSlash(rel)
-		if e.IsDir() {
-			if name != "." && skipped(file, e.Name()) {
-				return fs.SkipDir
-			}
-			return nil
-		}
-		if !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go") {
-			return nil
-		}
+	err := sources(root, func(file, name string) error {
 		f, err := parser.ParseFile(s.files, file, nil, parser.SkipObjectResolution)
 		if err != nil {
 			return err
