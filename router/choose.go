@@ -107,11 +107,7 @@ func (r *Router) usable(list []target, has func(string) bool) (targets []Target,
 			}
 			targets = append(targets, d)
 		default:
-			model := t.model
-			if whole := t.provider + "/" + t.model; r.catalogue.Lists(t.provider, whole) {
-				model = whole // openrouter/auto
-			}
-			targets = append(targets, Target{t.provider, model})
+			targets = append(targets, r.named(t.provider, t.model))
 		}
 	}
 	return targets, strings.Join(missing, ", and ")

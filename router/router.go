@@ -89,7 +89,7 @@ func (r *Router) Resolve(model string, has func(provider string) bool) (Target, 
 		return Target{}, Route{}, unknown(model, "no model has such a name")
 	}
 	if model == Auto {
-		return Target{}, Route{}, unknown(model, "routing rules are not available on this gateway yet; name a model, as in openai/gpt-5-mini")
+		return Target{}, Route{}, unknown(model, "it stands for a choice, which Choose makes")
 	}
 	if provider, rest, ok := strings.Cut(model, "/"); ok && r.serves(provider) {
 		return r.explicit(provider, rest, model, has)
@@ -103,10 +103,7 @@ func (r *Router) Resolve(model string, has func(provider string) bool) (Target, 
 }
 
 func (r *Router) explicit(provider, rest, whole string, has func(string) bool) (Target, Route, error) {
-	t := Target{provider, rest}
-	if r.catalogue.Lists(provider, whole) {
-		t.Model = whole
-	}
+	t := r.named(provider, rest)
 	if t.Model == "" {
 		return Target{}, Route{}, unknown(whole, "the name of the model is missing after the slash")
 	}
@@ -114,6 +111,15 @@ func (r *Router) explicit(provider, rest, whole string, has func(string) bool) (
 		return Target{}, Route{}, keyMissing(provider)
 	}
 	return t, Route{"explicit", "the request names the provider " + provider}, nil
+}
+
+// named returns the target provider/model: what is behind the slash, or the whole of it if provider lists that
+// (openrouter/auto).
+func (r *Router) named(provider, model string) Target {
+	if whole := provider + "/" + model; r.catalogue.Lists(provider, whole) {
+		model = whole
+	}
+	return Target{provider, model}
 }
 
 // listed looks name up. The target is empty if no provider sells such a model.
