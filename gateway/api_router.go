@@ -7,7 +7,6 @@ import (
 	"threadhub/internal/fault"
 	"threadhub/internal/id"
 	"threadhub/openai"
-	"threadhub/orgs"
 	routing "threadhub/router"
 )
 
@@ -127,7 +126,7 @@ func (g *Gateway) saveRules(x *request, body []byte, policy *routing.Policy, own
 		x.fail(fault.New(fault.Unavailable, "there is no place for rules"))
 		return
 	}
-	version, err := g.opts.Rules.PutRouterRules(x.ctx, x.caller.Org, orgs.Actor{User: x.caller.User, Key: x.caller.Key}, body)
+	version, err := g.opts.Rules.PutRouterRules(x.ctx, x.caller.Org, x.actor(), body)
 	if err != nil {
 		x.fail(err)
 		return
