@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"flag"
 	"io"
 	"os"
 	"path/filepath"
@@ -14,26 +13,12 @@ import (
 	"threadhub/internal/fault"
 	"threadhub/internal/sse"
 	"threadhub/openai"
+	"threadhub/upstreams/upstreamstest"
 )
-
-var update = flag.Bool("update", false, "write what comes out as what is expected")
 
 // asked is a request that was sent, for model, with everything in it that an answer may need.
 func asked() *words {
 	return &words{model: "gemini-asked", searches: true, logprobs: true, dialect: still()}
-}
-
-// golden compares got with the file, or writes it.
-func golden(t *testing.T, name string, got []byte) {
-	t.Helper()
-	if *update {
-		if err := os.WriteFile(filepath.Join("testdata", name), got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if want := file(t, name); !bytes.Equal(got, want) {
-		t.Errorf("%s: got\n%s\nwant\n%s", name, got, want)
-	}
 }
 
 // TestRecordedAnswers says of each recorded answer what the client gets: testdata/generate/*.want.json.
@@ -44,7 +29,7 @@ func TestRecordedAnswers(t *testing.T) {
 	}
 	for _, path := range paths {
 		name := "generate/" + strings.TrimSuffix(filepath.Base(path), ".resp.json")
-		got, err := asked().Whole(file(t, name+".resp.json"))
+		got, err := asked().Whole(upstreamstest.File(t, name+".resp.json"))
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -56,17 +41,17 @@ func TestRecordedAnswers(t *testing.T) {
 		if err := json.Indent(&lines, got, "", "  "); err != nil {
 			t.Fatal(err)
 		}
-		golden(t, name+".want.json", lines.Bytes())
+		upstreamstest.Golden(t, name+".want.json", lines.Bytes())
 	}
 }
 
 func TestGrounding(t *testing.T) {
-	got, err := (&words{model: "m", dialect: still()}).Whole(file(t, "mapping/09_grounding.in.gemini.json"))
+	got, err := (&words{model: "m", dialect: still()}).Whole(upstreamstest.File(t, "mapping/09_grounding.in.gemini.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	got = bytes.Replace(got, []byte(`,"native_finish_reason":"STOP"`), nil, 1)
-	same(t, "grounding", got, file(t, "mapping/09_grounding.expect.openai.json"))
+	upstreamstest.Same(t, "grounding", got, upstreamstest.File(t, "mapping/09_grounding.expect.openai.json"))
 }
 
 // play reads an event stream as an upstream does, and returns the chunks and what ended them.
@@ -98,48 +83,36 @@ func play(w *words, r io.Reader) (chunks []string, err error) {
 	}
 }
 
-// accumulated is the message that chunks make; it fails for one that is no chunk.
-func accumulated(t testing.TB, chunks []string) *openai.Accumulator {
-	t.Helper()
-	var a openai.Accumulator
-	for _, c := range chunks {
-		if _, err := a.Add([]byte(c)); err != nil {
-			t.Fatalf("%v: %s", err, c)
-		}
-	}
-	return &a
-}
-
 // TestRecordedStreams says of each recorded stream what the client gets: testdata/stream/*.chunks.
 func TestRecordedStreams(t *testing.T) {
 	for name, code := range map[string]string{
 		"continuation": "", "cut": "upstream_truncated", "grounding": "", "max_tokens": "", "n2": "", "plain": "", "plain_lf": "",
 		"prompt_blocked": "", "safety": "", "thinking": "", "tool": "",
 	} {
-		chunks, err := play(asked(), bytes.NewReader(file(t, "stream/"+name+".sse")))
+		chunks, err := play(asked(), bytes.NewReader(upstreamstest.File(t, "stream/"+name+".sse")))
 		if code == "" && err != io.EOF || code != "" && !fault.HasCode(err, code) {
 			t.Errorf("%s: ended in %v", name, err)
 		}
-		if a := accumulated(t, chunks); code == "" && (!a.Finished() || a.Usage() == nil) {
+		if a := upstreamstest.Accumulated(t, chunks); code == "" && (!a.Finished() || a.Usage() == nil) {
 			t.Errorf("%s: no end or no usage", name)
 		}
-		golden(t, "stream/"+name+".chunks", []byte(strings.Join(chunks, "\n")+"\n"))
+		upstreamstest.Golden(t, "stream/"+name+".chunks", []byte(strings.Join(chunks, "\n")+"\n"))
 	}
 }
 
 func TestStreamOfTheMapping(t *testing.T) {
-	chunks, err := play(asked(), bytes.NewReader(file(t, "mapping/07_stream.in.gemini.sse")))
+	chunks, err := play(asked(), bytes.NewReader(upstreamstest.File(t, "mapping/07_stream.in.gemini.sse")))
 	if err != io.EOF {
 		t.Fatal(err)
 	}
-	want := strings.Split(strings.TrimSpace(string(file(t, "mapping/07_stream.expect.openai.sse"))), "\n\n")
+	want := strings.Split(strings.TrimSpace(string(upstreamstest.File(t, "mapping/07_stream.expect.openai.sse"))), "\n\n")
 	if len(want) != len(chunks)+1 {
 		t.Fatalf("%d chunks, want %d", len(chunks), len(want)-1)
 	}
 	for i, c := range chunks {
 		c = strings.Replace(c, "call_GEN000000000000000000001", "call_GEN000000000000000000003", 1)
 		c = strings.Replace(c, `,"native_finish_reason":"STOP"`, "", 1)
-		same(t, "chunk", []byte(c), []byte(strings.TrimPrefix(want[i], "data: ")))
+		upstreamstest.Same(t, "chunk", []byte(c), []byte(strings.TrimPrefix(want[i], "data: ")))
 	}
 }
 
@@ -163,7 +136,7 @@ func TestCuts(t *testing.T) {
 			if err == io.EOF && !said {
 				t.Errorf("%s: a good end after byte %d", path, n)
 			}
-			accumulated(t, chunks)
+			upstreamstest.Accumulated(t, chunks)
 		}
 		one, end := play(asked(), iotestOneByte{bytes.NewReader(whole)})
 		all, same := play(asked(), bytes.NewReader(whole))
@@ -219,7 +192,7 @@ func TestAnswers(t *testing.T) {
 			if whole == nil || !strings.Contains(c.code, whole.Code) || !strings.Contains(c.code, inStream.Code) || whole.Kind != fault.Upstream {
 				t.Errorf("%s: ended in %v and %v", c.about, err, streamed)
 			}
-			if c.code == "upstream_malformed" && (!bytes.Contains(a, []byte(`"completion_tokens":2`)) || accumulated(t, chunks).Usage() == nil) {
+			if c.code == "upstream_malformed" && (!bytes.Contains(a, []byte(`"completion_tokens":2`)) || upstreamstest.Accumulated(t, chunks).Usage() == nil) {
 				t.Errorf("%s: its usage is lost: %s, %s", c.about, a, chunks)
 			}
 			continue
@@ -232,7 +205,7 @@ func TestAnswers(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, too := answer.Choices[0].FinishReason, accumulated(t, chunks).FinishReason(); got != c.finish || too != c.finish {
+		if got, too := answer.Choices[0].FinishReason, upstreamstest.Accumulated(t, chunks).FinishReason(); got != c.finish || too != c.finish {
 			t.Errorf("%s: ended by %s and %s, want %s", c.about, got, too, c.finish)
 		}
 	}
@@ -250,13 +223,13 @@ func TestThereAndBack(t *testing.T) {
 	} {
 		var message []byte
 		if strings.HasSuffix(name, ".sse") {
-			chunks, err := play(asked(), bytes.NewReader(file(t, name)))
+			chunks, err := play(asked(), bytes.NewReader(upstreamstest.File(t, name)))
 			if err != io.EOF {
 				t.Fatal(err)
 			}
-			message = accumulated(t, chunks).Message()
+			message = upstreamstest.Accumulated(t, chunks).Message()
 		} else {
-			got, err := asked().Whole(file(t, name))
+			got, err := asked().Whole(upstreamstest.File(t, name))
 			if err != nil {
 				t.Fatal(err)
 			}

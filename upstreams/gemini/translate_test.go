@@ -3,18 +3,15 @@ package gemini
 import (
 	"encoding/json"
 	"fmt"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/google/go-cmp/cmp"
 
 	"threadhub/internal/fault"
 	"threadhub/internal/testkit"
 	"threadhub/openai"
 	"threadhub/upstreams"
+	"threadhub/upstreams/upstreamstest"
 )
 
 func TestMain(m *testing.M) { testkit.Leaks(m) }
@@ -28,30 +25,6 @@ func still() dialect {
 			n++
 			return fmt.Sprintf("GEN%021d", n)
 		},
-	}
-}
-
-func file(t testing.TB, name string) []byte {
-	t.Helper()
-	b, err := os.ReadFile(filepath.Join("testdata", name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
-func decode(t testing.TB, text []byte) (v any) {
-	t.Helper()
-	if err := json.Unmarshal(text, &v); err != nil {
-		t.Fatalf("%v in %s", err, text)
-	}
-	return v
-}
-
-func same(t testing.TB, about string, got, want []byte) {
-	t.Helper()
-	if diff := cmp.Diff(decode(t, want), decode(t, got)); diff != "" {
-		t.Errorf("%s: (-want +got)\n%s", about, diff)
 	}
 }
 
@@ -80,12 +53,12 @@ func TestRecordedRequests(t *testing.T) {
 		"03_schema": "",
 		"04_media":  "",
 	} {
-		w, err := translated(t, string(file(t, "mapping/"+name+".in.openai.json")))
+		w, err := translated(t, string(upstreamstest.File(t, "mapping/"+name+".in.openai.json")))
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		same(t, name, w.Body(), file(t, "mapping/"+name+".out.gemini.json"))
+		upstreamstest.Same(t, name, w.Body(), upstreamstest.File(t, "mapping/"+name+".out.gemini.json"))
 		if got := strings.Join(w.Warnings(), ", "); got != warnings {
 			t.Errorf("%s: the warnings are %q, want %q", name, got, warnings)
 		}
@@ -260,7 +233,7 @@ func TestRequests(t *testing.T) {
 		if !strings.Contains(want, `"contents":`) {
 			want = strings.TrimSuffix(`"contents":[{"role":"user","parts":[{"text":"hi"}]}],`+want, ",")
 		}
-		same(t, c.about, w.Body(), []byte("{"+want+"}"))
+		upstreamstest.Same(t, c.about, w.Body(), []byte("{"+want+"}"))
 		if got := strings.Join(w.Warnings(), ", "); got != c.warnings {
 			t.Errorf("%s: the warnings are %q, want %q", c.about, got, c.warnings)
 		}
@@ -435,6 +408,6 @@ func TestShapes(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		same(t, name, w.Body(), file(t, "generate/"+name+".req.json"))
+		upstreamstest.Same(t, name, w.Body(), upstreamstest.File(t, "generate/"+name+".req.json"))
 	}
 }

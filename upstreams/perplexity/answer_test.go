@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -22,9 +20,8 @@ import (
 	"threadhub/metering"
 	"threadhub/openai"
 	"threadhub/upstreams"
+	"threadhub/upstreams/upstreamstest"
 )
-
-var update = flag.Bool("update", false, "write what comes out as what is expected")
 
 // asked are the words of a request that was sent, by the folder its answers are in.
 func asked(folder string) upstreams.Words {
@@ -32,19 +29,6 @@ func asked(folder string) upstreams.Words {
 		return &sonarWords{}
 	}
 	return &agentWords{model: "asked", functions: []string{"get_weather"}}
-}
-
-// golden compares got with the file, or writes it.
-func golden(t *testing.T, name string, got []byte) {
-	t.Helper()
-	if *update {
-		if err := os.WriteFile(filepath.Join("testdata", name), got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if want := file(t, name); !bytes.Equal(got, want) {
-		t.Errorf("%s: got\n%s\nwant\n%s", name, got, want)
-	}
 }
 
 // recorded are the files of a folder that end so, without the ending.
@@ -67,7 +51,7 @@ func recorded(t testing.TB, folder, ending string, least int) (names []string) {
 func TestRecordedAnswers(t *testing.T) {
 	for _, folder := range []string{"agent", "sonar"} {
 		for _, name := range recorded(t, folder, ".resp.json", 3) {
-			got, err := asked(folder).Whole(file(t, name+".resp.json"))
+			got, err := asked(folder).Whole(upstreamstest.File(t, name+".resp.json"))
 			if err != nil {
 				t.Errorf("%s: %v", name, err)
 				continue
@@ -77,7 +61,7 @@ func TestRecordedAnswers(t *testing.T) {
 			if err := json.Indent(&lines, got, "", "  "); err != nil {
 				t.Fatal(err)
 			}
-			golden(t, name+".want.json", lines.Bytes())
+			upstreamstest.Golden(t, name+".want.json", lines.Bytes())
 		}
 	}
 }
@@ -131,25 +115,13 @@ func play(w upstreams.Words, r io.Reader) (chunks []string, err error) {
 	}
 }
 
-// accumulated is the message that chunks make; it fails for one that is no chunk.
-func accumulated(t testing.TB, chunks []string) *openai.Accumulator {
-	t.Helper()
-	var a openai.Accumulator
-	for _, c := range chunks {
-		if _, err := a.Add([]byte(c)); err != nil {
-			t.Fatalf("%v: %s", err, c)
-		}
-	}
-	return &a
-}
-
 // TestRecordedStreams says of each recorded stream what the client gets: testdata/*/*.want.jsonl.
 func TestRecordedStreams(t *testing.T) {
 	for _, folder := range []string{"agent", "sonar"} {
 		for _, name := range recorded(t, folder, ".sse", 3) {
-			chunks, err := play(asked(folder), bytes.NewReader(file(t, name+".sse")))
-			golden(t, name+".want.jsonl", []byte(strings.Join(chunks, "\n")+"\n"))
-			a := accumulated(t, chunks)
+			chunks, err := play(asked(folder), bytes.NewReader(upstreamstest.File(t, name+".sse")))
+			upstreamstest.Golden(t, name+".want.jsonl", []byte(strings.Join(chunks, "\n")+"\n"))
+			a := upstreamstest.Accumulated(t, chunks)
 			if strings.HasSuffix(name, "_failed") {
 				var said upstreams.Complaint
 				if !errors.As(err, &said) || gjson.GetBytes(said, "code").Str != "overloaded" {
@@ -168,25 +140,25 @@ func TestRecordedStreams(t *testing.T) {
 func TestStreamedIsWhole(t *testing.T) {
 	for stream, whole := range map[string]string{"agent/stream": "agent/plain", "sonar/stream_full": "sonar/plain"} {
 		folder := filepath.Dir(stream)
-		raw := file(t, whole+".resp.json")
+		raw := upstreamstest.File(t, whole+".resp.json")
 		raw = bytes.ReplaceAll(raw, []byte("[1][2]"), []byte("[1]"))
 		body, err := asked(folder).Whole(raw)
 		if err != nil {
 			t.Fatal(err)
 		}
 		want := wantAnswer(t, whole, body)
-		chunks, err := play(asked(folder), bytes.NewReader(file(t, stream+".sse")))
+		chunks, err := play(asked(folder), bytes.NewReader(upstreamstest.File(t, stream+".sse")))
 		if err != io.EOF {
 			t.Fatal(err)
 		}
-		got := accumulated(t, chunks)
+		got := upstreamstest.Accumulated(t, chunks)
 		for _, path := range []string{"content", "annotations", "tool_calls"} {
 			if g, w := gjson.GetBytes(got.Message(), path).Raw, gjson.GetBytes(want.Choices[0].Message, path).Raw; g != w {
 				t.Errorf("%s: %s is %s, whole %s", stream, path, g, w)
 			}
 		}
-		same(t, stream, got.Sources().SearchResults, want.Sources.SearchResults)
-		same(t, stream, got.Sources().Citations, want.Sources.Citations)
+		upstreamstest.Same(t, stream, got.Sources().SearchResults, want.Sources.SearchResults)
+		upstreamstest.Same(t, stream, got.Sources().Citations, want.Sources.Citations)
 		if folder == "agent" {
 			if diff := cmp.Diff(want.Usage, got.Usage()); diff != "" {
 				t.Errorf("%s: %s", stream, diff)
@@ -199,9 +171,9 @@ func TestStreamedIsWhole(t *testing.T) {
 func TestCuts(t *testing.T) {
 	for _, folder := range []string{"agent", "sonar"} {
 		for _, name := range recorded(t, folder, ".sse", 3) {
-			raw := file(t, name+".sse")
+			raw := upstreamstest.File(t, name+".sse")
 			whole, end := play(asked(folder), bytes.NewReader(raw))
-			all := accumulated(t, whole)
+			all := upstreamstest.Accumulated(t, whole)
 			mark := -1
 			for _, m := range []string{`"type":"response.completed"`, `"object":"chat.completion.done"`} {
 				mark = max(mark, bytes.Index(raw, []byte(m)))
@@ -215,7 +187,7 @@ func TestCuts(t *testing.T) {
 					t.Fatalf("%s: no end after byte %d", name, n)
 				}
 				// What came is a beginning of what would have come.
-				text := gjson.GetBytes(accumulated(t, chunks).Message(), "content").Str
+				text := gjson.GetBytes(upstreamstest.Accumulated(t, chunks).Message(), "content").Str
 				if !strings.HasPrefix(gjson.GetBytes(all.Message(), "content").Str, text) {
 					t.Fatalf("%s: after byte %d it says %q", name, n, text)
 				}
@@ -282,7 +254,7 @@ func TestAnswers(t *testing.T) {
 			if !errors.As(err, &said) || !errors.As(streamed, &said) {
 				t.Errorf("%s: %v, %v", c.about, err, streamed)
 			}
-			if gjson.GetBytes(whole, "usage.cost").Raw != "0.5" || accumulated(t, chunks).Usage().Cost != "0.5" {
+			if gjson.GetBytes(whole, "usage.cost").Raw != "0.5" || upstreamstest.Accumulated(t, chunks).Usage().Cost != "0.5" {
 				t.Errorf("%s: what it took is lost: %s, %s", c.about, whole, chunks)
 			}
 		case c.code != "":
@@ -292,7 +264,7 @@ func TestAnswers(t *testing.T) {
 		case err != nil || streamed != io.EOF:
 			t.Errorf("%s: %v, %v", c.about, err, streamed)
 		default:
-			a, acc := wantAnswer(t, c.about, whole), accumulated(t, chunks)
+			a, acc := wantAnswer(t, c.about, whole), upstreamstest.Accumulated(t, chunks)
 			if a.Choices[0].FinishReason != c.finish || acc.FinishReason() != c.finish {
 				t.Errorf("%s: ended by %s and %s, want %s", c.about, a.Choices[0].FinishReason, acc.FinishReason(), c.finish)
 			}
@@ -367,7 +339,7 @@ func TestStreams(t *testing.T) {
 		if err != io.EOF {
 			t.Errorf("%s: ended in %v", c.about, err)
 		}
-		if got := string(accumulated(t, chunks).Message()); got != c.message {
+		if got := string(upstreamstest.Accumulated(t, chunks).Message()); got != c.message {
 			t.Errorf("%s:\n got %s\nwant %s", c.about, got, c.message)
 		}
 	}
@@ -381,7 +353,7 @@ func TestStreams(t *testing.T) {
 		if !errors.As(err, &said) || gjson.GetBytes(said, "code").Str != "c" {
 			t.Errorf("%s: %v", about, err)
 		}
-		if got := string(accumulated(t, chunks).Message()); got != `{"role":"assistant","content":"x"}` {
+		if got := string(upstreamstest.Accumulated(t, chunks).Message()); got != `{"role":"assistant","content":"x"}` {
 			t.Errorf("%s: %s", about, got)
 		}
 	}
@@ -463,7 +435,7 @@ func TestSonarThoughtsInStreams(t *testing.T) {
 	if err != io.EOF {
 		t.Fatal(err)
 	}
-	a := accumulated(t, chunks)
+	a := upstreamstest.Accumulated(t, chunks)
 	want := `{"role":"assistant","content":"c\u00e9[1]","reasoning_content":"a\nb","annotations":[{"type":"url_citation","url_citation":{"start_index":2,"end_index":5,"title":"","url":"https://a.example/"}}]}`
 	if got := string(a.Message()); got != want || a.FinishReason() != "length" {
 		t.Errorf("%s: got %s", a.FinishReason(), got)

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"threadhub/upstreams"
+	"threadhub/upstreams/upstreamstest"
 )
 
 // conversation is a request of so many messages, with tools.
@@ -42,7 +43,7 @@ func BenchmarkRequest(b *testing.B) {
 
 func BenchmarkWhole(b *testing.B) {
 	for _, name := range []string{"agent/plain", "sonar/plain"} {
-		raw := file(b, name+".resp.json")
+		raw := upstreamstest.File(b, name+".resp.json")
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(int64(len(raw)))
 			b.ReportAllocs()
@@ -71,7 +72,7 @@ func BenchmarkDelta(b *testing.B) {
 
 func BenchmarkStream(b *testing.B) {
 	for _, name := range []string{"agent/stream", "sonar/stream_full"} {
-		raw := file(b, name+".sse")
+		raw := upstreamstest.File(b, name+".sse")
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(int64(len(raw)))
 			b.ReportAllocs()

@@ -11,13 +11,14 @@ import (
 	"threadhub/internal/fault"
 	"threadhub/openai"
 	"threadhub/upstreams"
+	"threadhub/upstreams/upstreamstest"
 )
 
 // FuzzRequest translates whatever openai.ParseChat takes: into JSON, with warnings that fit into a header, or into a
 // refusal.
 func FuzzRequest(f *testing.F) {
-	f.Add(file(f, "mapping/10_pplx.in.openai.json"))
-	f.Add(file(f, "sonar/plain.req.json"))
+	f.Add(upstreamstest.File(f, "mapping/10_pplx.in.openai.json"))
+	f.Add(upstreamstest.File(f, "sonar/plain.req.json"))
 	for _, body := range []string{
 		user("google/x", `,"tools":[{"type":"function","function":{"name":"f"}}],"tool_choice":"none","response_format":{"type":"json_schema","json_schema":{"schema":{}}}`),
 		`{"model":"a/b","messages":[{"role":"user","content":[{"type":"text","text":"a"},{"type":"image_url","image_url":"data:image/png;base64,AA=="}]},{"role":"assistant","content":[],"tool_calls":[{"id":"1","custom":{"input":"x"}}]},{"role":"tool","tool_call_id":"1","content":7},{"role":"function","content":{}}]}`,
@@ -60,7 +61,7 @@ func FuzzRequest(f *testing.F) {
 func FuzzWhole(f *testing.F) {
 	for _, folder := range []string{"agent", "sonar"} {
 		for _, name := range recorded(f, folder, ".resp.json", 3) {
-			f.Add(file(f, name+".resp.json"))
+			f.Add(upstreamstest.File(f, name+".resp.json"))
 		}
 	}
 	f.Add([]byte(`{"status":"completed","output":[{"type":"message","content":[{"text":"[1]` + "`[1]" + `"},7]},{"type":"search_results","results":[7,{"id":1,"url":"u"}]},{"type":"function_call","name":"get_weather"}],"usage":{"cost":7}}`))
@@ -92,7 +93,7 @@ func FuzzWhole(f *testing.F) {
 func FuzzStream(f *testing.F) {
 	for _, folder := range []string{"agent", "sonar"} {
 		for _, name := range recorded(f, folder, ".sse", 3) {
-			f.Add(file(f, name+".sse"))
+			f.Add(upstreamstest.File(f, name+".sse"))
 		}
 	}
 	f.Add([]byte("data\n\n"))

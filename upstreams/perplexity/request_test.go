@@ -2,45 +2,19 @@ package perplexity
 
 import (
 	"encoding/json"
-	"os"
-	"path/filepath"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/tidwall/gjson"
 
 	"threadhub/internal/fault"
 	"threadhub/internal/testkit"
 	"threadhub/openai"
 	"threadhub/upstreams"
+	"threadhub/upstreams/upstreamstest"
 )
 
 func TestMain(m *testing.M) { testkit.Leaks(m) }
-
-func file(t testing.TB, name string) []byte {
-	t.Helper()
-	b, err := os.ReadFile(filepath.Join("testdata", name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
-// same compares two texts by the JSON they are.
-func same(t testing.TB, about string, got, want []byte) {
-	t.Helper()
-	var g, w any
-	if err := json.Unmarshal(got, &g); err != nil {
-		t.Fatalf("%s: %v: %s", about, err, got)
-	}
-	if err := json.Unmarshal(want, &w); err != nil {
-		t.Fatalf("%s: %v: %s", about, err, want)
-	}
-	if diff := cmp.Diff(w, g); diff != "" {
-		t.Errorf("%s: (-want +got)\n%s", about, diff)
-	}
-}
 
 // toAgent and toSonar translate a body as the gateway gives it, which is one that openai.ParseChat takes.
 func toAgent(t testing.TB, body string) (upstreams.Words, error) {
@@ -63,11 +37,11 @@ func request(t testing.TB, body string) *upstreams.Request {
 }
 
 func TestRequestOfTheMapping(t *testing.T) {
-	w, err := toAgent(t, string(file(t, "mapping/10_pplx.in.openai.json")))
+	w, err := toAgent(t, string(upstreamstest.File(t, "mapping/10_pplx.in.openai.json")))
 	if err != nil {
 		t.Fatal(err)
 	}
-	same(t, "the mapping's example", w.Body(), file(t, "mapping/10_pplx.out.agent.json"))
+	upstreamstest.Same(t, "the mapping's example", w.Body(), upstreamstest.File(t, "mapping/10_pplx.out.agent.json"))
 	if got := strings.Join(w.Warnings(), ", "); got != "dropped=seed;reason=unsupported" {
 		t.Errorf("warned of %s", got)
 	}
@@ -78,7 +52,7 @@ func TestRequestOfTheMapping(t *testing.T) {
 
 // The recorded requests are what the same request in chat's words becomes.
 func TestRecordedRequests(t *testing.T) {
-	tools := gjson.ParseBytes(file(t, "agent/tools.req.json"))
+	tools := gjson.ParseBytes(upstreamstest.File(t, "agent/tools.req.json"))
 	w, err := toAgent(t, `{"model":"openai/gpt-6-luna","stream":false,"max_tokens":500,"max_steps":3,"reasoning_effort":"low",
 		"messages":[{"role":"system","content":"Be brief."},
 			{"role":"user","content":[{"type":"text","text":"Weather in Riga?"},{"type":"image_url","image_url":{"url":`+tools.Get("input.0.content.1.image_url").Raw+`}}]},
@@ -90,7 +64,7 @@ func TestRecordedRequests(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := strings.Replace(tools.Raw, `"models": `+tools.Get("models").Raw+",", `"store": false,`, 1) // a chain is no part of chat
-	same(t, "tools", w.Body(), []byte(want))
+	upstreamstest.Same(t, "tools", w.Body(), []byte(want))
 	if len(w.Warnings()) > 0 {
 		t.Errorf("warned of %s", w.Warnings())
 	}
@@ -100,23 +74,23 @@ func TestRecordedRequests(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want = strings.Replace(string(file(t, "agent/preset.req.json")), `"input": "Latest Go release?"`,
+	want = strings.Replace(string(upstreamstest.File(t, "agent/preset.req.json")), `"input": "Latest Go release?"`,
 		`"model":"perplexity/sonar","tool_choice":{"type":"web_search"},"stream":false,"input":[{"type":"message","role":"user","content":"Latest Go release?"}]`, 1)
-	same(t, "preset", w.Body(), []byte(want))
+	upstreamstest.Same(t, "preset", w.Body(), []byte(want))
 
 	w, err = toAgent(t, `{"model":"sonar","messages":[{"role":"user","content":"Latest Go release?"}],"stream":true}`)
 	if err != nil {
 		t.Fatal(err)
 	}
-	want = strings.Replace(string(file(t, "agent/stream.req.json")), `"stream"`,
+	want = strings.Replace(string(upstreamstest.File(t, "agent/stream.req.json")), `"stream"`,
 		`"model":"perplexity/sonar","tools":[{"type":"web_search"}],"tool_choice":{"type":"web_search"},"store":false,"stream"`, 1)
-	same(t, "stream", w.Body(), []byte(want))
+	upstreamstest.Same(t, "stream", w.Body(), []byte(want))
 
-	w, err = toSonar(t, string(file(t, "sonar/plain.req.json")))
+	w, err = toSonar(t, string(upstreamstest.File(t, "sonar/plain.req.json")))
 	if err != nil {
 		t.Fatal(err)
 	}
-	same(t, "the older API", w.Body(), []byte(strings.Replace(string(file(t, "sonar/plain.req.json")), "{", `{"stream":false,`, 1)))
+	upstreamstest.Same(t, "the older API", w.Body(), []byte(strings.Replace(string(upstreamstest.File(t, "sonar/plain.req.json")), "{", `{"stream":false,`, 1)))
 	if len(w.Warnings()) > 0 || w.Path() != "chat/completions" {
 		t.Errorf("asked at %s, warned of %s", w.Path(), w.Warnings())
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/openai/openai-go/v3/responses"
 	"github.com/tidwall/gjson"
+	"threadhub/upstreams/upstreamstest"
 )
 
 // apart is where the Agent API and the Responses API differ in what we send, by the place in the request. Everything else
@@ -28,7 +29,7 @@ var apart = []string{
 func TestRequestsAreResponses(t *testing.T) {
 	var seen []string
 	for _, body := range []string{
-		string(file(t, "mapping/10_pplx.in.openai.json")),
+		string(upstreamstest.File(t, "mapping/10_pplx.in.openai.json")),
 		user("sonar-pro", `,"stream":true,"language_preference":"et","max_steps":3,"num_search_results":4,"search_recency_filter":"week","web_search_options":{"search_context_size":"high","user_location":{"country":"EE","region":"Harju"}}`),
 		`{"model":"google/gemini-3.8-flash","max_tokens":9,"temperature":0.5,"top_p":0.5,"reasoning_effort":"high","messages":[{"role":"developer","content":"d"},
 			{"role":"user","content":[{"type":"text","text":"t"},{"type":"image_url","image_url":{"url":"https://a.example/b.png"}}]},
