@@ -40,27 +40,27 @@ func (f *fields) fail(err error) {
 
 // read puts member name into v and reports whether it is there. null leaves v as it is.
 func (f *fields) read(name string, v any, what string) bool {
-	raw, ok := f.members[name]
-	if !ok || f.err != nil {
-		return false
-	}
-	if err := json.Unmarshal(raw, v); err != nil {
-		f.err = fault.New(fault.Invalid, "%s must be %s", name, what).WithCode("invalid_type").WithParam(name)
-	}
-	return f.err == nil
+	return f.decode(name, v, what, json.Unmarshal)
 }
 
 // strict is read for a member with members of its own, which may have no others than v has.
 func (f *fields) strict(name string, v any, what string) {
+	f.decode(name, v, what, func(raw []byte, v any) error {
+		dec := json.NewDecoder(bytes.NewReader(raw))
+		dec.DisallowUnknownFields()
+		return dec.Decode(v)
+	})
+}
+
+func (f *fields) decode(name string, v any, what string, decode func([]byte, any) error) bool {
 	raw, ok := f.members[name]
 	if !ok || f.err != nil {
-		return
+		return false
 	}
-	dec := json.NewDecoder(bytes.NewReader(raw))
-	dec.DisallowUnknownFields()
-	if dec.Decode(v) != nil {
+	if decode(raw, v) != nil {
 		f.err = fault.New(fault.Invalid, "%s must be %s", name, what).WithCode("invalid_type").WithParam(name)
 	}
+	return f.err == nil
 }
 
 // given reports whether a member is there, and not null.
