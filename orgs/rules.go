@@ -54,15 +54,17 @@ type hits struct {
 	seen map[id.Org]map[string]int64
 }
 
-// CountRoute counts a call of the org that rule routed.
-func (s *Service) CountRoute(org id.Org, rule string) {
-	s.hits.mu.Lock()
-	defer s.hits.mu.Unlock()
-	if s.hits.seen[org] == nil {
-		s.hits.seen[org] = map[string]int64{}
+func (h *hits) add(org id.Org, rule string, n int64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.seen[org] == nil {
+		h.seen[org] = map[string]int64{}
 	}
-	s.hits.seen[org][rule]++
+	h.seen[org][rule] += n
 }
+
+// CountRoute counts a call of the org that rule routed.
+func (s *Service) CountRoute(org id.Org, rule string) { s.hits.add(org, rule, 1) }
 
 // RouteHits returns how often each rule fired, what is not written down yet included; of other processes, up to a minute
 // late.
@@ -107,13 +109,8 @@ func (s *Service) writeHits(ctx context.Context) {
 			continue
 		}
 		s.log.Warn("which rules fired could not be written", "org", org, "error", err)
-		s.hits.mu.Lock()
 		for rule, n := range rules {
-			if s.hits.seen[org] == nil {
-				s.hits.seen[org] = map[string]int64{}
-			}
-			s.hits.seen[org][rule] += n
+			s.hits.add(org, rule, n)
 		}
-		s.hits.mu.Unlock()
 	}
 }
