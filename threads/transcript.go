@@ -3,6 +3,7 @@ package threads
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -301,10 +302,7 @@ func (m *Message) judge(raw []byte, status, reason string) error {
 	switch {
 	case status == "" || status == string(Complete):
 	case status == string(Incomplete) && m.Role == "assistant":
-		m.Status, m.Reason = Incomplete, reason
-		if m.Reason = cleanReason(reason); m.Reason == "" {
-			m.Reason = "unknown"
-		}
+		m.Status, m.Reason = Incomplete, cmp.Or(cleanReason(reason), "unknown")
 	default:
 		return errors.New("has a status that is neither complete nor, of an answer, incomplete")
 	}
