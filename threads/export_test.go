@@ -9,7 +9,7 @@ func Decide(stored []*Message, request []openai.Message, fork bool) (*Turn, erro
 
 // DecideWithin is Decide with a window.
 func DecideWithin(stored []*Message, request []openai.Message, fork bool, w Window) (*Turn, error) {
-	t, err := decide(listed(stored), request, fork)
+	t, err := decideFor(listed(stored), request, fork)
 	if err != nil {
 		return nil, err
 	}
@@ -19,12 +19,20 @@ func DecideWithin(stored []*Message, request []openai.Message, fork bool, w Wind
 // DecideCounting is DecideWithin, and tells how many messages it was given to look at.
 func DecideCounting(stored []*Message, request []openai.Message, w Window) (*Turn, int, error) {
 	c := &counted{listed: listed(stored)}
-	t, err := decide(c, request, true)
+	t, err := decideFor(c, request, true)
 	if err != nil {
 		return nil, 0, err
 	}
 	err = t.Fit(request, w)
 	return t, c.read, err
+}
+
+func decideFor(th rows, request []openai.Message, fork bool) (*Turn, error) {
+	in, err := hashed(request)
+	if err != nil {
+		return nil, err
+	}
+	return decide(th, in, fork)
 }
 
 type counted struct {

@@ -42,11 +42,15 @@ const messageColumns = `seq, call_id, role, raw, own, chain, status, reason, met
 // lets a request that differs inside the thread go on in a new one. Call Fit before History is used. Errors: fault.Conflict
 // thread_diverged; fault.NotFound for a private thread of somebody else, or a deleted one.
 func (s *Store) Turn(ctx context.Context, org id.Org, thread id.Thread, who Viewer, request []openai.Message, fork bool) (*Turn, *Thread, error) {
-	v, err := s.look(ctx, org, thread, who, request)
+	in, bad := hashed(request)
+	v, err := s.look(ctx, org, thread, who, in)
+	if err == nil {
+		err = bad // of a thread that is not there for the caller nothing else is told
+	}
 	if err != nil {
 		return nil, nil, err
 	}
-	t, err := decide(v, request, fork)
+	t, err := decide(v, in, fork)
 	if err != nil {
 		return nil, nil, err
 	}

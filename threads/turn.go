@@ -3,6 +3,7 @@ package threads
 import (
 	"bytes"
 	"encoding/json"
+	"slices"
 
 	"threadhub/internal/fault"
 	"threadhub/internal/id"
@@ -90,11 +91,7 @@ type rows interface {
 // System messages never count: equal ones are not stored again. A request without an assistant message is shown the
 // history that its match leaves before it, so that a thin client that repeats a turn which got no answer gets the same
 // turn again.
-func decide(th rows, request []openai.Message, fork bool) (*Turn, error) {
-	in, err := hashed(request)
-	if err != nil {
-		return nil, err
-	}
+func decide(th rows, in []incoming, fork bool) (*Turn, error) {
 	t := &Turn{th: th, PrevSeq: -1, PrevChain: []byte{}, Mode: Appended, thin: !hasAssistant(in), At: leadingSystem(in)}
 	if head := th.head(); head != nil {
 		t.PrevSeq, t.PrevChain = head.Seq, head.Chain
@@ -355,18 +352,9 @@ func complete(all []*Message) (n int) {
 
 func startsThread(all []*Message) bool { return len(all) == 0 || all[0].Seq == 0 }
 
+// hasAssistant reports whether a request has an assistant message: then it shows the provider its own words only.
 func hasAssistant(in []incoming) bool {
-	return hasRole(in, func(r string) bool { return r == "assistant" })
-}
-func hasSystem(in []incoming) bool { return hasRole(in, isSystem) }
-
-func hasRole(in []incoming, is func(string) bool) bool {
-	for _, m := range in {
-		if is(m.role) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(in, func(m incoming) bool { return m.role == "assistant" })
 }
 
 func leadingSystem(in []incoming) int {

@@ -3,11 +3,11 @@ package threads
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 
 	"threadhub/internal/db"
 	"threadhub/internal/id"
-	"threadhub/openai"
 )
 
 // view is a thread as one request looks at it: its newest messages, read with the thread itself in one round trip, and
@@ -52,8 +52,8 @@ const endless = 1<<31 - 1
 
 // look opens a view of a thread for a request. Errors: as Store.Thread, but for a thread that is not there, which is no
 // error.
-func (s *Store) look(ctx context.Context, org id.Org, thread id.Thread, who Viewer, request []openai.Message) (*view, error) {
-	v := &view{s: s, ctx: ctx, org: org, id: thread, bytes: !asksWhole(request), stored: map[[32]byte]int{}}
+func (s *Store) look(ctx context.Context, org id.Org, thread id.Thread, who Viewer, in []incoming) (*view, error) {
+	v := &view{s: s, ctx: ctx, org: org, id: thread, bytes: !hasAssistant(in), stored: map[[32]byte]int{}}
 	var gone bool
 	tail := db.Query{SQL: lightTailSQL, Args: []any{org, thread, tailRows, endless}, Each: v.add(&v.tail)}
 	if v.bytes {
@@ -66,7 +66,7 @@ func (s *Store) look(ctx context.Context, org id.Org, thread id.Thread, who View
 			Each: func(row db.Row) (err error) { v.thread, gone, err = scanThread(row); return err },
 		}, tail,
 	}
-	if own := systemHashes(request); len(own) > 0 {
+	if own := systemHashes(in); len(own) > 0 {
 		queries = append(queries, v.systemsQueries(own)...)
 	} else if v.bytes {
 		queries = append(queries, db.Query{
@@ -80,27 +80,15 @@ func (s *Store) look(ctx context.Context, org id.Org, thread id.Thread, who View
 	if v.thread != nil && (gone || !who.sees(v.thread)) {
 		return nil, Absent()
 	}
-	reverse(v.tail)
-	reverse(v.system)
+	slices.Reverse(v.tail)
+	slices.Reverse(v.system)
 	return v, nil
 }
 
-// asksWhole reports whether a request has an assistant message: then it shows the provider its own words only.
-func asksWhole(request []openai.Message) bool {
-	for i := range request {
-		if request[i].Role == "assistant" {
-			return true
-		}
-	}
-	return false
-}
-
-func systemHashes(request []openai.Message) (own [][]byte) {
-	for i := range request {
-		if isSystem(request[i].Role) {
-			if h, _, err := openai.Canon(request[i].Raw); err == nil {
-				own = append(own, h[:])
-			}
+func systemHashes(in []incoming) (own [][]byte) {
+	for i := range in {
+		if isSystem(in[i].role) {
+			own = append(own, in[i].own[:])
 		}
 	}
 	return own
@@ -111,12 +99,6 @@ func (v *view) add(to *[]*Message) func(db.Row) error {
 		m, err := scanMessage(row)
 		*to = append(*to, m)
 		return err
-	}
-}
-
-func reverse(m []*Message) {
-	for i, j := 0, len(m)-1; i < j; i, j = i+1, j-1 {
-		m[i], m[j] = m[j], m[i]
 	}
 }
 
@@ -133,7 +115,7 @@ func (v *view) newest(n int) ([]*Message, error) {
 	}
 	var tail []*Message
 	err := v.s.db.Query(v.ctx, v.org, db.Query{SQL: lightTailSQL, Args: []any{v.org, v.id, n, v.head().Seq}, Each: v.add(&tail)})
-	reverse(tail)
+	slices.Reverse(tail)
 	return tail, err
 }
 
@@ -174,7 +156,7 @@ func (v *view) before(seq int) ([]*Message, error) {
 	}
 	var page []*Message
 	err := v.s.db.Query(v.ctx, v.org, db.Query{SQL: tailSQL, Args: []any{v.org, v.id, pageRows, seq, pageBytes}, Each: v.add(&page)})
-	reverse(page)
+	slices.Reverse(page)
 	return page, err
 }
 

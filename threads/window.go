@@ -71,7 +71,7 @@ func (t *Turn) fitHistory(request []openai.Message, w Window) error {
 		shown = append(shown, unit...)
 		must = must && unit[len(unit)-1].Role != "user"
 	}
-	reverse(shown)
+	slices.Reverse(shown)
 	t.History = append(system, shown...)
 	return nil
 }
