@@ -14,7 +14,6 @@ import (
 	"math"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"threadhub/internal/db"
 	"threadhub/internal/id"
@@ -122,15 +121,12 @@ func (t *Transcript) name() id.Thread {
 }
 
 // cleanTitle is a title as it may be stored.
-func cleanTitle(s string) string {
+func cleanTitle(s string) string { return cleaned(s, MaxTitle) }
+
+// cleaned is text that both stores keep, and no more than most bytes of it.
+func cleaned(s string, most int) string {
 	s = strings.ReplaceAll(s, "\x00", "")
-	if len(s) > MaxTitle {
-		s = s[:MaxTitle]
-		for len(s) > 0 && !utf8.ValidString(s) {
-			s = s[:len(s)-1]
-		}
-	}
-	return s
+	return strings.ToValidUTF8(s[:min(len(s), most)], "")
 }
 
 // ReadJSONLines reads conversations of which each line is a message, as GET /api/threads/{id}/export writes them and most
@@ -302,16 +298,11 @@ func (m *Message) judge(raw []byte, status, reason string) error {
 	switch {
 	case status == "" || status == string(Complete):
 	case status == string(Incomplete) && m.Role == "assistant":
-		m.Status, m.Reason = Incomplete, cmp.Or(cleanReason(reason), "unknown")
+		m.Status, m.Reason = Incomplete, cmp.Or(cleaned(reason, maxReason), "unknown")
 	default:
 		return errors.New("has a status that is neither complete nor, of an answer, incomplete")
 	}
 	return nil
-}
-
-func cleanReason(s string) string {
-	s = strings.ReplaceAll(s, "\x00", "")
-	return strings.ToValidUTF8(s[:min(len(s), maxReason)], "")
 }
 
 // said is a member and where it goes.
