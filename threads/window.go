@@ -62,7 +62,9 @@ func (t *Turn) fitHistory(request []openai.Message, w Window) error {
 		if len(unit) == 0 {
 			break
 		}
-		if !room.fits(unit) && !must {
+		if must {
+			room.spend(unit) // be there room or not
+		} else if !room.fits(unit) {
 			if shown, err = t.leaveOut(w, shown); err != nil {
 				return err
 			}
@@ -204,12 +206,16 @@ func newRoom(w Window) room { return room{left: w.Tokens, endless: w.Tokens <= 0
 
 func (r *room) take(raw []byte) { r.left -= openai.EstimateTokens(raw) }
 
+func (r *room) spend(unit []*Message) {
+	for _, m := range unit {
+		r.take(m.Raw)
+	}
+}
+
 // fits takes a unit, if there is room for all of it.
 func (r *room) fits(unit []*Message) bool {
 	left := *r
-	for _, m := range unit {
-		left.take(m.Raw)
-	}
+	left.spend(unit)
 	if left.left < 0 && !r.endless {
 		return false
 	}

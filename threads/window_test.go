@@ -14,6 +14,7 @@ import (
 var cost = openai.EstimateTokens(raw("a", "1"))
 
 func TestFitHistory(t *testing.T) {
+	long := strings.Repeat("3", 400)
 	for _, tt := range []struct {
 		name, thread, request string
 		room                  int64 // messages that the window holds
@@ -31,6 +32,7 @@ func TestFitHistory(t *testing.T) {
 		{"a call stays with its results", "u:1 c:1 t:1 t:2 a:2 / u:3 a:4 /", "u:5", 6, "u:3 a:4", 5},
 		{"all of a call and its results", "u:1 c:1 t:1 t:2 a:2 / u:3 a:4 /", "u:5", 8, "u:1 c:1 t:1 t:2 a:2 u:3 a:4", 0},
 		{"a result keeps its call and its question", "u:1 a:2 / u:3 c:1 /", "t:1", 1, "u:3 c:1", 2},
+		{"what a result keeps takes the room of what is older", "u:1 a:2 / u:" + long + " c:1 /", "t:1", 5, "u:" + long + " c:1", 2},
 		{"an empty answer takes no room", "u:1 a:2 / u:3 x: /", "u:4", 4, "u:1 a:2 u:3", 0},
 		{"a cut answer is a message", "u:1 x:2 / u:3 a:4 /", "u:5", 3, "u:3 a:4", 2},
 	} {
