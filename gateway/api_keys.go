@@ -145,9 +145,13 @@ func (g *Gateway) changeKey(x *request) {
 	x.reply(200, shapeOfKey(x.caller.Org, k), err)
 }
 
-// deleteKey answers DELETE /api/keys/{id}: the key is revoked for good, and stays to be seen.
+// deleteKey answers DELETE /api/keys/{id}: the key is revoked for good, and stays to be seen. A key that is good for less
+// than everything can end itself, and no other.
 func (g *Gateway) deleteKey(x *request) {
 	k, err := g.key(x)
+	if err == nil && k.ID != x.caller.Key {
+		err = broad(x.caller)
+	}
 	if err == nil {
 		err = g.opts.People.RevokeKey(x.ctx, x.caller.Org, x.actor(), k.ID)
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"threadhub/internal/id"
 	"threadhub/orgs"
 	routing "threadhub/router"
 )
@@ -263,7 +264,8 @@ func TestARestrictedKeyMakesNoOther(t *testing.T) {
 // A key that is good for less than everything administers nothing: by what it changed somebody could do more.
 func TestANarrowKeyAdministersNothing(t *testing.T) {
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
-		narrow := as(h.made("/api/keys", `{"models":["gpt-5*"]}`)["api_key"].(string))
+		own := h.made("/api/keys", `{"models":["gpt-5*"]}`)
+		narrow := as(own["api_key"].(string))
 		expiring := as(h.made("/api/keys", `{"expires_at":"`+time.Now().Add(time.Hour).UTC().Format(time.RFC3339)+`"}`)["api_key"].(string))
 		user, _ := h.person("eve@house.test", orgs.Viewer)
 		names := strings.NewReplacer("{org}", string(h.admin.Org), "{provider}", "openai", "{id}", user)
@@ -280,8 +282,16 @@ func TestANarrowKeyAdministersNothing(t *testing.T) {
 		if asked < 8 {
 			t.Errorf("only %d routes were asked", asked)
 		}
-		h.do("PATCH", "/api/users/"+user, `{"role":"member"}`, expiring...).want(t, 200)
 		h.do("GET", "/api/users", "", narrow...).want(t, 200)
+		for _, key := range []id.Key{h.admin.Key, id.Key(own["id"].(string))} {
+			r := h.do("DELETE", "/api/keys/"+string(key), "", narrow...)
+			if itself := string(key) == own["id"]; itself != (r.status == 200) || !itself && r.code() != "key_restricted" {
+				t.Errorf("revoking %s, itself %v: %d %s", key, itself, r.status, r.body)
+			}
+		}
+		h.do("GET", "/api/users", "", narrow...).want(t, 401)
+		h.do("GET", "/api/users", "").want(t, 200)
+		h.do("PATCH", "/api/users/"+user, `{"role":"member"}`, expiring...).want(t, 200)
 	})
 }
 
