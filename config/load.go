@@ -40,7 +40,7 @@ func Register(fs *flag.FlagSet) *Flags {
 	fs.StringVar(&f.file, "config", "", "YAML `file` with settings")
 	for _, s := range settings(Default()) {
 		if s.flag != "" {
-			fs.Var(flagValue{f.values, s.path, s.text()}, s.flag, s.about)
+			fs.Var(flagValue{f.values, s.path, s.text(), s.yesNo}, s.flag, s.about)
 		}
 	}
 	return f
@@ -53,11 +53,12 @@ func (f *Flags) File() string { return f.file }
 type flagValue struct {
 	values      map[string]string
 	path, usual string
+	yesNo       bool
 }
 
 func (v flagValue) String() string        { return v.usual }
 func (v flagValue) Set(text string) error { v.values[v.path] = text; return nil }
-func (v flagValue) IsBoolFlag() bool      { return v.path == "profiling" || v.path == "orgs.create" }
+func (v flagValue) IsBoolFlag() bool      { return v.yesNo }
 
 // layer is one place where settings were written.
 type layer struct {

@@ -13,6 +13,7 @@ type setting struct {
 	flag   string // on the command line, without dashes: "timeouts.connect"; "" for what must not be seen in a list of processes
 	about  string // one line for --help
 	secret bool   // its value is never shown
+	yesNo  bool   // its flag may stand alone, for true
 
 	parse func(text string) error // errors continue the sentence "<name> …": "must be …"
 	text  func() string           // the value as an operator would write it

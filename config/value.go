@@ -216,7 +216,7 @@ func count(path, about string, field *int64, least, most int64) setting {
 }
 
 func boolean(path, about string, field *bool) setting {
-	s := setting{path: path, about: about}
+	s := setting{path: path, about: about, yesNo: true}
 	s.text = func() string { return strconv.FormatBool(*field) }
 	s.parse = func(text string) error {
 		if text != "true" && text != "false" {
