@@ -1,6 +1,7 @@
 package orgs
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -144,7 +145,7 @@ func (s *Service) checkExpiry(at time.Time) error {
 // CreateKey makes an API key and returns it, the only time it can be seen. Errors: fault.NotFound, user_not_found, when
 // the org has no such user, or only a disabled one; fault.Invalid.
 func (s *Service) CreateKey(ctx context.Context, org id.Org, by Actor, spec KeySpec) (seal.Secret, KeyInfo, error) {
-	err := firstOf(checkName(spec.Name), s.checkExpiry(spec.Expires), checkPatterns(spec.Models), checkProviders(spec.Providers))
+	err := cmp.Or(checkName(spec.Name), s.checkExpiry(spec.Expires), checkPatterns(spec.Models), checkProviders(spec.Providers))
 	if err != nil {
 		return seal.Secret{}, KeyInfo{}, err
 	}
@@ -237,7 +238,7 @@ func (s *Service) checkKeyChange(c KeyChange) error {
 	if c.Providers != nil {
 		errs = append(errs, checkProviders(*c.Providers))
 	}
-	return firstOf(errs...)
+	return cmp.Or(errs...)
 }
 
 // UpdateKey changes a key. One that is disabled is refused at once, as with RevokeKey. Errors: fault.Invalid;

@@ -83,13 +83,3 @@ func checkedName(name string) (string, error) {
 	}
 	return name, checkName(name)
 }
-
-// firstOf returns the first error that is one.
-func firstOf(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}

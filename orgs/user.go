@@ -1,6 +1,7 @@
 package orgs
 
 import (
+	"cmp"
 	"context"
 	"strings"
 	"time"
@@ -133,7 +134,7 @@ func (u UserSpec) clean() (UserSpec, error) {
 	if u.Role == "" {
 		u.Role = Member
 	}
-	return u, firstOf(checkRole(u.Role), checkName(u.Name))
+	return u, cmp.Or(checkRole(u.Role), checkName(u.Name))
 }
 
 func checkRole(r Role) error {
