@@ -5,6 +5,3 @@
 // it need not read JSON to know which are equal, and its decision follows the words of the contract rather than the
 // hashes of threads.
 package model
-
-// Forks says whether the gateway knows X-Thread-On-Diverge.
-const Forks = true

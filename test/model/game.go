@@ -459,7 +459,7 @@ func (p *play) withSystem(list []Written) []Written {
 func (p *play) ask(kind string, messages []Written) *request {
 	q := &request{
 		kind: kind, messages: p.withSystem(messages), stream: chance(p.t, 50), where: rapid.IntRange(0, 2).Draw(p.t, "where"),
-		fork: Forks && chance(p.t, 30), on: p.gateway(),
+		fork: chance(p.t, 30), on: p.gateway(),
 		script: &script{answer: p.assistant(), n: 1, comes: all},
 	}
 	if chance(p.t, 10) {
