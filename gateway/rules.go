@@ -55,8 +55,9 @@ func (p *policies) of(ctx context.Context, org id.Org) (policy *routing.Policy, 
 		return p.fallback, rules.Version, false, nil
 	}
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	if c, ok := p.compiled[org]; ok && c.version == rules.Version {
+	c, ok := p.compiled[org]
+	p.mu.Unlock()
+	if ok && c.version == rules.Version {
 		return c.policy, rules.Version, true, nil
 	}
 	var written routing.Rules
@@ -67,6 +68,8 @@ func (p *policies) of(ctx context.Context, org id.Org) (policy *routing.Policy, 
 		p.log.Error("an org's router rules are not understood any more; the default rules stand in", "org", org, "version", rules.Version, "error", err)
 		policy = p.fallback
 	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if len(p.compiled) >= maxPolicies {
 		clear(p.compiled)
 	}
