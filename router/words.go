@@ -72,10 +72,11 @@ func endsSentence(c rune) bool {
 	return strings.ContainsRune(".!?;:,\n…。！？；：，、؟،؛¿¡–—", c)
 }
 
+var apostrophes = strings.NewReplacer("’", "'", "ʼ", "'", "`", "'")
+
 // fold makes case and apostrophes alike.
 func fold(s string) string {
-	s = strings.ToLower(s)
-	return strings.NewReplacer("’", "'", "ʼ", "'", "`", "'").Replace(s)
+	return apostrophes.Replace(strings.ToLower(s))
 }
 
 // split returns the words of s: letters, digits and marks, and an apostrophe between them.
