@@ -22,14 +22,9 @@ type auditShape struct {
 }
 
 func shapeOfAudit(l orgs.AuditLine) auditShape {
-	shape := auditShape{Seq: l.Seq, At: l.At.UTC(), Action: l.Action, Target: l.Target, Detail: l.Detail}
-	if l.User != "" {
-		shape.User = &l.User
+	return auditShape{
+		Seq: l.Seq, At: l.At.UTC(), User: orNull(l.User), Key: orNull(l.Key), Action: l.Action, Target: l.Target, Detail: l.Detail,
 	}
-	if l.Key != "" {
-		shape.Key = &l.Key
-	}
-	return shape
 }
 
 // listAudit answers GET /api/orgs/{org}/audit?limit=&cursor=, the newest line first. A cursor is the sequence of the

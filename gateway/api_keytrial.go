@@ -33,11 +33,7 @@ type trialDetails struct {
 // the given key, or the one that is kept. A key that is no good is no error of the request.
 func (g *Gateway) tryProvider(x *request) {
 	shape, err := g.trial(x)
-	if err != nil {
-		x.fail(err)
-		return
-	}
-	x.json(200, shape)
+	x.reply(200, shape, err)
 }
 
 func (g *Gateway) trial(x *request) (*trialShape, error) {

@@ -88,11 +88,7 @@ func (g *Gateway) deleteThread(x *request) {
 	if err == nil {
 		err = g.inTurn(x, thread, func() (calls.Result, error) { return g.tryDelete(x, thread) })
 	}
-	if err != nil {
-		x.fail(err)
-		return
-	}
-	x.json(200, map[string]any{"id": thread, "deleted": true})
+	x.deleted(string(thread), err)
 }
 
 func (g *Gateway) mayDelete(x *request, thread id.Thread) error {

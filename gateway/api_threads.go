@@ -15,8 +15,10 @@ import (
 	"threadhub/threads"
 )
 
-func (x *request) viewer() threads.Viewer {
-	return threads.Viewer{User: x.caller.User, Admin: x.caller.Role == orgs.Admin}
+func (x *request) viewer() threads.Viewer { return viewerOf(x.caller) }
+
+func viewerOf(c orgs.Caller) threads.Viewer {
+	return threads.Viewer{User: c.User, Admin: c.Role == orgs.Admin}
 }
 
 // threadShape is a thread as the API shows it; Messages is absent in lists.

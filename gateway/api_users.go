@@ -20,13 +20,10 @@ type userShape struct {
 }
 
 func shapeOfUser(org id.Org, u orgs.UserInfo) userShape {
-	shape := userShape{
-		ID: u.ID, Org: org, Email: u.Email, Name: u.Name, Role: u.Role, Disabled: !u.DisabledAt.IsZero(), CreatedAt: u.CreatedAt.UTC(),
+	return userShape{
+		ID: u.ID, Org: org, Email: u.Email, Name: u.Name, Role: u.Role, Team: orNull(u.Team), Disabled: !u.DisabledAt.IsZero(),
+		CreatedAt: u.CreatedAt.UTC(),
 	}
-	if u.Team != "" {
-		shape.Team = &u.Team
-	}
-	return shape
 }
 
 // createUser answers POST /api/users with {email, name?, role?, team_id?}. It makes no key: POST /api/keys does.

@@ -58,9 +58,7 @@ type exchange struct {
 }
 
 // viewer is the caller as threads knows one.
-func (e *exchange) viewer() threads.Viewer {
-	return threads.Viewer{User: e.caller.User, Admin: e.caller.Role == orgs.Admin}
-}
+func (e *exchange) viewer() threads.Viewer { return viewerOf(e.caller) }
 
 // attempt is the name of attempt n in both sides' logs.
 func (e *exchange) attempt(n int) string { return string(e.id) + "-" + strconv.Itoa(n) }

@@ -195,17 +195,7 @@ func listPage[T, S any](
 
 const maxPage = 100 // things of one page
 
-func (x *request) limit() (int, error) {
-	s := x.query("limit")
-	if s == "" {
-		return 20, nil
-	}
-	limit, err := strconv.Atoi(s)
-	if err != nil || limit < 1 || limit > maxPage {
-		return 0, fault.New(fault.Invalid, "limit is a number from 1 to %d", maxPage).WithParam("limit")
-	}
-	return limit, nil
-}
+func (x *request) limit() (int, error) { return number(x, "limit", 20, 1, maxPage) }
 
 // A cursor names the last thing shown. It is opaque to clients, and no capability: a list shows what the caller may see,
 // wherever it begins.

@@ -129,9 +129,11 @@ func plainText(s string) string {
 	return b.String()
 }
 
+var lineBreaks = strings.NewReplacer("\r\n", "\n", "\r", "\n", "\x00", "\uFFFD")
+
 // quote writes s as a block quote.
 func quote(dst []byte, s string) []byte {
-	s = strings.NewReplacer("\r\n", "\n", "\r", "\n", "\x00", "\uFFFD").Replace(s)
+	s = lineBreaks.Replace(s)
 	code, sure := "", true // the fence that is open
 	for line := range strings.SplitSeq(strings.TrimRight(s, "\n"), "\n") {
 		opening := fenceOf(line)
