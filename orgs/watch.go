@@ -219,15 +219,11 @@ func (s *Service) lookAfter(ctx context.Context, k watchedKey) (answered bool) {
 	vouched, err := s.standing(limit, k.org, k.key)
 	switch {
 	case err == nil && (vouched.expires.IsZero() || s.now().Before(vouched.expires)):
-		ended := false
 		for _, c := range s.watches.running(k, asked, vouched) {
 			if why := c.still(vouched.Caller); why != nil && s.watches.remove(k, c) {
-				ended = true
+				s.forgetKey(k) // first, so that whoever is told finds the key known as it now is
 				c.gone(why)
 			}
-		}
-		if ended {
-			s.forgetKey(k)
 		}
 	case err == nil || fault.Is(err, fault.Unauthorized):
 		s.forgetKey(k)
