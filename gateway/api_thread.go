@@ -22,19 +22,11 @@ func (g *Gateway) part(x *request, thread id.Thread) (p *threads.Part, limited b
 	if err != nil {
 		return nil, false, err
 	}
-	if limit > 0 {
-		if !id.ValidThread(string(thread)) {
-			return nil, false, threads.Absent()
-		}
-		p, err = g.opts.Threads.Page(x.ctx, x.caller.Org, thread, x.viewer(), after, limit)
-		return p, true, err
+	if !id.ValidThread(string(thread)) {
+		return nil, false, threads.Absent()
 	}
-	t, stored, err := g.thread(x, thread)
-	if err != nil {
-		return nil, false, err
-	}
-	p = &threads.Part{Thread: t, Messages: stored[min(after+1, len(stored)):], Next: max(after+1, len(stored))}
-	return p, false, nil
+	p, err = g.opts.Threads.Page(x.ctx, x.caller.Org, thread, x.viewer(), after, limit)
+	return p, limit > 0, err
 }
 
 // number reads a parameter of the URL that is an integer from least to most, or absent.

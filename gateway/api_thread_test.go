@@ -127,7 +127,7 @@ func TestDeletedThreadsAreGone(t *testing.T) {
 		}
 		gone()
 		h.chat("again", "", "X-Thread-Id", string(thread)).want(t, 404)
-		n, err := (&threads.Janitor{Threads: h.threads, Log: h.opts.Log}).Clear(t.Context())
+		n, err := (&threads.Janitor{Threads: h.threads, Orgs: h.orgs.All, Log: h.opts.Log}).Clear(t.Context())
 		if n != 1 || err != nil {
 			t.Fatalf("cleared %d: %v", n, err)
 		}

@@ -154,18 +154,6 @@ func (g *Gateway) visible(x *request, thread id.Thread) (*threads.Thread, error)
 	return g.opts.Threads.Thread(x.ctx, x.caller.Org, thread, x.viewer())
 }
 
-// thread loads a thread that is there and that the caller may see, with all its messages.
-func (g *Gateway) thread(x *request, thread id.Thread) (*threads.Thread, []*threads.Message, error) {
-	if !id.ValidThread(string(thread)) {
-		return nil, nil, threads.Absent()
-	}
-	t, stored, err := g.opts.Threads.Load(x.ctx, x.caller.Org, thread, x.viewer())
-	if err == nil && t == nil {
-		err = threads.Absent()
-	}
-	return t, stored, err
-}
-
 // messageShape is a message as the API shows it: our members, the answer's provenance, and then the OpenAI members as
 // they were sent or received, byte for byte. thread is named in it, unless it is "".
 func messageShape(m *threads.Message, thread id.Thread) json.RawMessage {

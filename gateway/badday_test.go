@@ -56,7 +56,7 @@ func TestDrainEndsStreamsTruthfully(t *testing.T) {
 		if err := <-stopped; err != nil {
 			t.Error(err)
 		}
-		_, m, err := h.threads.Load(t.Context(), h.admin.Org, "drained", viewAll)
+		m, err := h.stored("drained")
 		if err != nil || len(m) != 2 || m[1].Reason != "draining" {
 			t.Errorf("the thread reads %+v, %v", m, err)
 		}
@@ -122,7 +122,7 @@ func TestARecordIsMadeWhenTheStoreIsBack(t *testing.T) {
 		t.Fatal(err)
 	}
 	testkit.Eventually(t, 20*time.Second, func() bool {
-		_, m, err := h.threads.Load(t.Context(), h.admin.Org, "dead", viewAll)
+		m, err := h.stored("dead")
 		return err == nil && len(m) == 2 && m[1].Status == "complete"
 	}, "the answer to be recorded after all")
 }

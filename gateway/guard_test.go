@@ -68,7 +68,7 @@ func TestAStreamEndsWithItsCallersRight(t *testing.T) {
 				if took := time.Since(start); took > 10*time.Second { // a second is promised, to a machine that has it
 					t.Errorf("it ended after %v", took)
 				}
-				_, m, err := h.threads.Load(t.Context(), h.admin.Org, "revoked", viewAll)
+				m, err := h.stored("revoked")
 				if err != nil || len(m) != 2 || m[1].Status != "incomplete" || m[1].Reason != end.code {
 					t.Fatalf("the thread reads %+v, %v", m, err)
 				}

@@ -267,3 +267,12 @@ func (h *house) attempts() (log []simulator.Attempt) {
 	}, "every attempt to end in the provider's log")
 	return log
 }
+
+// stored are the messages of a thread as the store has them.
+func (h *house) stored(thread id.Thread) ([]*threads.Message, error) {
+	p, err := h.threads.Page(h.t.Context(), h.admin.Org, thread, viewAll, -1, 0)
+	if err != nil {
+		return nil, err
+	}
+	return p.Messages, nil
+}

@@ -37,7 +37,7 @@ func (s *Store) Change(ctx context.Context, org id.Org, thread id.Thread, who Vi
 		if n == 0 {
 			return Absent()
 		}
-		if t, _, err = threadIn(ctx, tx, org, thread); err != nil {
+		if t, err = threadIn(ctx, tx, org, thread); err != nil {
 			return err
 		}
 		switch {
@@ -68,11 +68,4 @@ func (c Change) write(ctx context.Context, tx db.Tx, t *Thread) error {
 WHERE org_id = $6 AND thread_id = $7`,
 		t.Title, t.Description, titleWords(t.Title, t.Description), t.Visibility, t.WindowPolicy, t.Org, t.ID)
 	return err
-}
-
-// threadIn reads one thread; nil if there is none.
-func threadIn(ctx context.Context, tx db.Tx, org id.Org, thread id.Thread) (t *Thread, deleted bool, err error) {
-	err = tx.Query(ctx, `SELECT `+threadColumns+` FROM threads t WHERE t.org_id = $1 AND t.thread_id = $2`, []any{org, thread},
-		func(row db.Row) (err error) { t, deleted, err = scanThread(row); return err })
-	return t, deleted, err
 }

@@ -88,6 +88,7 @@ func (s *Store) ForkFrom(ctx context.Context, org id.Org, source id.Thread, who 
 		}
 		upto = *spec.Last + 1
 	}
+	var made *Thread
 	t := id.NewThread()
 	err = s.db.Write(ctx, org, func(tx db.Tx) error {
 		for _, q := range forkOne {
@@ -95,7 +96,8 @@ func (s *Store) ForkFrom(ctx context.Context, org id.Org, source id.Thread, who 
 				return err
 			}
 		}
-		made, _, err := threadIn(ctx, tx, org, t)
+		var err error
+		made, err = threadIn(ctx, tx, org, t)
 		if err != nil || made == nil { // nil: the source has just been deleted for good
 			return cmp.Or(err, Absent())
 		}
@@ -104,5 +106,5 @@ func (s *Store) ForkFrom(ctx context.Context, org id.Org, source id.Thread, who 
 	if err != nil {
 		return nil, err
 	}
-	return s.Thread(ctx, org, t, Viewer{User: spec.User})
+	return made, nil
 }

@@ -18,8 +18,9 @@ import (
 // what another has cleared is not there to be cleared twice.
 type Janitor struct {
 	Threads *Store
-	Keep    time.Duration // how long a deleted thread is kept
-	Every   time.Duration // 0: 1 h
+	Orgs    func(context.Context) ([]id.Org, error) // all of them, deleted ones too
+	Keep    time.Duration                           // how long a deleted thread is kept
+	Every   time.Duration                           // 0: 1 h
 	Log     *slog.Logger
 }
 
@@ -56,7 +57,7 @@ func (j *Janitor) Run(ctx context.Context) {
 
 // Clear clears all orgs once, and returns how many threads are gone. An org that fails does not keep it from the others.
 func (j *Janitor) Clear(ctx context.Context) (n int, err error) {
-	orgs, err := j.Threads.orgs(ctx)
+	orgs, err := j.Orgs(ctx)
 	errs := []error{err}
 	for _, org := range orgs {
 		if ctx.Err() != nil {
@@ -88,20 +89,6 @@ func (j *Janitor) clearOrg(ctx context.Context, org id.Org) (n int, err error) {
 			return n, err
 		}
 	}
-}
-
-// orgs returns every org there is.
-func (s *Store) orgs(ctx context.Context) (all []id.Org, err error) {
-	err = s.db.Walk(ctx, func(tx db.Tx) error {
-		all = nil
-		return tx.Query(ctx, `SELECT org_id FROM orgs ORDER BY org_id`, nil, func(row db.Row) error {
-			var org id.Org
-			err := row.Scan(&org)
-			all = append(all, org)
-			return err
-		})
-	})
-	return all, err
 }
 
 // long is the condition on a thread that it has been deleted for as long as it is kept. Whoever made another of its name

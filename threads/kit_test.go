@@ -167,3 +167,16 @@ func (h *house) found(org id.Org, who threads.Viewer, q string) string {
 	}
 	return strings.Join(titles, " ")
 }
+
+// all returns all orgs.
+func (h *house) all(ctx context.Context) (list []id.Org, err error) {
+	err = h.db.Walk(ctx, func(tx db.Tx) error {
+		return tx.Query(ctx, `SELECT org_id FROM orgs`, nil, func(row db.Row) error {
+			var o id.Org
+			err := row.Scan(&o)
+			list = append(list, o)
+			return err
+		})
+	})
+	return list, err
+}

@@ -19,22 +19,20 @@ type Part struct {
 }
 
 // Page returns up to limit of a thread's messages after the sequence after, -1 being the beginning, in sequence; fewer where
-// they are large, but one at least. Errors: fault.NotFound where who sees no such thread.
+// they are large, but one at least; a limit of 0 is none. Errors: fault.NotFound where who sees no such thread.
 func (s *Store) Page(ctx context.Context, org id.Org, thread id.Thread, who Viewer, after, limit int) (*Part, error) {
 	p := &Part{Next: after + 1}
-	var gone bool
-	size := 0
+	size, most := 0, limit+1
+	if limit == 0 {
+		most = endless
+	}
 	err := s.db.Query(ctx, org,
-		db.Query{
-			SQL:  `SELECT ` + threadColumns + ` FROM threads t WHERE t.org_id = $1 AND t.thread_id = $2`,
-			Args: []any{org, thread},
-			Each: func(row db.Row) (err error) { p.Thread, gone, err = scanThread(row); return err },
-		},
+		threadQuery(&p.Thread, org, thread),
 		db.Query{
 			SQL:  `SELECT ` + messageColumns + ` FROM messages WHERE org_id = $1 AND thread_id = $2 AND seq > $3 ORDER BY seq LIMIT $4`,
-			Args: []any{org, thread, after, limit + 1},
+			Args: []any{org, thread, after, most},
 			Each: func(row db.Row) error {
-				if len(p.Messages) == limit || size > maxPageBytes {
+				if limit > 0 && (len(p.Messages) == limit || size > maxPageBytes) {
 					p.More = true
 					return nil
 				}
@@ -47,7 +45,7 @@ func (s *Store) Page(ctx context.Context, org id.Org, thread id.Thread, who View
 	if err != nil {
 		return nil, err
 	}
-	if p.Thread == nil || gone || !who.sees(p.Thread) {
+	if !who.sees(p.Thread) {
 		return nil, Absent()
 	}
 	return p, nil

@@ -51,7 +51,7 @@ func TestRemove(t *testing.T) {
 				t.Errorf("its id is taken by another thread: %v", made.Result)
 			}
 		}
-		if _, _, err := h.Load(t.Context(), org, th.ID, everybody); !fault.Is(err, fault.NotFound) {
+		if _, err := h.Page(t.Context(), org, th.ID, everybody, -1, 0); !fault.Is(err, fault.NotFound) {
 			t.Errorf("it is read: %v", err)
 		}
 		if list, err := h.List(t.Context(), org, everybody, threads.Cursor{}, 10); err != nil || len(list) != 0 {
@@ -61,7 +61,7 @@ func TestRemove(t *testing.T) {
 }
 
 func janitor(h *house, keep time.Duration) *threads.Janitor {
-	return &threads.Janitor{Threads: h.Store, Keep: keep, Log: slog.New(slog.DiscardHandler)}
+	return &threads.Janitor{Threads: h.Store, Orgs: h.all, Keep: keep, Log: slog.New(slog.DiscardHandler)}
 }
 
 func (h *house) clear(keep time.Duration) int {
@@ -343,8 +343,11 @@ func TestNoForkOfWhatWasDeleted(t *testing.T) {
 		if h.commit(u); o.Result != calls.Stale {
 			t.Errorf("a fork of what was deleted: %v", o.Result)
 		}
-		if th, m, err := h.Load(t.Context(), org, "thread_after", everybody); th != nil || len(m) != 0 {
-			t.Errorf("it left %+v with %d messages, %v", th, len(m), err)
+		if left, err := h.Page(t.Context(), org, "thread_after", everybody, -1, 0); !fault.Is(err, fault.NotFound) {
+			t.Errorf("it left %+v, %v", left, err)
+		}
+		if head, err := h.Head(t.Context(), org, "thread_after"); head != nil || err != nil {
+			t.Errorf("it left the message %+v, %v", head, err)
 		}
 	})
 }

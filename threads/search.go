@@ -68,8 +68,8 @@ func (s *Store) named(ctx context.Context, org id.Org, who Viewer, names []id.Th
 		SQL:  `SELECT ` + threadColumns + ` FROM threads t WHERE t.org_id = $1 AND t.thread_id IN (` + strings.Join(places, ", ") + `)`,
 		Args: args,
 		Each: func(row db.Row) error {
-			t, deleted, err := scanThread(row)
-			if err == nil && !deleted && who.sees(t) {
+			t, err := scanThread(row)
+			if err == nil && who.sees(t) {
 				found[t.ID] = t
 			}
 			return err

@@ -23,8 +23,9 @@ type Viewer struct {
 	Admin bool
 }
 
+// sees reports whether t is there for v. A nil t and a deleted one are for nobody.
 func (v Viewer) sees(t *Thread) bool {
-	return t.Visibility == "org" || v.Admin || t.User == v.User
+	return t != nil && !t.deleted && (t.Visibility == "org" || v.Admin || t.User == v.User)
 }
 
 // Absent is the answer for a thread that is not there, or not for this caller to know of: the same bytes whatever the id.
@@ -96,46 +97,29 @@ func (s *Store) Again(ctx context.Context, org id.Org, thread id.Thread, who Vie
 // deleted one.
 func (s *Store) Thread(ctx context.Context, org id.Org, thread id.Thread, who Viewer) (*Thread, error) {
 	var t *Thread
-	var gone bool
-	err := s.db.Query(ctx, org, db.Query{
-		SQL:  `SELECT ` + threadColumns + ` FROM threads t WHERE t.org_id = $1 AND t.thread_id = $2`,
-		Args: []any{org, thread},
-		Each: func(row db.Row) (err error) { t, gone, err = scanThread(row); return err },
-	})
-	if err == nil && (t == nil || gone || !who.sees(t)) {
-		err = Absent()
+	if err := s.db.Query(ctx, org, threadQuery(&t, org, thread)); err != nil {
+		return nil, err
 	}
-	return t, err
+	if !who.sees(t) {
+		return nil, Absent()
+	}
+	return t, nil
 }
 
-// Load returns a thread and its messages in sequence, in one round trip; a nil thread if there is none of that name in
-// the org. Errors: fault.NotFound for a private thread of somebody else, or a deleted one.
-func (s *Store) Load(ctx context.Context, org id.Org, thread id.Thread, who Viewer) (*Thread, []*Message, error) {
-	var t *Thread
-	var gone bool
-	var messages []*Message
-	err := s.db.Query(ctx, org,
-		db.Query{
-			SQL:  `SELECT ` + threadColumns + ` FROM threads t WHERE t.org_id = $1 AND t.thread_id = $2`,
-			Args: []any{org, thread},
-			Each: func(row db.Row) (err error) { t, gone, err = scanThread(row); return err },
-		},
-		db.Query{
-			SQL:  `SELECT ` + messageColumns + ` FROM messages WHERE org_id = $1 AND thread_id = $2 ORDER BY seq`,
-			Args: []any{org, thread},
-			Each: func(row db.Row) error {
-				m, err := scanMessage(row)
-				messages = append(messages, m)
-				return err
-			},
-		})
-	if err != nil {
-		return nil, nil, err
+// threadQuery reads one thread into t, which stays nil if there is none.
+func threadQuery(t **Thread, org id.Org, thread id.Thread) db.Query {
+	return db.Query{
+		SQL:  `SELECT ` + threadColumns + ` FROM threads t WHERE t.org_id = $1 AND t.thread_id = $2`,
+		Args: []any{org, thread},
+		Each: func(row db.Row) (err error) { *t, err = scanThread(row); return err },
 	}
-	if t != nil && (gone || !who.sees(t)) {
-		return nil, nil, Absent()
-	}
-	return t, messages, nil
+}
+
+// threadIn reads one thread in a transaction; nil if there is none.
+func threadIn(ctx context.Context, tx db.Tx, org id.Org, thread id.Thread) (t *Thread, err error) {
+	q := threadQuery(&t, org, thread)
+	err = tx.Query(ctx, q.SQL, q.Args, q.Each)
+	return t, err
 }
 
 // Head returns the newest message of a thread, or nil.
@@ -167,8 +151,8 @@ func (s *Store) Create(ctx context.Context, org id.Org, spec Spec) (*Thread, err
 		if err != nil {
 			return err
 		}
-		return tx.Query(ctx, `SELECT `+threadColumns+` FROM threads t WHERE t.org_id = $1 AND t.thread_id = $2`, []any{org, t.ID},
-			func(row db.Row) (err error) { t, _, err = scanThread(row); return err })
+		t, err = threadIn(ctx, tx, org, t.ID)
+		return err
 	})
 	return t, err
 }
@@ -192,7 +176,7 @@ func (s *Store) List(ctx context.Context, org id.Org, who Viewer, after Cursor, 
 	err := s.db.Query(ctx, org, db.Query{
 		SQL: q + ` ORDER BY t.created_at DESC, t.thread_id DESC LIMIT $4`, Args: args,
 		Each: func(row db.Row) error {
-			t, _, err := scanThread(row)
+			t, err := scanThread(row)
 			list = append(list, t)
 			return err
 		},
@@ -200,15 +184,15 @@ func (s *Store) List(ctx context.Context, org id.Org, who Viewer, after Cursor, 
 	return list, err
 }
 
-func scanThread(row db.Row) (t *Thread, deleted bool, err error) {
-	t = &Thread{}
+func scanThread(row db.Row) (*Thread, error) {
+	t := &Thread{}
 	var created, gone, updated db.Time
 	var policy, from sql.NullString
 	var upto sql.NullInt32
-	err = row.Scan(&t.Org, &t.ID, &t.User, &t.Title, &t.Description, &t.Visibility, &policy, &from, &upto, &created, &gone, &updated)
+	err := row.Scan(&t.Org, &t.ID, &t.User, &t.Title, &t.Description, &t.Visibility, &policy, &from, &upto, &created, &gone, &updated)
 	t.WindowPolicy, t.ForkedFrom, t.ForkedSeq = Policy(policy.String), id.Thread(from.String), int(upto.Int32)
-	t.CreatedAt, t.UpdatedAt = created.Time, updated.Time
-	return t, !gone.IsZero(), err
+	t.CreatedAt, t.UpdatedAt, t.deleted = created.Time, updated.Time, !gone.IsZero()
+	return t, err
 }
 
 func scanMessage(row db.Row) (*Message, error) {

@@ -37,6 +37,8 @@ type Thread struct {
 
 	CreatedAt time.Time
 	UpdatedAt time.Time // of its last message; CreatedAt if there is none
+
+	deleted bool
 }
 
 // Message is one stored message.

@@ -54,18 +54,11 @@ const endless = 1<<31 - 1
 // error.
 func (s *Store) look(ctx context.Context, org id.Org, thread id.Thread, who Viewer, in []incoming) (*view, error) {
 	v := &view{s: s, ctx: ctx, org: org, id: thread, bytes: !hasAssistant(in), stored: map[[32]byte]int{}}
-	var gone bool
 	tail := db.Query{SQL: lightTailSQL, Args: []any{org, thread, tailRows, endless}, Each: v.add(&v.tail)}
 	if v.bytes {
 		tail.SQL, tail.Args = tailSQL, []any{org, thread, tailRows, endless, pageBytes}
 	}
-	queries := []db.Query{
-		{
-			SQL:  `SELECT ` + threadColumns + ` FROM threads t WHERE t.org_id = $1 AND t.thread_id = $2`,
-			Args: []any{org, thread},
-			Each: func(row db.Row) (err error) { v.thread, gone, err = scanThread(row); return err },
-		}, tail,
-	}
+	queries := []db.Query{threadQuery(&v.thread, org, thread), tail}
 	if own := systemHashes(in); len(own) > 0 {
 		queries = append(queries, v.systemsQueries(own)...)
 	} else if v.bytes {
@@ -77,7 +70,7 @@ func (s *Store) look(ctx context.Context, org id.Org, thread id.Thread, who View
 	if err := s.db.Query(ctx, org, queries...); err != nil {
 		return nil, err
 	}
-	if v.thread != nil && (gone || !who.sees(v.thread)) {
+	if v.thread != nil && !who.sees(v.thread) {
 		return nil, Absent()
 	}
 	slices.Reverse(v.tail)

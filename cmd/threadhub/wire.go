@@ -154,7 +154,7 @@ func (s *server) settle(ctx context.Context, catalogue *metering.Catalogue) erro
 func (s *server) tidy(ctx context.Context) {
 	keep := s.cfg.Threads.KeepDeleted
 	janitor := &threads.Janitor{
-		Threads: s.storage.threads, Keep: keep, Every: min(max(keep/8, time.Second), time.Hour), Log: s.log,
+		Threads: s.storage.threads, Orgs: s.storage.orgs.All, Keep: keep, Every: min(max(keep/8, time.Second), time.Hour), Log: s.log,
 	}
 	s.background(ctx, janitor.Run)
 }
