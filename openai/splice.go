@@ -9,6 +9,10 @@ type Edits struct {
 	History [][]byte // messages, valid JSON, put into the messages before index At
 	At      int      // counted in the client's messages; beyond either end means that end
 	Drop    []int    // the client's messages to leave out, in any order; others than there are, are ignored
+
+	// Instead are messages, valid JSON, that stand for the client's, by the index of these. What is dropped stays so.
+	Instead map[int][]byte
+
 	// IncludeUsage makes a streamed request ask for the usage chunk. It does nothing where the request does not stream,
 	// since providers refuse the option there.
 	IncludeUsage bool
@@ -72,9 +76,9 @@ func (c *ChatRequest) Splice(e Edits) []byte {
 	return append(out, c.Raw[from:]...)
 }
 
-// editMessages drops messages and puts history in.
+// editMessages drops messages, changes some for others, and puts history in.
 func (c *ChatRequest) editMessages(edits []edit, e Edits) []edit {
-	if len(e.History) == 0 && len(e.Drop) == 0 {
+	if len(e.History) == 0 && len(e.Drop) == 0 && len(e.Instead) == 0 {
 		return edits
 	}
 	n := len(c.Messages)
@@ -85,6 +89,11 @@ func (c *ChatRequest) editMessages(edits []edit, e Edits) []edit {
 		}
 	}
 	edits = removeItems(edits, n, func(i int) (Span, bool) { return c.Messages[i].at, gone[i] })
+	for i, m := range e.Instead {
+		if i >= 0 && i < n && !gone[i] {
+			edits = append(edits, edit{at: c.Messages[i].at, with: m})
+		}
+	}
 	if len(e.History) == 0 {
 		return edits
 	}

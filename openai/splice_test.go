@@ -53,6 +53,17 @@ func TestSplice(t *testing.T) {
 	f(body(a+` , `+b+` , `+c), Edits{Drop: []int{2}, History: h("1"), At: 2}, body(a+` , `+b+`,1`))
 	f(body(a+` , `+b), Edits{Drop: []int{0, 1}, History: h("1", "2"), At: 1}, body(`1,2`))
 
+	// Others in their place.
+	instead := func(at int, m string) map[int][]byte { return map[int][]byte{at: []byte(m)} }
+	f(body(a+` , `+b+` , `+c), Edits{Instead: instead(1, "1")}, body(a+` , 1 , `+c))
+	f(body(a+` , `+b+` `), Edits{Instead: map[int][]byte{1: []byte("1"), 0: []byte("0"), 2: []byte("2"), -1: []byte("3")}}, body(`0 , 1 `))
+	f(body(a+` , `+b+` , `+c), Edits{Instead: instead(1, "1"), Drop: []int{0}}, body(`1 , `+c))
+	f(body(a+` , `+b+` , `+c), Edits{Instead: instead(1, "1"), Drop: []int{2}}, body(a+` , 1`))
+	f(body(a+` , `+b+` , `+c), Edits{Instead: instead(1, "1"), Drop: []int{1}}, body(a+` , `+c))
+	f(body(a+` , `+b), Edits{Instead: instead(1, "1"), History: h("2"), At: 1}, body(a+` , 2,1`))
+	f(body(a+` , `+b), Edits{Instead: instead(1, "1"), History: h("2"), At: 2}, body(a+` , 1,2`))
+	f(body(a+` , `+b), Edits{Instead: instead(0, "1"), History: h("2"), At: 1}, body(`1 , 2,`+b))
+
 	// Asking for usage.
 	ask := Edits{IncludeUsage: true}
 	stream := func(options string) string {
@@ -139,6 +150,13 @@ func TestBytesOutsideEditsStay(t *testing.T) {
 		for i := range messages {
 			if messages[i].gone = coin("drop"); messages[i].gone {
 				e.Drop = append(e.Drop, i)
+			}
+			if coin("instead") {
+				if e.Instead == nil {
+					e.Instead = map[int][]byte{}
+				}
+				e.Instead[i] = []byte(`{"role":"assistant", "i":1}`)
+				messages[i].text = string(e.Instead[i])
 			}
 		}
 		for range rapid.IntRange(0, 3).Draw(t, "history") {
