@@ -27,6 +27,18 @@ func DecideCounting(stored []*Message, request []openai.Message, w Window) (*Tur
 	return t, c.read, err
 }
 
+// StoredCounting is Stored of a request's turn, and how many messages were looked at for it.
+func StoredCounting(stored []*Message, request []openai.Message, fork bool) (map[int]*Message, int, error) {
+	c := &counted{listed: listed(stored)}
+	t, err := decideFor(c, request, fork)
+	if err != nil {
+		return nil, 0, err
+	}
+	c.read = 0
+	m, err := t.Stored()
+	return m, c.read, err
+}
+
 func decideFor(th rows, request []openai.Message, fork bool) (*Turn, error) {
 	in, err := hashed(request)
 	if err != nil {

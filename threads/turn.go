@@ -39,9 +39,10 @@ type Turn struct {
 	Omitted int // how many messages, of History's thread or of the request, were left out to fit
 
 	th     rows
-	thin   bool // the thread goes before the request
-	before int  // thin: the sequence of the first message that the request repeats, or the one after the last
-	newest int  // else: the request's message with which its newest turn begins
+	again  []incoming // the answers of the thread that the request repeats
+	thin   bool       // the thread goes before the request
+	before int        // thin: the sequence of the first message that the request repeats, or the one after the last
+	newest int        // else: the request's message with which its newest turn begins
 }
 
 // Fork says where a new thread comes from.
@@ -270,8 +271,11 @@ func (t *Turn) addNew(in []incoming, repeated int) {
 			added[m.own] = true
 		case seen < repeated:
 			seen++
-			if m.role == "assistant" && m.own == emptyOwn { // ours, or the client's own: providers refuse both
+			switch {
+			case m.role == "assistant" && m.own == emptyOwn: // ours, or the client's own: providers refuse both
 				t.Drop = append(t.Drop, m.at)
+			case m.role == "assistant":
+				t.again = append(t.again, m)
 			}
 			continue
 		default:
@@ -288,6 +292,31 @@ func (t *Turn) addNew(in []incoming, repeated int) {
 	if last := lastUserRun(in); repeated == 0 || t.newest < 0 || t.newest > last {
 		t.newest = last // all is new, or nothing: the newest turn is what the user said last
 	}
+}
+
+// Stored is what the thread has for those of the request's messages that repeat its answers, by their places in the
+// request. They say the same, but may hold what the client left out: members that only the provider knows.
+func (t *Turn) Stored() (map[int]*Message, error) {
+	stored := map[int]*Message{}
+	left := t.again
+	for seq := t.PrevSeq + 1; seq > 0 && len(left) > 0; { // what is repeated runs to PrevSeq, in this order
+		page, err := t.th.before(seq)
+		if err != nil {
+			return nil, err
+		}
+		if len(page) == 0 {
+			break
+		}
+		for i := len(page) - 1; i >= 0 && len(left) > 0; i-- {
+			last := left[len(left)-1]
+			if m := page[i]; bytes.Equal(m.Own, last.own[:]) {
+				stored[last.at] = m
+				left = left[:len(left)-1]
+			}
+		}
+		seq = page[0].Seq
+	}
+	return stored, nil
 }
 
 // emptyOwn is the hash of an answer that never came.

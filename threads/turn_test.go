@@ -2,6 +2,7 @@ package threads_test
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -160,6 +161,42 @@ func TestAnEmptyAnswerSentBackIsDropped(t *testing.T) {
 		if err != nil || !slices.Equal(turn.Drop, tt.drop) || turn.Omitted != 0 {
 			t.Errorf("%s, then %s: %v, dropped %v, omitted %d", tt.thread, tt.request, err, turn.Drop, turn.Omitted)
 		}
+	}
+}
+
+// The thread knows its own answers again where a client repeats them, and reads no more for it than the client repeats.
+func TestStored(t *testing.T) {
+	const long = "u:0 a:0 / u:0 a:0 / u:0 a:0 / u:0 a:0 / u:0 a:0 / u:0 a:0 /"
+	for _, tt := range []struct {
+		name, thread, request string
+		stored                map[int]int // sequences, by places in the request
+		read                  int         // at most
+	}{
+		{"a thin client repeats none", "u:1 a:2 /", "u:3", nil, 0},
+		{"all of it", "u:1 a:2 / u:3 a:4 /", "u:1 a:2 u:3 a:4 u:5", map[int]int{1: 1, 3: 3}, 4},
+		{"a call", "u:1 c:1 /", "u:1 c:1 t:1", map[int]int{1: 1}, 2},
+		{"system messages are passed over", "s:9 u:1 a:2 /", "s:8 u:1 a:2 u:3", map[int]int{2: 2}, 3},
+		{"a stretch", long + " u:1 a:2 /", "u:1 a:2 u:3", map[int]int{1: 13}, 2},
+		{"of equals the last", long, "u:0 a:0 u:0 a:0 u:3", map[int]int{1: 9, 3: 11}, 4},
+		{"an answer that is the client's own", "u:1 a:2 /", "u:1 a:2 u:3 a:2 u:5", map[int]int{1: 1}, 2},
+		{"a cut answer", long + " u:1 x:hal / u:2 a:3 /", "u:1 a:hal u:2 a:3 u:4", map[int]int{1: 13, 3: 15}, 4},
+		{"an empty answer is not shown", long + " u:1 x: / u:2 a:3 /", "u:1 a: u:2 a:3 u:4", map[int]int{3: 15}, 2},
+		{"another conversation", long, "u:8 a:9 u:7", nil, 0},
+		{"a fork", "u:1 a:2 / u:3 a:2 / u:5 a:6 /", "u:1 a:2 u:3 a:2 u:7", map[int]int{1: 1, 3: 3}, 4},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			got, read, err := threads.StoredCounting(stored(t, tt.thread), request(tt.request), true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			seqs := map[int]int{}
+			for at, m := range got {
+				seqs[at] = m.Seq
+			}
+			if !maps.Equal(seqs, tt.stored) || read > tt.read {
+				t.Errorf("stored %v after reading %d messages, want %v and %d", seqs, read, tt.stored, tt.read)
+			}
+		})
 	}
 }
 
