@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -237,12 +238,41 @@ func (g *Gateway) route(ctx context.Context, e *exchange) error {
 
 // fit is the second half of load, which needs to know the model: what of the thread goes before the request, or what of a
 // request that brings it all is left out, so that the model's window holds it.
-func (g *Gateway) fit(_ context.Context, e *exchange) error {
+func (g *Gateway) fit(_ context.Context, e *exchange) (err error) {
 	if e.turn == nil {
 		return nil
 	}
-	return e.turn.Fit(e.req.Messages, threads.Window{Tokens: g.inputRoom(e), Policy: e.policy})
+	if err := e.turn.Fit(e.req.Messages, threads.Window{Tokens: g.inputRoom(e), Policy: e.policy}); err != nil {
+		return err
+	}
+	e.instead, err = g.restore(e)
+	return err
 }
+
+// restore finds the answers that their provider gets as the thread has them, though the client repeats them: those with
+// what only their family of models understands (signatures of thoughts, above all), which SDKs do not send back. What a
+// client does send stands. Providers of the OpenAI dialect get the client's own bytes in any case.
+func (g *Gateway) restore(e *exchange) (map[int][]byte, error) {
+	f, ok := g.opts.Upstreams[e.target.Provider].(upstreams.Families)
+	if !ok || f.Family(e.target.Model) == "" {
+		return nil, nil
+	}
+	stored, err := e.turn.Stored()
+	if err != nil {
+		return nil, err
+	}
+	instead := map[int][]byte{}
+	for at, m := range stored {
+		if hasExtras(m.Raw) && !hasExtras(e.req.Messages[at].Raw) && g.madeBy(m, e.target) {
+			instead[at] = m.Raw
+		}
+	}
+	return instead, nil
+}
+
+// hasExtras reports whether a message, or one of its tool calls, has an extra_content. In a text the name's quotes are
+// escaped.
+func hasExtras(message []byte) bool { return bytes.Contains(message, []byte(`"extra_content"`)) }
 
 // What is kept of a window for the answer where the request does not say how long it may be: a part of it, and no more
 // than most answers take.
@@ -273,20 +303,23 @@ func (g *Gateway) inputRoom(e *exchange) int64 {
 	return max(1, window-answer-beside/4)
 }
 
-// admit reserves the worst case. The bytes of history are not known yet to the byte; what is known bounds them.
+// admit reserves the worst case. The bytes of what the thread adds are not known yet to the byte; what is known bounds them.
 func (g *Gateway) admit(_ context.Context, e *exchange) error {
 	chaos.Point("admit")
 	model, _ := g.opts.Catalogue.Lookup(e.target.Provider, e.target.Model)
-	e.hold, _ = metering.Hold(model, int64(len(e.req.Raw))+historyBytes(e.turn), e.req.MaxTokens, int(e.req.N))
+	e.hold, _ = metering.Hold(model, int64(len(e.req.Raw))+threadBytes(e), e.req.MaxTokens, int(e.req.N))
 	return nil
 }
 
-func historyBytes(t *threads.Turn) (n int64) {
-	if t == nil {
+func threadBytes(e *exchange) (n int64) {
+	if e.turn == nil {
 		return 0
 	}
-	for _, m := range t.History {
+	for _, m := range e.turn.History {
 		n += int64(len(m.Raw))
+	}
+	for _, m := range e.instead {
+		n += int64(len(m))
 	}
 	return n
 }
@@ -296,7 +329,7 @@ func (g *Gateway) translate(ctx context.Context, e *exchange) (err error) {
 	chaos.Point("translate")
 	edits := openai.Edits{Model: e.target.Model, IncludeUsage: e.req.Stream}
 	if e.turn != nil {
-		edits.At, edits.Drop = e.turn.At, e.turn.Drop
+		edits.At, edits.Drop, edits.Instead = e.turn.At, e.turn.Drop, e.instead
 		for _, m := range e.turn.History {
 			edits.History = append(edits.History, openai.ForProvider(m.Raw, g.madeBy(m, e.target)))
 		}

@@ -38,6 +38,8 @@ type exchange struct {
 	target routing.Target // route
 	route  routing.Route  // route
 
+	instead map[int][]byte // fit: the thread's own messages in place of the request's, by their places
+
 	hold metering.PicoUSD // admit
 
 	body []byte             // translate: in the OpenAI dialect
