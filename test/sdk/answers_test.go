@@ -2,6 +2,8 @@ package sdk
 
 import (
 	"encoding/json"
+	"errors"
+	"fmt"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,12 +16,16 @@ import (
 // chat: a whole answer; then a turn that sends only what is new, and one that sends the whole conversation.
 func chat(c *cell) {
 	k := c.talk("whole")
-	r := k.ok(k.job(doChat, "first"))
+	const opening = "first [[sim prompt_tokens=2000 cached_tokens=1200]]"
+	r := k.ok(k.job(doChat, opening))
 	first := k.answered("complete", "")
+	if first.Usage == nil || first.Usage.Cached != 1200 {
+		k.Fatalf("the provider says %+v of what it used, and was to say that 1,200 tokens were cached", first.Usage)
+	}
 	k.saw(r, first)
 	k.headed(r, 0, "appended")
 	k.sameUsage(r.Usage, first)
-	if pico, how := costOf(first); !isDollars(r.Header["x-threadhub-cost-usd"], pico) || r.Header["x-threadhub-cost-status"] != how {
+	if pico, how := k.dialect.cost(first); !isDollars(r.Header["x-threadhub-cost-usd"], pico) || r.Header["x-threadhub-cost-status"] != how {
 		k.Errorf("the header says it cost %s (%s), want %d pico-dollars (%s)", r.Header["x-threadhub-cost-usd"], r.Header["x-threadhub-cost-status"], pico, how)
 	}
 
@@ -28,27 +34,30 @@ func chat(c *cell) {
 	k.saw(r, second)
 	k.headed(r, 2, "appended")
 	if k.threaded {
-		k.got(second, k.says("first"), first.Text, k.says("second"))
+		k.got(second, user(k.says(opening)), assistant(first.Text), user(k.says("second")))
+		k.keptSigned(first, second)
 	} else {
-		k.got(second, k.says("second"))
+		k.got(second, user(k.says("second")))
 	}
 
 	j := k.job(doChat, "third")
 	j.Messages = slices.Concat([]message{
-		{"user", k.says("first")}, {"assistant", first.Text}, {"user", k.says("second")}, {"assistant", second.Text},
+		{"user", k.says(opening)}, {"assistant", first.Text}, {"user", k.says("second")}, {"assistant", second.Text},
 	}, j.Messages)
 	r = k.ok(j)
 	third := k.answered("complete", "")
 	k.saw(r, third)
 	k.headed(r, 4, "deduplicated")
-	k.got(third, k.says("first"), first.Text, k.says("second"), second.Text, k.says("third"))
+	k.got(third, user(k.says(opening)), assistant(first.Text), user(k.says("second")), assistant(second.Text), user(k.says("third")))
+	k.keptSigned(first, third)
+	k.keptSigned(second, third)
 	k.audit()
 }
 
 // saw fails the cell unless the client saw what the provider sent, under the id of the call.
 func (k *talk) saw(r result, a simulator.Attempt) {
 	k.Helper()
-	if r.Text != a.Text || r.Text == "" || r.Finish != "stop" || !strings.HasPrefix(r.Model, models[k.provider]) {
+	if r.Text != a.Text || r.Text == "" || r.Finish != "stop" || !strings.HasPrefix(r.Model, k.dialect.model) {
 		k.Errorf("the client saw %q, finish %q, model %q; the provider sent %q", r.Text, r.Finish, r.Model, a.Text)
 	}
 	if r.RequestID == "" || r.RequestID != callID(a) {
@@ -89,13 +98,14 @@ func stream(c *cell) {
 	k.saw(r, second)
 	k.headed(r, 2, "appended")
 	if k.threaded {
-		k.got(second, k.says("first [[sim chunks=40 flush=1]]"), first.Text, k.says("second"))
+		k.got(second, user(k.says("first [[sim chunks=40 flush=1]]")), assistant(first.Text), user(k.says("second")))
+		k.keptSigned(first, second)
 	}
 	if r.Usages != 1 {
 		k.Fatalf("the client asked for usage, and got it %d times", r.Usages)
 	}
 	k.sameUsage(r.Usage, second)
-	if pico, how := costOf(second); !isDollars(r.Usage.CostUSD, pico) || r.Usage.CostStatus != how {
+	if pico, how := k.dialect.cost(second); !isDollars(r.Usage.CostUSD, pico) || r.Usage.CostStatus != how {
 		k.Errorf("the stream says it cost %s (%s), want %d pico-dollars (%s)", r.Usage.CostUSD, r.Usage.CostStatus, pico, how)
 	}
 	k.audit()
@@ -122,17 +132,22 @@ func (k *talk) roundTrip(j job, calls int) {
 	k.last().calls = r.Calls
 	cities := []string{"Tartu", "Riga"}
 	for i, c := range r.Calls {
-		if c.Name != weatherName || !sameJSON(c.Args, []byte(`{"city":"`+cities[i]+`"}`)) || !strings.Contains(string(asked.Sent), c.ID) {
+		if c.Name != weatherName || !sameJSON(c.Args, []byte(`{"city":"`+cities[i]+`"}`)) {
 			k.Errorf("call %d is %+v", i, c)
+		}
+		theirs := calls > 1 || !k.dialect.unnamed
+		if c.ID == "" || strings.Contains(string(asked.Sent), c.ID) != theirs {
+			k.Errorf("call %d has the id %q; the provider sent %q", i, c.ID, asked.Events)
 		}
 		k.want = append(k.want, want{role: "tool", text: weatherIn(cities[i]), callID: c.ID})
 	}
 	ended := k.answered("complete", "")
-	texts := []string{k.want[0].text, ""}
+	want := []shown{user(k.want[0].text), calling(r.Calls)}
 	for _, c := range r.Calls {
-		texts = append(texts, c.Result)
+		want = append(want, tool(c))
 	}
-	k.got(ended, texts...)
+	k.got(ended, want...)
+	k.keptSigned(asked, ended)
 	if r.Text != ended.Text || r.Text == "" || r.Finish != "stop" {
 		k.Errorf("the final answer is %q, finish %q; the provider sent %q", r.Text, r.Finish, ended.Text)
 	}
@@ -163,16 +178,14 @@ func structured(c *cell) {
 		if err := json.Unmarshal(r.Parsed, &city); err != nil || city.City == nil || city.People == nil || city.Districts == nil || !sameJSON(r.Parsed, []byte(a.Text)) {
 			k.Errorf("parsed is %s (%v); the provider sent %s", r.Parsed, err, a.Text)
 		}
-		var body struct {
-			Format struct {
-				Schema struct {
-					Strict bool
-					Schema json.RawMessage
-				} `json:"json_schema"`
-			} `json:"response_format"`
+		var asked, want map[string]json.RawMessage
+		if err := errors.Join(json.Unmarshal(a.Body, &asked), json.Unmarshal(fmt.Appendf(nil, k.dialect.form, answerSchema), &want)); err != nil {
+			k.Fatal(err)
 		}
-		if err := json.Unmarshal(a.Body, &body); err != nil || !body.Format.Schema.Strict || !sameJSON(body.Format.Schema.Schema, j.Schema) {
-			k.Errorf("the provider was asked for %+v (%v)", body, err)
+		for member, v := range want {
+			if !sameJSON(asked[member], v) {
+				k.Errorf("the provider was asked for the %s %s, want %s", member, asked[member], v)
+			}
 		}
 		k.audit()
 	}

@@ -38,7 +38,7 @@ func (k *talk) auditCall(m *want) {
 	if (c.Thread == nil) != (k.thread == "") || c.Thread != nil && *c.Thread != k.thread {
 		k.Errorf("call %s has the thread %v, want %q", c.ID, c.Thread, k.thread)
 	}
-	if c.Provider != k.provider || c.ModelRequested != k.model() || c.Model != models[k.provider] || c.Stream != m.stream {
+	if c.Provider != k.provider || c.ModelRequested != k.model() || c.Model != k.dialect.model || c.Stream != m.stream {
 		k.Errorf("call %s is %+v, which is not what was asked", c.ID, c)
 	}
 	if len(c.Attempts) != 1 {
@@ -62,7 +62,7 @@ func (k *talk) auditCost(m *want, u usage, usd, status string) {
 	a := *m.from
 	switch {
 	case m.status == "complete":
-		if pico, how := costOf(a); !isDollars(usd, pico) || status != how {
+		if pico, how := k.dialect.cost(a); !isDollars(usd, pico) || status != how {
 			k.Errorf("%s cost %s (%s), want %d pico-dollars (%s)", callID(a), usd, status, pico, how)
 		}
 		k.sameUsage(&u, a)

@@ -16,6 +16,7 @@ type cell struct {
 	w        *world
 	sdk      sdk
 	provider string
+	dialect  dialect // of the provider
 	threaded bool
 	name     string // unique in its world
 }
@@ -52,7 +53,7 @@ func (c *cell) talk(name string) *talk {
 }
 
 // model is what clients call the model of this cell.
-func (c *cell) model() string { return c.provider + "/" + models[c.provider] }
+func (c *cell) model() string { return c.provider + "/" + c.dialect.model }
 
 // says is the user's text with the talk's mark in it.
 func (k *talk) says(text string) string { return k.mark + ": " + text }
@@ -143,21 +144,6 @@ func (k *talk) last() *want { return &k.want[len(k.want)-1] }
 // callID is the gateway's id of the call an attempt belongs to: its name, without the attempt's number.
 func callID(a simulator.Attempt) string { return strings.TrimSuffix(a.Name, "-0") }
 
-// sent are the messages of a request as the provider got them.
-func sent(t *testing.T, a simulator.Attempt) (list []sentMessage) {
-	t.Helper()
-	var body struct{ Messages []sentMessage }
-	if err := json.Unmarshal(a.Body, &body); err != nil {
-		t.Fatalf("the provider got %q: %v", a.Body, err)
-	}
-	return body.Messages
-}
-
-type sentMessage struct {
-	Role    string          `json:"role"`
-	Content json.RawMessage `json:"content"`
-}
-
 // text is content where it is text; null and what is absent are "".
 func text(t *testing.T, content json.RawMessage) string {
 	t.Helper()
@@ -171,14 +157,44 @@ func text(t *testing.T, content json.RawMessage) string {
 	return s
 }
 
-// got fails the cell unless the provider was shown exactly these texts.
-func (k *talk) got(a simulator.Attempt, texts ...string) {
-	k.Helper()
-	var have []string
-	for _, m := range sent(k.T, a) {
-		have = append(have, text(k.T, m.Content))
+// user, assistant and tool are messages as a provider is to be shown them.
+func user(text string) shown      { return shown{Role: "user", Text: text} }
+func assistant(text string) shown { return shown{Role: "assistant", Text: text} }
+func tool(c toolCall) shown       { return shown{Role: "tool", Text: c.Result, CallID: c.ID} }
+
+func calling(calls []toolCall) shown {
+	s := shown{Role: "assistant"}
+	for _, c := range calls {
+		s.Calls = append(s.Calls, toolCall{ID: c.ID, Name: c.Name, Args: c.Args})
 	}
-	if strings.Join(have, "\n") != strings.Join(texts, "\n") {
-		k.Errorf("the provider was shown %q, want %q", have, texts)
+	return s
+}
+
+// got fails the cell unless the provider was shown exactly these messages.
+func (k *talk) got(a simulator.Attempt, want ...shown) {
+	k.Helper()
+	have, err := k.dialect.conversation(a.Body)
+	if err != nil {
+		k.Fatalf("the provider got %q: %v", a.Body, err)
+	}
+	w, errWant := json.Marshal(want)
+	h, errHave := json.Marshal(have)
+	if errWant != nil || errHave != nil || !sameJSON(h, w) {
+		k.Errorf("the provider was shown %s (%v), want %s (%v)", h, errHave, w, errWant)
+	}
+}
+
+// keptSigned fails the cell unless a request gives back what the provider signed an earlier answer with, if it did. That
+// is the thread's to do: in plain mode it is up to the client.
+func (k *talk) keptSigned(answer, request simulator.Attempt) {
+	k.Helper()
+	signatures := k.dialect.signatures(answer)
+	if (len(signatures) > 0) != (k.dialect.signature != nil) {
+		k.Errorf("the provider signed %d times: %q", len(signatures), answer.Events)
+	}
+	for _, s := range signatures {
+		if k.threaded && !bytes.Contains(request.Body, []byte(s)) {
+			k.Errorf("the provider signed with %s, and did not get that back: %s", s, request.Body)
+		}
 	}
 }

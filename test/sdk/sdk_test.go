@@ -1,9 +1,9 @@
-// Package sdk drives the gateway with OpenAI's own client libraries, as they come: Go and Node, against both providers,
+// Package sdk drives the gateway with OpenAI's own client libraries, as they come: Go and Node, against all four providers,
 // with and without a thread, on both stores, in seven cases. The providers are played by the simulator, whose log is what
 // the clients' and the gateway's word is held against; what a thread and a call came to is read back by a second tool,
 // with another user's key.
 //
-// It leaves to the gateway's own tests what no SDK shows, and to test/chaos the gateway's death.
+// It leaves to the gateway's own tests what no SDK shows, and to test/kills the gateway's death.
 package sdk
 
 import (
@@ -38,7 +38,7 @@ func TestMain(m *testing.M) {
 // The axes of the table.
 var (
 	sdks      = []string{"go", "node"}
-	providers = []string{"openai", "openrouter"}
+	providers = []string{"openai", "openrouter", "gemini", "perplexity"}
 	modes     = []string{"plain", "thread"}
 	stores    = []string{"sqlite", "postgres"}
 	cases     = []struct {
@@ -56,7 +56,7 @@ var (
 )
 
 // cells is how many there are. It is not computed from the axes: who shortens one must say so here.
-const cells = 112
+const cells = 224
 
 func TestSDKs(t *testing.T) {
 	t.Parallel()
@@ -89,7 +89,7 @@ func runStore(t *testing.T, store string, libraries map[string]sdk, table *table
 						t.Parallel()
 						t.Cleanup(func() { table.put(store, lib, provider, mode, k.name, t) })
 						k.run(&cell{
-							T: t, w: w, sdk: libraries[lib], provider: provider, threaded: mode == "thread",
+							T: t, w: w, sdk: libraries[lib], provider: provider, dialect: dialects[provider], threaded: mode == "thread",
 							name: strings.Join([]string{lib, provider, mode, k.name}, "-"),
 						})
 					})

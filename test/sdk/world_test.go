@@ -45,19 +45,6 @@ func tail(s string, lines int) string {
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
-// models are what is asked for at each provider. Neither thinks before it answers.
-var models = map[string]string{"openai": "gpt-4.1-mini", "openrouter": "anthropic/claude-haiku-5.5"}
-
-// costOf is what a whole answer cost, in pico-dollars, and how that is known: OpenRouter says it, OpenAI's price list has
-// $0.40, $0.10 and $1.60 a million tokens of fresh, cached and generated text.
-func costOf(a simulator.Attempt) (pico int64, status string) {
-	u := a.Usage
-	if a.Provider == "openrouter" {
-		return u.CostPico, "reported"
-	}
-	return (u.Prompt-u.Cached)*400_000 + u.Cached*100_000 + u.Completion*1_600_000, "computed"
-}
-
 // isDollars reports whether text is exactly so many pico-dollars.
 func isDollars(text string, pico int64) bool {
 	r, ok := new(big.Rat).SetString(text)
