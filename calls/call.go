@@ -1,9 +1,10 @@
 // Package calls keeps what became of each request: the call, its attempts, the turn it holds in a thread, and the lease
 // of the process it belongs to.
 //
-// It promises that a thread has at most one open call, that a call is closed exactly once and never changes after, and
-// that the open calls of a process that died can be found and taken over by exactly one other. It decides nothing about
-// content or money: threads and metering write their own rows in the same unit.
+// It promises that a thread has at most one open call, that an Idempotency-Key has at most one call that is open or
+// complete, that a call is closed exactly once and never changes after, and that the open calls of a process that died can
+// be found and taken over by exactly one other. It decides nothing about content or money: threads and metering write
+// their own rows in the same unit.
 package calls
 
 import (
@@ -38,9 +39,10 @@ const (
 type Result uint8
 
 const (
-	Stale Result = iota // the thread moved on since it was read: read it again
-	Won                 // the call is open, or was opened by an earlier run of the same unit
-	Busy                // another call holds the thread's turn
+	Stale   Result = iota // the thread moved on since it was read: read it again
+	Won                   // the call is open, or was opened by an earlier run of the same unit
+	Busy                  // another call holds the thread's turn
+	Repeats               // another call has its claim: see Claimed
 )
 
 // Facts is what is known of a call beside its columns. It is written in two parts, at open and at record, and merged by
@@ -78,10 +80,11 @@ type Opening struct {
 	Team     id.Team   // "": none
 	Thread   id.Thread // "": a plain call, which holds no turn
 	Owner    id.Owner
-	FirstSeq int // of its input messages
-	NIn      int // how many there are
-	Finger   int64
-	BodyHash []byte
+	FirstSeq int    // of its input messages
+	NIn      int    // how many there are
+	Claim    string // its Idempotency-Key; "": none
+	Finger   int64  // of what makes two requests the same, for a first look
+	BodyHash []byte // of the same, whole
 	HoldPico int64
 	Facts    Facts
 
@@ -164,6 +167,7 @@ type Store struct {
 	pass  *db.StageOf[Opening]
 	found *db.StageOf[Opening]
 	close *db.StageOf[Closing]
+	keep  *db.StageOf[Replay]
 	end   *db.StageOf[Closing]
 	done  *db.StageOf[Closing]
 }
@@ -176,6 +180,7 @@ func New() *Store {
 		pass:  db.NewStage("calls.pass", passPostgres, passSQLite),
 		found: db.NewStage("calls.opened", openedPostgres, openedSQLite),
 		close: db.NewStage("calls.close", closePostgres, closeSQLite),
+		keep:  db.NewStage("calls.keep", keepPostgres, keepSQLite),
 		end:   db.NewStage("calls.end", endPostgres, endSQLite),
 		done:  db.NewStage("calls.recorded", recordedPostgres, recordedSQLite),
 	}
@@ -186,7 +191,7 @@ func (s *Store) Use(store db.Store) { s.db = store }
 
 // RecordStages returns what runs before and after the rooms that write what a call brought.
 func (s *Store) RecordStages() (before, after []db.Stage) {
-	return []db.Stage{s.close}, []db.Stage{s.end, s.done}
+	return []db.Stage{s.close, s.keep}, []db.Stage{s.end, s.done}
 }
 
 // OpenStages returns what runs before and after the rooms that write what a call brings in.

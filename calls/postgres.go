@@ -19,22 +19,23 @@ func openPostgres(rows []*Opening) db.Statement {
 	})
 	n := len(rows)
 	org, call, key, user, team := texts(n), texts(n), texts(n), texts(n), texts(n)
-	thread, owner, facts := texts(n), texts(n), texts(n)
+	thread, owner, facts, claim := texts(n), texts(n), texts(n), texts(n)
 	first, nIn := make([]int32, n), make([]int32, n)
 	finger, hold := make([]int64, n), make([]int64, n)
 	hash := make([][]byte, n)
 	for i, r := range rows {
 		org[i], call[i], key[i], user[i], team[i] = string(r.Org), string(r.ID), string(r.Key), string(r.User), string(r.Team)
-		thread[i], owner[i], facts[i] = string(r.Thread), string(r.Owner), r.Facts.json()
+		thread[i], owner[i], facts[i], claim[i] = string(r.Thread), string(r.Owner), r.Facts.json(), r.Claim
 		first[i], nIn[i], finger[i], hold[i], hash[i] = int32(r.FirstSeq), int32(r.NIn), r.Finger, r.HoldPico, r.BodyHash
 	}
 	return db.Statement{
-		SQL: `INSERT INTO calls (org_id, call_id, key_id, user_id, team_id, thread_id, owner, first_seq, n_in, fp, body_hash, hold_pico, facts)
-SELECT org_id, call_id, key_id, user_id, nullif(team_id, ''), nullif(thread_id, ''), owner, first_seq, n_in, fp, body_hash, hold_pico, facts::jsonb
-FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::int[], $9::int[], $10::bigint[], $11::bytea[], $12::bigint[], $13::text[])
-  AS u (org_id, call_id, key_id, user_id, team_id, thread_id, owner, first_seq, n_in, fp, body_hash, hold_pico, facts)
+		SQL: `INSERT INTO calls (org_id, call_id, key_id, user_id, team_id, thread_id, owner, first_seq, n_in, fp, body_hash, hold_pico, facts, claim, claim_until)
+SELECT org_id, call_id, key_id, user_id, nullif(team_id, ''), nullif(thread_id, ''), owner, first_seq, n_in, fp, body_hash, hold_pico, facts::jsonb,
+  nullif(claim, ''), CASE WHEN claim <> '' THEN now() + CAST($15 AS interval) END
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::int[], $9::int[], $10::bigint[], $11::bytea[], $12::bigint[], $13::text[], $14::text[])
+  AS u (org_id, call_id, key_id, user_id, team_id, thread_id, owner, first_seq, n_in, fp, body_hash, hold_pico, facts, claim)
 ON CONFLICT DO NOTHING`,
-		Args: []any{org, call, key, user, team, thread, owner, first, nIn, finger, hash, hold, facts},
+		Args: []any{org, call, key, user, team, thread, owner, first, nIn, finger, hash, hold, facts, claim, ClaimFor},
 	}
 }
 
@@ -71,25 +72,28 @@ func openedPostgres(rows []*Opening) db.Statement {
 		at[string(r.Org)+"/"+string(r.ID)] = r
 	}
 	org, call := openingKeys(rows)
-	thread := texts(len(rows))
+	thread, key, claim := texts(len(rows)), texts(len(rows)), texts(len(rows))
 	for i, r := range rows {
-		thread[i] = string(r.Thread)
+		thread[i], key[i], claim[i] = string(r.Thread), string(r.Key), r.Claim
 	}
 	return db.Statement{
 		SQL: `SELECT u.org_id, u.call_id,
   EXISTS (SELECT FROM calls c WHERE c.org_id = u.org_id AND c.call_id = u.call_id),
-  EXISTS (SELECT FROM calls c WHERE c.org_id = u.org_id AND c.thread_id = u.thread_id AND c.state = 'open' AND c.thread_id IS NOT NULL)
-FROM unnest($1::text[], $2::text[], $3::text[]) AS u (org_id, call_id, thread_id)`,
-		Args: []any{org, call, thread},
+  EXISTS (SELECT FROM calls c WHERE c.org_id = u.org_id AND c.thread_id = u.thread_id AND c.state = 'open' AND c.thread_id IS NOT NULL),
+  EXISTS (SELECT FROM calls c WHERE c.org_id = u.org_id AND c.key_id = u.key_id AND c.claim = u.claim)
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]) AS u (org_id, call_id, thread_id, key_id, claim)`,
+		Args: []any{org, call, thread, key, claim},
 		Each: func(row db.Row) error {
 			var org, call string
-			var own, taken bool
-			if err := row.Scan(&org, &call, &own, &taken); err != nil {
+			var own, taken, claimed bool
+			if err := row.Scan(&org, &call, &own, &taken, &claimed); err != nil {
 				return err
 			}
 			switch r := at[org+"/"+call]; {
 			case own:
 				r.Result = Won
+			case claimed: // before the turn: what has both is waited for as a repeat
+				r.Result = Repeats
 			case taken:
 				r.Result = Busy
 			}

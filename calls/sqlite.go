@@ -11,9 +11,10 @@ import (
 // and a commit is never in doubt: the process that would ask is gone with it.
 
 func openSQLite(ctx context.Context, tx *sql.Tx, r *Opening) error {
-	res, err := tx.ExecContext(ctx, `INSERT INTO calls (org_id, call_id, key_id, user_id, team_id, thread_id, owner, first_seq, n_in, fp, body_hash, hold_pico, facts)
-VALUES ($1, $2, $3, $4, nullif($5, ''), nullif($6, ''), $7, $8, $9, $10, $11, $12, $13) ON CONFLICT DO NOTHING`,
-		r.Org, r.ID, r.Key, r.User, r.Team, r.Thread, r.Owner, r.FirstSeq, r.NIn, r.Finger, r.BodyHash, r.HoldPico, r.Facts.json())
+	res, err := tx.ExecContext(ctx, `INSERT INTO calls (org_id, call_id, key_id, user_id, team_id, thread_id, owner, first_seq, n_in, fp, body_hash, hold_pico, facts, claim, claim_until)
+VALUES ($1, $2, $3, $4, nullif($5, ''), nullif($6, ''), $7, $8, $9, $10, $11, $12, $13, nullif($14, ''), CASE WHEN $14 <> '' THEN now() + CAST($15 AS interval) END)
+ON CONFLICT DO NOTHING`,
+		r.Org, r.ID, r.Key, r.User, r.Team, r.Thread, r.Owner, r.FirstSeq, r.NIn, r.Finger, r.BodyHash, r.HoldPico, r.Facts.json(), r.Claim, ClaimFor)
 	if err != nil {
 		return err
 	}
@@ -24,6 +25,14 @@ VALUES ($1, $2, $3, $4, nullif($5, ''), nullif($6, ''), $7, $8, $9, $10, $11, $1
 	r.Result = Stale // until calls.opened; what threads refuses stays so
 	if n == 0 {
 		r.Result = Busy
+		var claimed bool
+		err := tx.QueryRowContext(ctx, `SELECT count(*) > 0 FROM calls WHERE org_id = $1 AND key_id = $2 AND claim = $3`, r.Org, r.Key, r.Claim).Scan(&claimed)
+		if err != nil {
+			return err
+		}
+		if claimed {
+			r.Result = Repeats
+		}
 		return db.ErrRefused
 	}
 	return nil

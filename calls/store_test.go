@@ -425,3 +425,104 @@ func TestAtOnceClosesInTheSameUnit(t *testing.T) {
 		}
 	})
 }
+
+// claimed opens a plain call with an Idempotency-Key.
+func (h *house) claimed(t testing.TB, org id.Org, key id.Key, claim string) *calls.Opening {
+	t.Helper()
+	o := &calls.Opening{Org: org, ID: id.NewRequest(), Key: key, User: "usr", Owner: "own", Claim: claim, BodyHash: []byte("hash"), Facts: calls.Facts{Kind: "chat"}}
+	u := &db.Unit{Org: org}
+	h.calls.Open(u, o)
+	if err := h.db.Commit(t.Context(), u); err != nil {
+		t.Fatal(err)
+	}
+	return o
+}
+
+// closed ends a call with what its client was given.
+func (h *house) closed(t testing.TB, o *calls.Opening, outcome calls.Outcome, body string) {
+	t.Helper()
+	u := &db.Unit{Org: o.Org, Record: true}
+	h.calls.Close(u, &calls.Closing{Org: o.Org, ID: o.ID, RecordID: string(o.ID), Outcome: outcome})
+	h.calls.Keep(u, &calls.Replay{Org: o.Org, Call: o.ID, Header: [][2]string{{"X-Thread-Id", "th"}}, Stream: true, Body: []byte(body)})
+	for range 2 { // a record that is run again changes nothing
+		if err := h.db.Commit(t.Context(), u); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestClaims(t *testing.T) {
+	eachStore(t, func(t *testing.T, url string) {
+		h := open(t, url)
+		first := h.claimed(t, org, "key", "one")
+		if first.Result != calls.Won {
+			t.Fatalf("the first call: %v", first.Result)
+		}
+		c, err := h.calls.Claimed(t.Context(), org, "key", "one")
+		if err != nil || c == nil || c.Call != first.ID || !c.Open || c.Owner != "own" || string(c.BodyHash) != "hash" || c.Kind != "chat" {
+			t.Fatalf("the claim is %+v, %v", c, err)
+		}
+		if again := h.claimed(t, org, "key", "one"); again.Result != calls.Repeats {
+			t.Errorf("the same claim while it is open: %v", again.Result)
+		}
+		for name, other := range map[string]*calls.Opening{
+			"another claim": h.claimed(t, org, "key", "two"), "another key's": h.claimed(t, org, "key2", "one"),
+			"another org's": h.claimed(t, "org_b", "key", "one"), "none": h.claimed(t, org, "key", ""), "none, again": h.claimed(t, org, "key", ""),
+		} {
+			if other.Result != calls.Won {
+				t.Errorf("%s: %v", name, other.Result)
+			}
+		}
+
+		h.closed(t, first, calls.Complete, "said")
+		if again := h.claimed(t, org, "key", "one"); again.Result != calls.Repeats {
+			t.Errorf("the same claim when it is complete: %v", again.Result)
+		}
+		r, err := h.calls.Replay(t.Context(), org, first.ID)
+		if err != nil || r == nil || string(r.Body) != "said" || !r.Stream || len(r.Header) != 1 || r.Header[0] != [2]string{"X-Thread-Id", "th"} {
+			t.Errorf("the replay is %+v, %v", r, err)
+		}
+		if r, err := h.calls.Replay(t.Context(), "org_b", first.ID); err != nil || r != nil {
+			t.Errorf("another org's replay: %+v, %v", r, err)
+		}
+
+		for _, outcome := range []calls.Outcome{calls.Failed, calls.Incomplete} { // gives the claim back
+			o := h.claimed(t, org, "key", "three")
+			h.closed(t, o, outcome, "half")
+			if c, err := h.calls.Claimed(t.Context(), org, "key", "three"); o.Result != calls.Won || err != nil || c != nil {
+				t.Errorf("%s: %v, then the claim is %+v, %v", outcome, o.Result, c, err)
+			}
+			if r, err := h.calls.Replay(t.Context(), org, o.ID); err != nil || r != nil {
+				t.Errorf("%s: the replay is %+v, %v", outcome, r, err)
+			}
+		}
+		plain := h.claimed(t, org, "key", "")
+		h.closed(t, plain, calls.Complete, "said")
+		if r, err := h.calls.Replay(t.Context(), org, plain.ID); err != nil || r != nil {
+			t.Errorf("a call without a claim is kept: %+v, %v", r, err)
+		}
+
+		// A day later.
+		err = h.db.Write(t.Context(), org, func(tx db.Tx) error {
+			_, err := tx.Exec(t.Context(), `UPDATE calls SET claim_until = claim_until - CAST($1 AS interval) WHERE org_id = $2`, calls.ClaimFor, org)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		late := h.claimed(t, org, "key", "four")
+		h.closed(t, late, calls.Complete, "later")
+		if c, err := h.calls.Claimed(t.Context(), org, "key", "one"); err != nil || c != nil {
+			t.Errorf("after its time the claim is %+v, %v", c, err)
+		}
+		if c, err := h.calls.Claimed(t.Context(), org, "key", "two"); err != nil || c == nil || !c.Open {
+			t.Errorf("an open call has lost its claim: %+v, %v", c, err)
+		}
+		if anew := h.claimed(t, org, "key", "one"); anew.Result != calls.Won {
+			t.Errorf("after its time: %v", anew.Result)
+		}
+		if r, err := h.calls.Replay(t.Context(), org, late.ID); err != nil || r == nil {
+			t.Errorf("one whose time is not over is gone: %v", err)
+		}
+	})
+}

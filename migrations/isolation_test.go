@@ -33,6 +33,7 @@ var fillOrg = []string{
 	"INSERT INTO provider_keys (org_id, provider, version, dek_version, sealed, masked) VALUES ('$org', 'openai', 1, 1, '', '')",
 	"INSERT INTO calls (org_id, call_id, key_id, user_id, thread_id, owner, claim) VALUES ('$org', 'call', 'key', 'user', 'thread', 'own', 'claim')",
 	"INSERT INTO calls (org_id, call_id, key_id, user_id, owner, state) VALUES ('$org', 'done', 'key', 'user', 'own', 'closed')",
+	"INSERT INTO replays (org_id, call_id, head, body, stream, expires_at) VALUES ('$org', 'call', '[]', '', false, now())",
 	"INSERT INTO attempts (org_id, call_id, n, provider, model) VALUES ('$org', 'call', 0, 'openai', 'm')",
 	"INSERT INTO threads (org_id, thread_id, user_id, canon) VALUES ('$org', 'thread', 'user', 1)",
 	"INSERT INTO messages (org_id, thread_id, seq, call_id, role, raw, own, chain, status, words) VALUES ('$org', 'thread', 0, 'call', 'user', '{}', '', '', 'complete', 'hello')",
@@ -106,7 +107,7 @@ func TestIsolation(t *testing.T) {
 	for _, r := range rows(t, open(t, url), `SELECT DISTINCT table_name FROM information_schema.columns WHERE table_schema = 'public' AND column_name = 'org_id' ORDER BY 1`) {
 		tables = append(tables, r[0])
 	}
-	if len(tables) != 14 {
+	if len(tables) != 15 {
 		t.Fatalf("tables with an org: %v", tables)
 	}
 	seen := func(tx pgx.Tx, table string) []string {

@@ -1,0 +1,2 @@
+DROP INDEX IF EXISTS calls_claim_until;
+DROP TABLE IF EXISTS replays;
