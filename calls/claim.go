@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/json"
+	"log/slog"
 	"time"
 
 	"threadhub/internal/db"
@@ -59,11 +60,16 @@ type Replay struct {
 	Call   id.Request
 	Header [][2]string // what of the answer's header is the answer's own
 	Stream bool
-	Body   []byte // the body; of a stream all its events, [DONE] too
+	Body   []byte // the body; of a stream all its events, [DONE] too; empty where the answer is a message of a thread
 }
 
 // Keep adds r to a unit that closes its call. It is kept only if the call is complete and has a claim.
-func (s *Store) Keep(u *db.Unit, r *Replay) { s.keep.Put(u, r, len(r.Body)+256) }
+func (s *Store) Keep(u *db.Unit, r *Replay) {
+	if r.Body == nil {
+		r.Body = []byte{} // no null
+	}
+	s.keep.Put(u, r, len(r.Body)+256)
+}
 
 const keepWhere = ` c.claim IS NOT NULL AND c.outcome = 'complete' ON CONFLICT DO NOTHING`
 
@@ -122,4 +128,39 @@ func (s *Store) Expire(ctx context.Context, org id.Org) (n int64, err error) {
 		return err
 	})
 	return n, err
+}
+
+// Janitor gives back the claims whose time is over. Any number of processes may do so at once.
+type Janitor struct {
+	Calls *Store
+	Orgs  func(context.Context) ([]id.Org, error) // all of them
+	Log   *slog.Logger
+}
+
+const janitorEvery = time.Hour
+
+// Run does it now, and then once an hour until ctx ends.
+func (j Janitor) Run(ctx context.Context) {
+	tick := time.NewTicker(janitorEvery)
+	defer tick.Stop()
+	for {
+		if err := j.round(ctx); err != nil && ctx.Err() == nil {
+			j.Log.Warn("what was kept for repeats of requests could not be cleared away yet", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (j Janitor) round(ctx context.Context) error {
+	all, err := j.Orgs(ctx)
+	for _, org := range all {
+		if _, e := j.Calls.Expire(ctx, org); e != nil {
+			err = e
+		}
+	}
+	return err
 }

@@ -86,7 +86,7 @@ type Threads struct {
 
 // Streams is how streamed answers behave.
 type Streams struct {
-	ResumeGrace  time.Duration // how long a call runs on after its client left, if somebody may come back for it; not used yet
+	ResumeGrace  time.Duration // how long a call runs on after its client left, if somebody may come back for it; 0: it does not
 	MaxLineBytes int64         // longest line of a provider's event stream
 }
 

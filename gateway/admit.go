@@ -91,8 +91,8 @@ func (x *request) acceptable() error {
 				WithParam("Content-Type").NoRetry()
 		}
 	}
-	if x.route.Method == "POST" && len(h.PeekAll("Idempotency-Key")) > 0 {
-		return fault.New(fault.Invalid, "Idempotency-Key is not supported yet; send the request without it").
+	if x.route.Method == "POST" && !x.route.repeats && len(h.PeekAll("Idempotency-Key")) > 0 {
+		return fault.New(fault.Invalid, "Idempotency-Key is not supported here; send the request without it").
 			WithCode("not_supported").WithParam("Idempotency-Key").NoRetry()
 	}
 	return nil

@@ -61,8 +61,10 @@ func (g *Gateway) parseForward(x *request, e *exchange) error {
 		limit = f.members["max_tokens"]
 	}
 	var err error
-	e.req, err = forwardRequest(provider+"/"+model, []byte(`{"role":"user","content":`+string(content)+`}`), limit)
-	return err
+	if e.req, err = forwardRequest(provider+"/"+model, []byte(`{"role":"user","content":`+string(content)+`}`), limit); err != nil {
+		return err
+	}
+	return x.claims(e)
 }
 
 // forwardRequest is the request that asks model for an answer to one message, of up to maxTokens if there are any.
@@ -103,12 +105,14 @@ func (g *Gateway) routeForward(ctx context.Context, e *exchange) error {
 
 // wholeForward answers with the message as the thread has it.
 func (g *Gateway) wholeForward(x *request, e *exchange) {
-	if _, err := g.finish(x, e); err != nil {
+	if _, err := g.finish(x, e, nil); err != nil {
 		x.fail(err)
 		return
 	}
 	m := e.said
 	m.Call, m.Seq = e.id, e.turn.NewestSeq()+1
 	m.CreatedAt = g.storedAt(x, e.thread, m.Seq)
-	x.write(200, messageShape(&m, e.thread))
+	shape := messageShape(&m, e.thread)
+	g.given(e, shape)
+	x.write(200, shape)
 }

@@ -4,6 +4,7 @@ import (
 	"strconv"
 
 	"threadhub/calls"
+	"threadhub/internal/db"
 	"threadhub/internal/fault"
 	"threadhub/internal/id"
 	"threadhub/orgs"
@@ -99,12 +100,9 @@ func (g *Gateway) tryDelete(x *request, thread id.Thread) (calls.Result, error) 
 	if err != nil {
 		return 0, err
 	}
-	u, opening := g.atOnce(x, thread, "delete", head)
-	g.opts.Threads.Remove(u, &threads.Removal{Org: x.caller.Org, Thread: thread, Call: x.id})
-	if err := g.opts.Store.Commit(x.ctx, u); err != nil {
-		return 0, err
-	}
-	return opening.Result, nil
+	return g.atOnce(x, &exchange{}, "delete", head, &threads.Input{Thread: thread}, func(u *db.Unit) {
+		g.opts.Threads.Remove(u, &threads.Removal{Org: x.caller.Org, Thread: thread, Call: x.id})
+	})
 }
 
 // exportThread answers GET /api/threads/{id}/export?format=jsonl|markdown with a file that is made page by page, as the

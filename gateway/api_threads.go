@@ -60,12 +60,28 @@ func (g *Gateway) createThread(x *request) {
 		x.fail(err)
 		return
 	}
-	t, err := g.opts.Threads.Create(x.ctx, x.caller.Org, spec)
-	if err != nil {
-		x.fail(err)
-		return
+	var t *threads.Thread
+	e := &exchange{caller: x.caller}
+	if g.once(x, e, func() (err error) { t, err = g.tryCreate(x, e, spec); return err }) {
+		x.json(201, made(t))
 	}
-	x.json(201, map[string]any{"thread_id": t.ID, "created_at": t.CreatedAt.UTC()})
+}
+
+func (g *Gateway) tryCreate(x *request, e *exchange, spec threads.Spec) (*threads.Thread, error) {
+	in := &threads.Input{Thread: id.NewThread(), Create: true, Title: spec.Title, Description: spec.Description, Visibility: spec.Visibility}
+	result, err := g.atOnce(x, e, kindCreate, nil, in)
+	if err == nil && result == calls.Repeats {
+		err = errRepeats
+	}
+	if err != nil {
+		return nil, err
+	}
+	return g.visible(x, in.Thread)
+}
+
+// made is what the client is told of a thread that was made.
+func made(t *threads.Thread) any {
+	return map[string]any{"thread_id": t.ID, "created_at": t.CreatedAt.UTC()}
 }
 
 func (x *request) threadSpec() (threads.Spec, error) {
@@ -215,13 +231,20 @@ func (g *Gateway) addMessage(x *request) {
 		x.fail(err)
 		return
 	}
-	if err := g.inTurn(x, thread, func() (calls.Result, error) { return g.tryAdd(x, thread, &m) }); err != nil {
-		x.fail(err)
-		return
+	e := &exchange{caller: x.caller, named: thread}
+	if g.once(x, e, func() error {
+		return g.inTurn(x, thread, func() (calls.Result, error) { return g.tryAdd(x, e, thread, &m) })
+	}) {
+		m.Call = x.id
+		x.json(201, added(&m, thread))
 	}
-	x.json(201, map[string]any{
-		"message_id": id.Message(x.id, m.Seq), "thread_id": thread, "sequence": m.Seq, "created_at": m.CreatedAt.UTC(),
-	})
+}
+
+// added is what the client is told of a message that was added to a thread.
+func added(m *threads.Message, thread id.Thread) any {
+	return map[string]any{
+		"message_id": id.Message(m.Call, m.Seq), "thread_id": thread, "sequence": m.Seq, "created_at": m.CreatedAt.UTC(),
+	}
 }
 
 // inTurn runs try, which takes and frees the thread's turn in one transaction, when this process's requests before it have
@@ -236,23 +259,28 @@ func (g *Gateway) inTurn(x *request, thread id.Thread, try func() (calls.Result,
 	return g.await(x.ctx, thread, end, try)
 }
 
-// atOnce is a unit whose call is over when it is committed. It adds messages after head, nil being the beginning.
-func (g *Gateway) atOnce(x *request, thread id.Thread, kind string, head *threads.Message, messages ...threads.Message) (*db.Unit, *calls.Opening) {
-	in := &threads.Input{Org: x.caller.Org, Thread: thread, Call: x.id, User: x.caller.User, PrevSeq: -1, PrevChain: []byte{}, Messages: messages}
+// atOnce commits a call that is over when it is committed: what in names is done to a thread whose newest message is head,
+// nil if it has none.
+func (g *Gateway) atOnce(x *request, e *exchange, kind string, head *threads.Message, in *threads.Input, more ...func(*db.Unit)) (calls.Result, error) {
+	in.Org, in.Call, in.User, in.PrevSeq, in.PrevChain = x.caller.Org, x.id, x.caller.User, -1, []byte{}
 	if head != nil {
 		in.PrevSeq, in.PrevChain = head.Seq, head.Chain
 	}
 	opening := &calls.Opening{
-		Org: x.caller.Org, ID: x.id, Key: x.caller.Key, User: x.caller.User, Team: x.caller.Team, Thread: thread, Owner: g.opts.Owner,
-		FirstSeq: in.PrevSeq + 1, NIn: len(messages), AtOnce: true, Facts: calls.Facts{Kind: kind},
+		Org: x.caller.Org, ID: x.id, Key: x.caller.Key, User: x.caller.User, Team: x.caller.Team, Thread: in.Thread, Owner: g.opts.Owner,
+		FirstSeq: in.PrevSeq + 1, NIn: len(in.Messages), AtOnce: true, Claim: e.claim, BodyHash: e.hash[:], Facts: calls.Facts{Kind: kind},
 	}
 	u := &db.Unit{Org: x.caller.Org}
 	g.opts.Calls.Open(u, opening)
 	g.opts.Threads.Append(u, in)
-	return u, opening
+	for _, add := range more {
+		add(u)
+	}
+	err := g.opts.Store.Commit(x.ctx, u)
+	return opening.Result, err
 }
 
-func (g *Gateway) tryAdd(x *request, thread id.Thread, m *threads.Message) (calls.Result, error) {
+func (g *Gateway) tryAdd(x *request, e *exchange, thread id.Thread, m *threads.Message) (calls.Result, error) {
 	if _, err := g.visible(x, thread); err != nil {
 		return 0, err
 	}
@@ -261,12 +289,11 @@ func (g *Gateway) tryAdd(x *request, thread id.Thread, m *threads.Message) (call
 		return 0, err
 	}
 	m.After(head)
-	u, opening := g.atOnce(x, thread, "message", head, *m)
-	if err := g.opts.Store.Commit(x.ctx, u); err != nil {
-		return 0, err
+	result, err := g.atOnce(x, e, kindMessage, head, &threads.Input{Thread: thread, Messages: []threads.Message{*m}})
+	if err == nil && result == calls.Won {
+		m.CreatedAt = g.storedAt(x, thread, m.Seq)
 	}
-	m.CreatedAt = g.storedAt(x, thread, m.Seq)
-	return opening.Result, nil
+	return result, err
 }
 
 // storedAt is the time the store gave a message that was just added, which is what every reader sees. It is the newest

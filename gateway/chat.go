@@ -3,9 +3,7 @@ package gateway
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"errors"
-	"hash/fnv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -59,8 +57,7 @@ func (g *Gateway) walk(x *request, w way) {
 		x.fail(err)
 		return
 	}
-	if err := g.take(x.ctx, e, w); err != nil { // load, route, fit, admit, translate, open
-		x.fail(err)
+	if done := g.begun(x, e, w); done { // load, route, fit, admit, translate, open
 		return
 	}
 	g.countRoute(e)
@@ -78,6 +75,30 @@ func (g *Gateway) walk(x *request, w way) {
 	default:
 		w.whole(g, x, e)
 	}
+}
+
+// begun opens the call, unless it has been made before: done says that the request is answered.
+func (g *Gateway) begun(x *request, e *exchange, w way) (done bool) {
+	for {
+		if g.repeat(x, e) {
+			return true
+		}
+		err := g.take(x.ctx, e, w)
+		if err == nil {
+			break
+		}
+		e.leave()
+		if errors.Is(err, errRepeats) {
+			continue
+		}
+		if e.claim != "" && fault.Is(err, fault.Conflict) && g.repeat(x, e) { // what it met may be the first of its kind
+			return true
+		}
+		x.fail(err)
+		return true
+	}
+	g.keepTape(e)
+	return false
 }
 
 // maxModel bounds a model's name; the longest in any catalogue is under 100 bytes.
@@ -99,8 +120,14 @@ func (g *Gateway) parse(x *request, e *exchange) (err error) {
 		return err
 	}
 	x.about(e)
-	e.fork, err = x.forks()
-	return err
+	if e.fork, err = x.forks(); err != nil {
+		return err
+	}
+	if err := x.claims(e); err != nil {
+		return err
+	}
+	x.retries(e)
+	return nil
 }
 
 // forks reads what the client wants of a request that differs inside the thread.
@@ -177,6 +204,8 @@ func (g *Gateway) await(ctx context.Context, thread id.Thread, end time.Time, tr
 		switch result {
 		case calls.Won:
 			return nil
+		case calls.Repeats:
+			return errRepeats
 		case calls.Stale:
 			stale++
 			continue
@@ -359,13 +388,12 @@ func (g *Gateway) madeBy(m *threads.Message, t routing.Target) bool {
 // open is the first transaction: the call, its turn and hold, attempt 0 and the new messages, durable before the provider
 // is asked for anything.
 func (g *Gateway) open(ctx context.Context, e *exchange) error {
-	hash := sha256.Sum256(e.req.Raw)
 	e.opening = &calls.Opening{
 		Org: e.caller.Org, ID: e.id, Key: e.caller.Key, User: e.caller.User, Team: e.caller.Team, Thread: e.thread,
-		Owner: g.opts.Owner, HoldPico: int64(e.hold), BodyHash: hash[:], Finger: fingerprint(e),
+		Owner: g.opts.Owner, HoldPico: int64(e.hold), Claim: e.claim, BodyHash: e.hash[:], Finger: e.finger(),
 		Provider: e.target.Provider, Model: e.target.Model,
 		Facts: calls.Facts{
-			Kind: "chat", ModelRequested: e.req.Model, Provider: e.target.Provider, Model: e.target.Model,
+			Kind: kindChat, ModelRequested: e.req.Model, Provider: e.target.Provider, Model: e.target.Model,
 			Route: e.route.ID, Why: e.route.Reason, Stream: e.req.Stream, InputBytes: int64(len(e.body)), Warnings: e.ask.Warnings,
 		},
 	}
@@ -388,23 +416,13 @@ func (g *Gateway) open(ctx context.Context, e *exchange) error {
 	return err
 }
 
-// fingerprint is 64 bits over what makes two requests the same: key, thread and body.
-func fingerprint(e *exchange) int64 {
-	h := fnv.New64a()
-	for _, s := range []string{string(e.caller.Key), "\x00", string(e.named), "\x00"} {
-		_, _ = h.Write([]byte(s))
-	}
-	_, _ = h.Write(e.req.Raw)
-	return int64(h.Sum64())
-}
-
 // call asks the provider. For as long as its answer has not begun, the client's connection is looked at now and then: a
 // peer that has reset it wants no answer.
 func (g *Gateway) call(x *request, e *exchange) (err error) {
 	chaos.Point("call")
 	target := e.target
 	g.guard(x, func(c orgs.Caller) error { return inScope(c, target) })
-	watch := g.watch(x)
+	watch := g.watch(x, func(left time.Time) bool { return g.outlives(e, left) })
 	defer watch.stop()
 	up := g.opts.Upstreams[e.target.Provider]
 	e.asked = time.Now()
@@ -438,6 +456,7 @@ func (g *Gateway) failed(e *exchange, err error) error {
 	// An answer of which only the beginning came was worked for. One that carries an error instead was not.
 	end.maybeBilled = failure.Sent && failure.Status < 400 && failure.Body == nil
 	end.usage = usageIn(failure.Body)
+	defer g.tapes.end(e.tape, false)
 	if rerr := g.record(e, end); rerr != nil {
 		g.opts.Log.Error("a failed call could not be recorded yet", "request_id", e.id, "error", rerr)
 	}

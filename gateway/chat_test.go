@@ -243,7 +243,7 @@ func TestTurnIsRefusedInTheEnd(t *testing.T) {
 
 // A client that leaves costs nothing more: the provider is cancelled, what came is kept.
 func TestClientLeavesAStream(t *testing.T) {
-	eachHouse(t, Options{Heartbeat: 100 * time.Millisecond}, func(t *testing.T, h *house) {
+	eachHouse(t, Options{Heartbeat: 100 * time.Millisecond, ResumeGrace: -1}, func(t *testing.T, h *house) {
 		for name, directive := range map[string]string{"speaking": "delay=50ms chunks=200 size=4000", "silent": "fault=stall after=3 chunks=8 size=400"} {
 			conn, err := net.Dial("tcp", strings.TrimPrefix(h.url, "http://"))
 			if err != nil {
@@ -276,7 +276,7 @@ func TestClientLeavesAStream(t *testing.T) {
 // One that resets or closes the connection while a whole answer is made is gone, too; one that only closes its side is
 // not, and tells so by taking an interim response.
 func TestClientLeavesAWholeAnswer(t *testing.T) {
-	h := newHouse(t, testkit.SQLite(t), Options{})
+	h := newHouse(t, testkit.SQLite(t), Options{ResumeGrace: -1})
 	open := func(thread, model, first string) *net.TCPConn {
 		conn, err := net.Dial("tcp", strings.TrimPrefix(h.url, "http://"))
 		if err != nil {

@@ -1,6 +1,9 @@
 package gateway
 
-import "net"
+import (
+	"net"
+	"time"
+)
 
 // departed reports whether the client at the other end of c has certainly left: it reset the connection, or the kernel
 // gave it up for lost. A client that only closed its sending side may still read the answer, and has not departed. It
@@ -21,4 +24,13 @@ func departed(c net.Conn) bool {
 func halfClosed(c net.Conn) bool {
 	tcp := tcpOf(c)
 	return tcp != nil && halfClosedByPeer(tcp)
+}
+
+// outlives reports whether a call goes on whose client left at that time: if somebody may come back for its answer, and
+// either does already or has some time left to, and nobody waits to go on in the thread.
+func (g *Gateway) outlives(e *exchange, left time.Time) bool {
+	if e.thread == "" && e.claim == "" {
+		return false
+	}
+	return e.tape.wanted() || time.Since(left) < g.opts.ResumeGrace && !g.turns.wanted(e.caller.Org, e.thread)
 }

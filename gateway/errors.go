@@ -31,6 +31,7 @@ var answers = map[fault.Kind]answer{
 	fault.Method:       {405, invalidRequest, "method_not_allowed"},
 	fault.Slow:         {408, invalidRequest, "request_timeout"},
 	fault.Conflict:     {409, invalidRequest, "conflict"},
+	fault.Gone:         {410, invalidRequest, "gone"},
 	fault.TooLarge:     {413, invalidRequest, "request_too_large"},
 	fault.MediaType:    {415, invalidRequest, "unsupported_media_type"},
 	fault.Reused:       {422, invalidRequest, "idempotency_key_reused"},

@@ -22,13 +22,16 @@ type exchange struct {
 	arrived time.Time   // arrival
 	caller  orgs.Caller // authenticate
 
-	req   *openai.ChatRequest // parse
-	named id.Thread           // parse: the thread the request names; "": a plain call
-	tags  map[string]string   // parse: what the client says that the request belongs to
-	heads map[string]string   // parse: its headers, names in lower case; only where rules may ask for them
-	fork  bool                // parse: a request that differs inside the thread goes on in a new one
-	why   string              // parse: why a provider was named, of a forward
-	again bool                // parse: of a forward, that asks what was said last; load then makes req
+	req     *openai.ChatRequest // parse
+	named   id.Thread           // parse: the thread the request names; "": a plain call
+	tags    map[string]string   // parse: what the client says that the request belongs to
+	heads   map[string]string   // parse: its headers, names in lower case; only where rules may ask for them
+	fork    bool                // parse: a request that differs inside the thread goes on in a new one
+	why     string              // parse: why a provider was named, of a forward
+	claim   string              // parse: its Idempotency-Key; "": none
+	retried bool                // parse: it is a repeat without one, by the SDK's word
+	hash    [32]byte            // parse: of what is asked
+	again   bool                // parse: of a forward, that asks what was said last; load then makes req
 
 	turn   *threads.Turn  // load; nil for a plain call
 	thread id.Thread      // load: the one the turn is in, which a fork makes; "" for a plain call
@@ -47,6 +50,7 @@ type exchange struct {
 	key  seal.Secret        // translate
 
 	opening *calls.Opening // open
+	tape    *tape          // open: what the client is given; nil if nobody can come back for it
 
 	asked  time.Time         // call: when the provider was asked
 	began  time.Time         // call: when its answer began; zero if it never did
@@ -54,10 +58,14 @@ type exchange struct {
 
 	first     time.Time           // relay: when the first piece of the answer came
 	generated *openai.Accumulator // relay: what a stream brought so far
+	told      [][2]string         // relay: what of the answer's header is told again to whoever repeats the request
 
 	charge metering.Charge // record
 	said   threads.Message // record: the answer as the thread keeps it, but for its place and time; zero for a plain call
 }
+
+// streams reports whether a stream is asked for.
+func (e *exchange) streams() bool { return e.req != nil && e.req.Stream }
 
 // viewer is the caller as threads knows one.
 func (e *exchange) viewer() threads.Viewer { return viewerOf(e.caller) }

@@ -111,6 +111,7 @@ type Options struct {
 	WriteTimeout  time.Duration // 20 s without the client taking a byte
 	Heartbeat     time.Duration // 10 s of silence in a stream before a comment is sent
 	TurnWait      time.Duration // 10 s for the turn of a thread
+	ResumeGrace   time.Duration // 30 s that a call goes on without its client, if somebody may come back for it; negative: none
 	DrainAccept   time.Duration // 5 s of accepting after readiness has gone; negative: none
 	Drain         time.Duration // 120 s for what runs to end by itself
 	DrainEnd      time.Duration // 15 s for it to record and end once it has been cancelled
@@ -149,6 +150,7 @@ func (o Options) withDefaults() Options {
 	set(&o.WriteTimeout, 20*time.Second)
 	set(&o.Heartbeat, 10*time.Second)
 	set(&o.TurnWait, 10*time.Second)
+	set(&o.ResumeGrace, 30*time.Second)
 	set(&o.DrainAccept, 5*time.Second)
 	set(&o.Drain, 2*time.Minute)
 	set(&o.DrainEnd, 15*time.Second)
@@ -173,6 +175,7 @@ type Gateway struct {
 	operator  *http.Server
 	ready     *readiness
 	turns     *turnstile
+	tapes     *tapes
 	trials    *pace // of provider keys
 	foundings *pace // of orgs
 	backlog   *backlog
@@ -190,7 +193,7 @@ type Gateway struct {
 
 // New builds a gateway. It opens nothing and starts nothing.
 func New(opts Options) *Gateway {
-	g := &Gateway{opts: opts.withDefaults(), turns: newTurnstile(), flights: newFlights(), force: make(chan struct{}), ended: make(chan struct{})}
+	g := &Gateway{opts: opts.withDefaults(), turns: newTurnstile(), tapes: newTapes(), flights: newFlights(), force: make(chan struct{}), ended: make(chan struct{})}
 	g.trials = newPace(trialsPerMinute, time.Minute, g.opts.Now)
 	g.foundings = newPace(orgsPerHour, time.Hour, g.opts.Now)
 	g.policies = newPolicies(g.opts.Rules, g.opts.Log)

@@ -26,6 +26,7 @@ type ending struct {
 	upstreamID  string
 	maybeBilled bool
 
+	given    []byte   // what the client is given, if that is complete and in one piece
 	message  []byte   // the answer's JSON, exact; nil if none came
 	others   [][]byte // choices after the first
 	usage    *openai.Usage
@@ -113,6 +114,9 @@ func (g *Gateway) recordUnit(e *exchange, end ending) (*db.Unit, *calls.Closing)
 		Org: e.caller.Org, Call: e.id, Key: e.caller.Key, User: e.caller.User, Team: e.caller.Team, Thread: e.thread,
 		Provider: e.target.Provider, Model: e.target.Model, Charge: e.charge, MaybeBilled: end.maybeBilled,
 	})
+	if e.claim != "" && end.outcome == calls.Complete {
+		g.opts.Calls.Keep(u, e.replay(end))
+	}
 	if e.thread != "" {
 		status := threads.Complete
 		if end.outcome != calls.Complete {
@@ -128,6 +132,20 @@ func (g *Gateway) recordUnit(e *exchange, end ending) (*db.Unit, *calls.Closing)
 	}
 	return u, closing
 }
+
+// replay is what is kept of a complete answer for whoever repeats its request.
+func (e *exchange) replay(end ending) *calls.Replay {
+	r := &calls.Replay{Org: e.caller.Org, Call: e.id, Header: e.told, Stream: e.req.Stream, Body: end.given}
+	if r.Stream {
+		r.Body = e.tape.with(done)
+	} else {
+		r.Header = append(r.Header, e.price()...)
+	}
+	return r
+}
+
+// done is the data of the last event of a complete stream.
+var done = []byte("[DONE]")
 
 // provenance is where an answer came from: what was known when its call was opened, and when it was closed.
 func provenance(call id.Request, opened, closed calls.Facts, attempts int) threads.Provenance {

@@ -11,7 +11,6 @@ import (
 	"threadhub/calls"
 	"threadhub/internal/chaos"
 	"threadhub/internal/fault"
-	"threadhub/internal/sse"
 	"threadhub/openai"
 )
 
@@ -47,6 +46,8 @@ type relay struct {
 	kept     kept // what the client was given, should this process die
 	recorded bool
 
+	left time.Time // when the client left, of a call that goes on for whoever comes back; under mu
+
 	// While Read waits, the beat may write to the connection: fasthttp has flushed all it had and is waiting too.
 	mu      sync.Mutex
 	chunked bool // the answer is, so that a heartbeat can be put between two pieces; not to HTTP/1.0 clients
@@ -67,6 +68,8 @@ func (g *Gateway) relay(x *request, e *exchange) {
 	x.rc.Response.Header.Set("Cache-Control", "no-cache")
 	x.rc.Response.Header.Set("X-Accel-Buffering", "no")
 	x.rc.Response.ImmediateHeaderFlush = true // so that a heartbeat can never come before the head
+	e.told = x.told()
+	e.tape.begin(e.told)
 	// Ending the context closes the provider's stream, which ends a Next that waits.
 	r.unwatch = context.AfterFunc(ctx, func() { _ = e.answer.Stream.Close() })
 	r.keep()
@@ -113,7 +116,7 @@ func (r *relay) fill() {
 func (r *relay) broken() {
 	err := fault.From(errPanicked)
 	r.x.ended(err.Code, err)
-	r.out = append(r.out, errorEvent(err)...)
+	r.out = r.e.tape.event(r.out, errorBody(err))
 	defer func() {
 		if v := recover(); v != nil {
 			r.g.panicked(v)
@@ -126,6 +129,7 @@ func (r *relay) broken() {
 	}
 	r.ended = true
 	r.recorded = r.g.record(r.e, r.ending(err)) == nil
+	r.g.tapes.end(r.e.tape, false)
 }
 
 // errPanicked stands for a panic that was caught.
@@ -178,7 +182,7 @@ func (r *relay) next() error {
 		cost, status := priced(r.g.charge(r.e, r.e.generated.Usage(), r.e.generated.TextBytes()))
 		chunk.Payload = openai.AppendUsageCost(chunk.Payload, chunk.UsageSpan, cost, status)
 	}
-	r.out = sse.AppendData(r.out, chunk.Payload)
+	r.out = r.e.tape.event(r.out, chunk.Payload)
 	return nil
 }
 
@@ -198,11 +202,12 @@ func (r *relay) end(err error) {
 	}
 	if err != nil {
 		r.x.ended(fault.From(err).Code, err)
-		r.out = append(r.out, errorEvent(err)...)
-		return
+		r.out = r.e.tape.event(r.out, errorBody(err))
+	} else {
+		r.x.ended("done", nil)
+		r.out = r.e.tape.event(r.out, done)
 	}
-	r.x.ended("done", nil)
-	r.out = sse.AppendData(r.out, []byte("[DONE]"))
+	r.g.tapes.end(r.e.tape, err == nil)
 }
 
 // ending is what the stream has brought, and err the reason if that is not all.
@@ -221,8 +226,42 @@ func (r *relay) ending(err error) ending {
 	return end
 }
 
-// Close is called by fasthttp once, when the body is through or the client could not be written to.
+// Close is called by fasthttp once, when the body is through or the client could not be written to. Of a client that has
+// left somebody may come back for the rest of the answer: it is taken then, on a goroutine that ends with the answer, or
+// when nobody has come.
 func (r *relay) Close() error {
+	if !r.ended && r.over == nil && !r.slow() && r.outlives() {
+		go r.runOn()
+		return nil
+	}
+	return r.close()
+}
+
+func (r *relay) runOn() {
+	defer r.close() //nolint:errcheck // nobody is there to be told
+	for !r.ended {
+		r.fill()
+	}
+}
+
+// slow reports whether the client has not taken a byte for too long.
+func (r *relay) slow() bool { return time.Since(r.wrote) >= r.g.opts.WriteTimeout }
+
+// outlives notes that the client has left, and reports whether the call goes on.
+func (r *relay) outlives() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.stays()
+}
+
+func (r *relay) stays() bool {
+	if r.left.IsZero() {
+		r.left = time.Now()
+	}
+	return r.g.outlives(r.e, r.left)
+}
+
+func (r *relay) close() error {
 	defer r.release()
 	defer r.e.leave()
 	defer func() {
@@ -235,7 +274,7 @@ func (r *relay) Close() error {
 	if !r.ended {
 		if r.over == nil {
 			r.over = errClientGone
-			if time.Since(r.wrote) >= r.g.opts.WriteTimeout {
+			if r.slow() {
 				r.over = errClientSlow
 			}
 			r.cancel(r.over)
@@ -243,6 +282,9 @@ func (r *relay) Close() error {
 		r.end(r.over)
 	}
 	r.kept.close(r.recorded)
+	if r.recorded && r.read == len(r.out) && r.left.IsZero() && !departed(r.conn) {
+		r.e.tape.reached()
+	}
 	r.unwatch()
 	r.cancel(context.Canceled)
 	return r.e.answer.Stream.Close()
@@ -261,8 +303,8 @@ func (r *relay) tick() {
 	if r.ctx.Err() != nil {
 		return
 	}
-	if departed(r.conn) {
-		r.cancel(errClientGone)
+	if !r.left.IsZero() || departed(r.conn) {
+		r.gone()
 		return
 	}
 	silent := time.Since(r.spoke)
@@ -271,13 +313,22 @@ func (r *relay) tick() {
 	if r.waiting && r.chunked && (next <= 0 || ask) {
 		r.asked = r.asked || ask
 		if _, err := r.conn.Write(heartbeat); err != nil {
-			r.cancel(errClientGone)
+			r.gone()
 			return
 		}
 		r.spoke = time.Now()
 		next = r.g.opts.Heartbeat
 	}
 	r.beat.Reset(min(max(next, time.Millisecond), departureLook))
+}
+
+// gone looks after a stream whose client has left. r.mu is held.
+func (r *relay) gone() {
+	if !r.stays() {
+		r.cancel(errClientGone)
+		return
+	}
+	r.beat.Reset(departureLook)
 }
 
 // departureLook is how often a silent stream's connection is looked at.

@@ -29,6 +29,7 @@ type request struct {
 	params  []string // by the order of the pattern's wildcards
 	flight  *flight
 	line    logLine
+	answers id.Request // the call whose answer is given; "": its own
 	raw     []byte
 	taken   bool
 }

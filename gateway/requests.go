@@ -12,20 +12,10 @@ import (
 
 // getRequest answers GET /v1/requests/{id}: what became of a call.
 func (g *Gateway) getRequest(x *request) {
-	c, err := g.opts.Calls.Call(x.ctx, x.caller.Org, id.Request(x.param("id")))
+	c, err := g.seenCall(x, id.Request(x.param("id")))
 	if err != nil {
 		x.fail(err)
 		return
-	}
-	if c.Thread != "" { // a private thread's calls are as private as it, a deleted one's gone, whoever has its name now
-		t, err := g.opts.Threads.Thread(x.ctx, x.caller.Org, c.Thread, x.viewer())
-		if fault.Is(err, fault.NotFound) || err == nil && c.OpenedAt.Before(t.CreatedAt.Add(-sameUnit)) {
-			err = calls.Absent()
-		}
-		if err != nil {
-			x.fail(err)
-			return
-		}
 	}
 	lines, err := metering.Lines(x.ctx, g.opts.Store, x.caller.Org, c.ID)
 	if err != nil {
@@ -33,6 +23,20 @@ func (g *Gateway) getRequest(x *request) {
 		return
 	}
 	x.json(200, shapeOfCall(c, lines))
+}
+
+// seenCall is a call of the caller's org that the caller may know of: a private thread's calls are as private as it, a
+// deleted one's gone, whoever has its name now.
+func (g *Gateway) seenCall(x *request, call id.Request) (*calls.Call, error) {
+	c, err := g.opts.Calls.Call(x.ctx, x.caller.Org, call)
+	if err != nil || c.Thread == "" {
+		return c, err
+	}
+	t, err := g.opts.Threads.Thread(x.ctx, x.caller.Org, c.Thread, x.viewer())
+	if fault.Is(err, fault.NotFound) || err == nil && c.OpenedAt.Before(t.CreatedAt.Add(-sameUnit)) {
+		err = calls.Absent()
+	}
+	return c, err
 }
 
 // sameUnit is more than lies between a call and the thread it makes, by the store's clock.

@@ -32,6 +32,9 @@ type Route struct {
 
 	handler func(*Gateway, *request)
 
+	// repeats says that the route knows Idempotency-Key.
+	repeats bool
+
 	// foreign says, of a caller whose role is not enough, whether what the request names is not there for it: then it is
 	// told that, and nothing of its role. nil: the path names nothing but an org.
 	foreign func(*Gateway, *request) error
@@ -48,19 +51,20 @@ func (g *Gateway) routes() []Route {
 		{Method: "GET", Pattern: "/health", Needs: Open, handler: (*Gateway).health},
 		{Method: "GET", Pattern: "/v1/models", Needs: Read, handler: (*Gateway).models},
 		{Method: "GET", Pattern: "/v1/models/{id...}", Needs: Read, handler: (*Gateway).model},
-		{Method: "POST", Pattern: "/v1/chat/completions", Needs: Write, handler: (*Gateway).chat},
+		{Method: "POST", Pattern: "/v1/chat/completions", Needs: Write, handler: (*Gateway).chat, repeats: true},
 		{Method: "GET", Pattern: "/v1/requests/{id}", Needs: Read, handler: (*Gateway).getRequest},
-		{Method: "POST", Pattern: "/api/threads", Needs: Write, handler: (*Gateway).createThread, foreign: (*Gateway).foreignBody},
-		{Method: "POST", Pattern: "/api/threads/", Needs: Write, handler: (*Gateway).createThread, foreign: (*Gateway).foreignBody},
+		{Method: "GET", Pattern: "/v1/requests/{id}/stream", Needs: Read, handler: (*Gateway).resume},
+		{Method: "POST", Pattern: "/api/threads", Needs: Write, handler: (*Gateway).createThread, foreign: (*Gateway).foreignBody, repeats: true},
+		{Method: "POST", Pattern: "/api/threads/", Needs: Write, handler: (*Gateway).createThread, foreign: (*Gateway).foreignBody, repeats: true},
 		{Method: "GET", Pattern: "/api/threads", Needs: Read, handler: (*Gateway).listThreads},
 		{Method: "GET", Pattern: "/api/threads/", Needs: Read, handler: (*Gateway).listThreads},
 		{Method: "GET", Pattern: "/api/threads/{id}", Needs: Read, handler: (*Gateway).getThread},
 		{Method: "PATCH", Pattern: "/api/threads/{id}", Needs: Write, handler: (*Gateway).changeThread, foreign: (*Gateway).foreignThread},
 		{Method: "DELETE", Pattern: "/api/threads/{id}", Needs: Write, handler: (*Gateway).deleteThread, foreign: (*Gateway).foreignThread},
 		{Method: "GET", Pattern: "/api/threads/{id}/export", Needs: Read, handler: (*Gateway).exportThread},
-		{Method: "POST", Pattern: "/api/threads/{id}/messages", Needs: Write, handler: (*Gateway).addMessage, foreign: (*Gateway).foreignThread},
+		{Method: "POST", Pattern: "/api/threads/{id}/messages", Needs: Write, handler: (*Gateway).addMessage, foreign: (*Gateway).foreignThread, repeats: true},
 		{Method: "POST", Pattern: "/api/threads/{id}/fork", Needs: Write, handler: (*Gateway).forkThread, foreign: (*Gateway).foreignThread},
-		{Method: "POST", Pattern: "/api/threads/{id}/forward", Needs: Write, handler: (*Gateway).forward, foreign: (*Gateway).foreignThread},
+		{Method: "POST", Pattern: "/api/threads/{id}/forward", Needs: Write, handler: (*Gateway).forward, foreign: (*Gateway).foreignThread, repeats: true},
 		{Method: "POST", Pattern: "/api/router/choose", Needs: Read, handler: (*Gateway).chooseRoute},
 		{Method: "GET", Pattern: "/api/router/rules", Needs: Read, handler: (*Gateway).getRules},
 		{Method: "PUT", Pattern: "/api/router/rules", Needs: Admin, handler: (*Gateway).putRules, foreign: (*Gateway).foreignBody},

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"runtime/debug"
@@ -85,7 +86,7 @@ func (g *Gateway) begin(rc *fasthttp.RequestCtx) *request {
 func (x *request) finish() {
 	rc := x.rc
 	h := &rc.Response.Header
-	h.Set("X-Request-Id", string(x.id))
+	h.Set("X-Request-Id", string(cmp.Or(x.answers, x.id)))
 	h.Set("X-Content-Type-Options", "nosniff")
 	if x.route != nil && x.route.isV1() {
 		h.Set("Openai-Processing-Ms", strconv.FormatInt(time.Since(x.arrived).Milliseconds(), 10))

@@ -47,6 +47,13 @@ func (t *turnstile) enter(ctx context.Context, org id.Org, thread id.Thread, wai
 	return nil, false
 }
 
+// wanted reports whether anybody waits to get into the thread.
+func (t *turnstile) wanted(org id.Org, thread id.Thread) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.lines[turnKey{org, thread}]) > 1
+}
+
 func (t *turnstile) leave(k turnKey, me chan struct{}) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -14,22 +14,24 @@ import (
 // to find out, before there is an answer, but an interim response; the one that every client of HTTP/1.1 has always had
 // to skip (RFC 9110, 15.2) is 100 Continue.
 type watch struct {
-	conn   net.Conn
-	cancel context.CancelCauseFunc
+	conn     net.Conn
+	cancel   context.CancelCauseFunc
+	outlives func(left time.Time) bool // whether the request goes on though the client left then; nil: it does not
 
 	mu    sync.Mutex
 	timer *time.Timer
 	asked bool // whether a half-closed client is still there; true from the start for HTTP/1.0, which knows no interim
 	over  bool
+	left  time.Time
 }
 
 // stillThere is what a half-closed client is sent.
 var stillThere = []byte("HTTP/1.1 100 Continue\r\n\r\n")
 
-func (g *Gateway) watch(x *request) *watch {
+func (g *Gateway) watch(x *request, outlives func(left time.Time) bool) *watch {
 	ctx, cancel := context.WithCancelCause(x.ctx)
 	x.ctx = ctx
-	w := &watch{conn: x.conn(), cancel: cancel, asked: !x.rc.Request.Header.IsHTTP11()}
+	w := &watch{conn: x.conn(), cancel: cancel, outlives: outlives, asked: !x.rc.Request.Header.IsHTTP11()}
 	w.mu.Lock()
 	w.timer = time.AfterFunc(departureLook, w.look)
 	w.mu.Unlock()
@@ -41,18 +43,30 @@ func (w *watch) look() {
 	defer w.mu.Unlock()
 	switch {
 	case w.over:
-	case departed(w.conn):
-		w.cancel(errClientGone)
+	case !w.left.IsZero() || departed(w.conn):
+		w.gone()
 	default:
 		if !w.asked && halfClosed(w.conn) {
 			w.asked = true
 			if _, err := w.conn.Write(stillThere); err != nil {
-				w.cancel(errClientGone)
+				w.gone()
 				return
 			}
 		}
 		w.timer.Reset(departureLook)
 	}
+}
+
+// gone looks after a request whose client has left. w.mu is held.
+func (w *watch) gone() {
+	if w.left.IsZero() {
+		w.left = time.Now()
+	}
+	if w.outlives == nil || !w.outlives(w.left) {
+		w.cancel(errClientGone)
+		return
+	}
+	w.timer.Reset(departureLook)
 }
 
 func (w *watch) stop() {

@@ -10,19 +10,33 @@ import (
 
 // whole records an answer that came in one piece and gives it to the client, byte for byte.
 func (g *Gateway) whole(x *request, e *exchange) {
-	a, err := g.finish(x, e)
+	a, err := g.finish(x, e, e.answer.Body)
 	if err != nil {
 		x.fail(err)
 		return
 	}
 	x.rc.SetContentType("application/json")
 	x.rc.SetBody(a.Raw)
+	g.given(e, a.Raw)
 }
 
-// finish records an answer that came in one piece, and tells in headers what is known of it.
-func (g *Gateway) finish(x *request, e *exchange) (*openai.Answer, error) {
+// given ends the tape of an answer in one piece.
+func (g *Gateway) given(e *exchange, body []byte) {
+	if e.tape == nil {
+		return
+	}
+	e.tape.begin(append(e.told, e.price()...))
+	e.tape.whole(body)
+	g.tapes.end(e.tape, true)
+}
+
+// finish records an answer that came in one piece, and tells in headers what is known of it. given is what is kept for
+// whoever repeats the request; nil if that is the message in the thread.
+func (g *Gateway) finish(x *request, e *exchange, given []byte) (*openai.Answer, error) {
+	g.answerHeaders(x, e)
+	e.told = x.told()
 	e.first = time.Now()
-	end := ending{outcome: calls.Complete, state: calls.OK, status: e.answer.Status, upstreamID: e.answer.UpstreamID}
+	end := ending{outcome: calls.Complete, state: calls.OK, status: e.answer.Status, upstreamID: e.answer.UpstreamID, given: given}
 	a, err := openai.ParseAnswer(e.answer.Body)
 	if a != nil {
 		end.usage, end.served, end.outBytes, end.sources = a.Usage, a.Model, a.TextBytes(), a.Sources
@@ -43,16 +57,22 @@ func (g *Gateway) finish(x *request, e *exchange) (*openai.Answer, error) {
 	if rerr := g.record(e, end); rerr != nil && err == nil {
 		err = rerr
 	}
-	g.answerHeaders(x, e)
 	if err != nil {
+		g.tapes.end(e.tape, false)
 		return nil, err
 	}
-	cost, status := priced(e.charge)
-	h := &x.rc.Response.Header
-	if cost != "" {
-		h.Set("X-Threadhub-Cost-Usd", cost)
+	for _, pair := range e.price() {
+		x.rc.Response.Header.Set(pair[0], pair[1])
 	}
-	h.Set("X-Threadhub-Cost-Status", status)
-	h.Set("X-Threadhub-Overhead-Ms", e.overhead())
+	x.rc.Response.Header.Set("X-Threadhub-Overhead-Ms", e.overhead())
 	return a, nil
+}
+
+// price is what the header of an answer in one piece tells of its cost.
+func (e *exchange) price() (pairs [][2]string) {
+	cost, status := priced(e.charge)
+	if cost != "" {
+		pairs = append(pairs, [2]string{"X-Threadhub-Cost-Usd", cost})
+	}
+	return append(pairs, [2]string{"X-Threadhub-Cost-Status", status})
 }

@@ -122,6 +122,7 @@ func openServer(ctx context.Context, cfg *config.Config, logTo io.Writer) (_ *se
 		WriteTimeout: cfg.Timeouts.Write,
 		Heartbeat:    cfg.Timeouts.Heartbeat,
 		TurnWait:     max(cfg.Threads.TurnWait, time.Millisecond), // 0 would be the default
+		ResumeGrace:  orNone(cfg.Streams.ResumeGrace),
 		DrainAccept:  orNone(cfg.Timeouts.DrainAccept),
 		Drain:        orNone(cfg.Timeouts.Drain),
 	})
@@ -149,9 +150,10 @@ func (s *server) settle(ctx context.Context, catalogue *metering.Catalogue) erro
 	return nil
 }
 
-// tidy clears deleted threads away when they have been kept for long enough: once an hour, and oftener where they are kept
-// for less.
+// tidy clears deleted threads away when they have been kept for long enough, and what was kept for repeats of requests:
+// once an hour, and threads oftener where they are kept for less.
 func (s *server) tidy(ctx context.Context) {
+	s.background(ctx, calls.Janitor{Calls: s.storage.calls, Orgs: s.storage.orgs.All, Log: s.log}.Run)
 	keep := s.cfg.Threads.KeepDeleted
 	janitor := &threads.Janitor{
 		Threads: s.storage.threads, Orgs: s.storage.orgs.All, Keep: keep, Every: min(max(keep/8, time.Second), time.Hour), Log: s.log,

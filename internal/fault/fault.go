@@ -26,6 +26,7 @@ const (
 	Method                   // 405
 	Slow                     // 408: the client took too long to send
 	Conflict                 // 409: right request, wrong moment
+	Gone                     // 410: it was there, and is kept no longer
 	TooLarge                 // 413
 	MediaType                // 415
 	Reused                   // 422: one idempotency key, two bodies
