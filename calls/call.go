@@ -82,7 +82,7 @@ type Opening struct {
 	Owner    id.Owner
 	FirstSeq int    // of its input messages
 	NIn      int    // how many there are
-	Claim    string // its Idempotency-Key; "": none
+	Claim    string // stands for its Idempotency-Key; "": none
 	Finger   int64  // of what makes two requests the same, for a first look
 	BodyHash []byte // of the same, whole
 	HoldPico int64

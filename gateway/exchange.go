@@ -28,7 +28,7 @@ type exchange struct {
 	heads   map[string]string   // parse: its headers, names in lower case; only where rules may ask for them
 	fork    bool                // parse: a request that differs inside the thread goes on in a new one
 	why     string              // parse: why a provider was named, of a forward
-	claim   string              // parse: its Idempotency-Key; "": none
+	claim   string              // parse: a hash of its Idempotency-Key; "": none
 	retried bool                // parse: it is a repeat without one, by the SDK's word
 	hash    [32]byte            // parse: of what is asked
 	again   bool                // parse: of a forward, that asks what was said last; load then makes req

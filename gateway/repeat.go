@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -46,7 +47,10 @@ func (x *request) claims(e *exchange) error {
 	if len(x.rc.Request.Header.PeekAll("Idempotency-Key")) > 0 && (key == "" || len(key) > maxClaim || !printable([]byte(key))) {
 		return fault.New(fault.Invalid, "an Idempotency-Key is 1 to %d printable characters", maxClaim).WithParam("Idempotency-Key").WithCode("invalid_idempotency_key")
 	}
-	e.claim = key
+	if key != "" {
+		hash := sha256.Sum256([]byte(key)) // whatever clients put there, it is kept as little as their API keys
+		e.claim = base64.RawURLEncoding.EncodeToString(hash[:])
+	}
 	e.hash = x.whatIsAsked()
 	return nil
 }

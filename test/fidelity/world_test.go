@@ -110,6 +110,7 @@ func payloads(t *rapid.T, stream []byte) (list []string) {
 		if strings.HasPrefix(event, ":") {
 			continue
 		}
+		_, event, _ = strings.Cut(event, "\n") // its id
 		payload, ok := strings.CutPrefix(event, "data: ")
 		if !ok || strings.Contains(payload, "\n") {
 			t.Fatalf("an event that is not one line of data: %q", event)

@@ -23,8 +23,8 @@ type world struct {
 func newWorld(t *testing.T, store string) *world {
 	t.Helper()
 	w := &world{sim: rig.Simulator(t, simulator.Options{})}
-	// A silent stream finds out by its heartbeat that the client has left.
-	house := rig.NewHouse(t, rig.Options{Database: rig.Stores[store](t), Sim: w.sim, Env: []string{"THREADHUB_TIMEOUTS__HEARTBEAT=1s"}})
+	// A silent stream finds out by its heartbeat that the client has left. Nobody comes back for an answer here.
+	house := rig.NewHouse(t, rig.Options{Database: rig.Stores[store](t), Sim: w.sim, Env: []string{"THREADHUB_TIMEOUTS__HEARTBEAT=1s", "THREADHUB_STREAMS__RESUME_GRACE=0s"}})
 	w.writer = house.Seed("sdk", "writer@example.com", "admin")
 	w.reader = house.Seed("sdk", "reader@example.com", "viewer")
 	w.gw = house.Serve()

@@ -160,7 +160,7 @@ func (w *world) misplace() {
 	chat(good, "Cookie", "session="+key)
 	chat(good, "Content-Type", words)
 	chat(good, "Content-Encoding", key)
-	chat(good, "Idempotency-Key", key)
+	chat(strings.ReplaceAll(good, words, "what has such a key is kept for a day"), "Idempotency-Key", key)
 	w.sendMisplaced("POST", "/v1/chat/completions", "", good, "Authorization", "Basic "+key)
 	w.sendMisplaced("POST", "/v1/chat/completions", "", good, "Authorization", key)
 	w.sendMisplaced("POST", "/v1/chat/completions", key+"x", good)

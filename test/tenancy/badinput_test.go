@@ -135,8 +135,10 @@ func badInput(o *tenant) []bad {
 		{name: "a form", body: "model=x", header: []string{"Content-Type", "application/x-www-form-urlencoded"}, status: 415, code: "unsupported_media_type", param: "Content-Type"},
 		{name: "multipart", body: fine, header: []string{"Content-Type", "multipart/form-data; boundary=b"}, status: 415, code: "unsupported_media_type", param: "Content-Type"},
 		{name: "text", body: fine, header: []string{"Content-Type", "text/plain"}, status: 415, code: "unsupported_media_type", param: "Content-Type"},
-		{name: "idempotency key", body: fine, header: []string{"Idempotency-Key", "abc"}, status: 400, code: "not_supported", param: "Idempotency-Key"},
-		{name: "idempotency key on a thread", path: "/api/threads", body: `{}`, header: []string{"Idempotency-Key", "abc"}, status: 400, code: "not_supported", param: "Idempotency-Key"},
+		{name: "idempotency key of 256", body: fine, header: []string{"Idempotency-Key", strings.Repeat("k", 256)}, status: 400, code: "invalid_idempotency_key", param: "Idempotency-Key"},
+		{name: "idempotency key of nothing", body: fine, header: []string{"Idempotency-Key", ""}, status: 400, code: "invalid_idempotency_key", param: "Idempotency-Key"},
+		{name: "idempotency key on a thread", path: "/api/threads", body: `{}`, header: []string{"Idempotency-Key", "\u00e9"}, status: 400, code: "invalid_idempotency_key", param: "Idempotency-Key"},
+		{name: "idempotency key where none is known", path: "/api/teams", body: `{}`, header: []string{"Idempotency-Key", "abc"}, status: 400, code: "not_supported", param: "Idempotency-Key"},
 
 		{name: "key of bad bytes", raw: rawChat("Authorization: Bearer th_\x80\x81"), status: 400, code: "malformed_api_key"},
 		{name: "control byte in a header", raw: rawChat("Authorization: Bearer %s\r\nX-Thread-Id: a\x01b"), status: 400, code: "malformed_request"},
@@ -217,7 +219,7 @@ func badInput(o *tenant) []bad {
 	for _, later := range []string{
 		"POST /v1/embeddings", "POST /v1/responses", "GET /v1/responses/resp_1", "POST /v1/conversations", "GET /v1/conversations/conv_1",
 		"POST /v1/completions", "POST /v1/images/generations", "POST /v1/audio/speech", "POST /v1/moderations", "GET /v1/files",
-		"GET /v1/requests/req_1/stream", "PATCH /api/threads/" + o.shared + "/title",
+		"GET /v1/requests/req_1/streams", "PATCH /api/threads/" + o.shared + "/title",
 		"GET /api/usage", "PUT /api/budgets", "GET /api/audit",
 		"GET /metrics", "GET /debug/pprof/", "GET /health/ready", "GET /v1//models", "GET /v1/../v1/models", "GET /", "POST /chat/completions",
 	} {

@@ -43,12 +43,13 @@ var routes = map[string]struct {
 	"POST /v1/chat/completions": {aThread, func(o *tenant, id string) ask {
 		return ask{path: "/v1/chat/completions", body: chatBody(o.model, "and then?"), header: []string{"X-Thread-Id", id}}
 	}, threadID},
-	"GET /v1/requests/{id}": {aCall, func(_ *tenant, id string) ask { return ask{path: "/v1/requests/" + id} }, callID},
-	"POST /api/threads":     {anOrg, newThread("/api/threads"), orgID},
-	"POST /api/threads/":    {anOrg, newThread("/api/threads/"), orgID},
-	"GET /api/threads":      {anOrg, listed("/api/threads"), orgID},
-	"GET /api/threads/":     {anOrg, listed("/api/threads/"), orgID},
-	"GET /api/threads/{id}": {aThread, func(_ *tenant, id string) ask { return ask{path: "/api/threads/" + id} }, threadID},
+	"GET /v1/requests/{id}":        {aCall, func(_ *tenant, id string) ask { return ask{path: "/v1/requests/" + id} }, callID},
+	"GET /v1/requests/{id}/stream": {aCall, func(_ *tenant, id string) ask { return ask{path: "/v1/requests/" + id + "/stream"} }, callID},
+	"POST /api/threads":            {anOrg, newThread("/api/threads"), orgID},
+	"POST /api/threads/":           {anOrg, newThread("/api/threads/"), orgID},
+	"GET /api/threads":             {anOrg, listed("/api/threads"), orgID},
+	"GET /api/threads/":            {anOrg, listed("/api/threads/"), orgID},
+	"GET /api/threads/{id}":        {aThread, func(_ *tenant, id string) ask { return ask{path: "/api/threads/" + id} }, threadID},
 	"PATCH /api/threads/{id}": {aThread, func(o *tenant, id string) ask {
 		return ask{path: "/api/threads/" + id, body: `{"title":"` + o.canary + `","description":"changed"}`}
 	}, threadID},
