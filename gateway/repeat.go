@@ -116,13 +116,11 @@ func (g *Gateway) repeat(x *request, e *exchange) (done bool) {
 			g.replay(x, c)
 			return true
 		}
-		if t := g.tapes.call(c.Call, x.who()); t != nil {
-			if g.hear(x, t, e.streams()) {
-				return true
-			}
-			continue // it came to nothing: the claim is free, or about to be
+		if t := g.tapes.call(c.Call, x.who()); t != nil && g.hear(x, t, e.streams()) {
+			return true
 		}
-		// Another process has it, or one that died, whose call is settled in a while. No connection is held meanwhile.
+		// It came to nothing, and the claim is free in a moment; or another process has it, or one that died, whose call is
+		// settled in a while. No connection is held meanwhile.
 		if err := pauseFor(x.ctx, wait); err != nil {
 			x.fail(err)
 			return true
