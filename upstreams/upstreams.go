@@ -25,6 +25,8 @@ type Request struct {
 	Attempt string      // our name for the attempt, sent as X-Client-Request-Id so that both sides' logs can be compared
 	Header  http.Header // the caller's headers that this provider understands (allow-listed by Forward); may be nil
 
+	Unsupported Policy // what becomes of what of Body the provider cannot be told
+
 	// Warnings name what of Body the provider is not told, as "dropped=seed;reason=…". Translate sets
 	// them, and Chat may add what a whole answer turned out to lack.
 	Warnings []string

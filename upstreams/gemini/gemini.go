@@ -39,7 +39,7 @@ type dialect struct {
 }
 
 func (d dialect) translate(r *upstreams.Request) (upstreams.Words, error) {
-	t := translation{model: traitsOf(r.Model)}
+	t := translation{model: traitsOf(r.Model), Losses: upstreams.Losses{Policy: r.Unsupported}}
 	body, err := t.request(r.Body)
 	if err != nil {
 		return nil, err
@@ -47,7 +47,7 @@ func (d dialect) translate(r *upstreams.Request) (upstreams.Words, error) {
 	return &words{
 		path:     address(r.Model, r.Stream),
 		body:     body,
-		warnings: t.warnings,
+		warnings: t.Warnings,
 		model:    r.Model,
 		searches: t.searches,
 		logprobs: t.logprobs,

@@ -1,6 +1,7 @@
 package gemini
 
 import (
+	"cmp"
 	"fmt"
 	"net/url"
 	"path"
@@ -12,8 +13,8 @@ import (
 // files is where Gemini keeps what was uploaded to it.
 const files = "https://generativelanguage.googleapis.com/"
 
-// mediaPart appends part i of message n, which is no text. whole says that it is a part of its own, and not inside the
-// answer of a tool, where less may stand beside the data.
+// mediaPart appends part i of message n, which is no text; nothing if it is left out. whole says that it is a part of its
+// own, and not inside the answer of a tool, where less may stand beside the data.
 func (t *translation) mediaPart(dst []byte, n, i int, part gjson.Result, whole bool) []byte {
 	param := place(n, fmt.Sprintf(".content[%d]", i))
 	w := object{b: append(dst, '{')}
@@ -29,6 +30,9 @@ func (t *translation) mediaPart(dst []byte, n, i int, part gjson.Result, whole b
 	default:
 		t.unsupported(param+".type", "gemini has no content parts of this type")
 	}
+	if w.n == 0 {
+		return dst
+	}
 	return append(w.b, '}')
 }
 
@@ -39,7 +43,7 @@ func (t *translation) image(w *object, param string, v gjson.Result, whole bool)
 	}
 	t.located(w, param, at, "image/jpeg")
 	switch detail := v.Get("detail").Str; {
-	case detail == "" || detail == "auto":
+	case detail == "" || detail == "auto" || w.n == 0:
 	case (detail == "low" || detail == "high") && whole && !t.model.old && !t.model.gemma:
 		w.raw("mediaResolution", `{"level":"MEDIA_RESOLUTION_`+strings.ToUpper(detail)+`"}`)
 	default:
@@ -53,14 +57,16 @@ func (t *translation) ownImage(n int, v gjson.Result) {
 	if at.Type != gjson.String {
 		return
 	}
-	c := &t.contents
-	c.part("model")
-	w := object{b: append(c.b, '{')}
-	t.located(&w, place(n, ".images"), at, "image/png")
-	if s := signed(v.Get("extra_content.google.thought_signature")); s != "" && !t.model.gemma {
-		w.raw("thoughtSignature", s)
-	}
-	c.b = append(w.b, '}')
+	t.contents.try("model", func(dst []byte) []byte {
+		w := object{b: append(dst, '{')}
+		if t.located(&w, place(n, ".images"), at, "image/png"); w.n == 0 {
+			return dst
+		}
+		if s := signed(v.Get("extra_content.google.thought_signature")); s != "" && !t.model.gemma {
+			w.raw("thoughtSignature", s)
+		}
+		return append(w.b, '}')
+	})
 }
 
 func (t *translation) audio(w *object, param string, v gjson.Result) {
@@ -148,18 +154,17 @@ func (t *translation) remote(w *object, param string, at gjson.Result, otherwise
 		t.invalid("invalid_value", param, "the address cannot be read")
 		return
 	}
+	ending := byEnding[strings.ToLower(path.Ext(u.Path))]
+	if ending == "image/svg+xml" {
+		t.unsupported(param, "gemini does not take SVG")
+		return
+	}
 	w.key("fileData")
 	w.b = append(w.b, '{')
 	if host := strings.TrimPrefix(strings.ToLower(u.Hostname()), "www."); !strings.HasPrefix(at.Str, files) && host != "youtube.com" && host != "youtu.be" {
-		media, ok := byEnding[strings.ToLower(path.Ext(u.Path))]
-		if !ok {
-			media = otherwise
-		}
-		if media == "image/svg+xml" {
-			t.unsupported(param, "gemini does not take SVG")
-		}
+		media := cmp.Or(ending, otherwise)
 		w.b = append(append(append(w.b, `"mimeType":"`...), media...), `",`...)
-		t.warn("unchecked=" + strings.Trim(plain(lastMember(param)), ".") + ";reason=not_fetched")
+		t.Warn("unchecked=" + strings.Trim(plain(lastMember(param)), ".") + ";reason=not_fetched")
 	}
 	w.b = append(append(append(w.b, `"fileUri":`...), at.Raw...), '}')
 }

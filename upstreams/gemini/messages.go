@@ -35,6 +35,18 @@ func (c *contents) part(role string) {
 	c.role, c.parts, c.calls = role, 1, 0
 }
 
+// try writes a part; nothing where write appends nothing, which it then reports.
+func (c *contents) try(role string, write func(dst []byte) []byte) (some bool) {
+	before := *c
+	c.part(role)
+	from := len(c.b)
+	if c.b = write(c.b); len(c.b) == from {
+		*c = before
+		return false
+	}
+	return true
+}
+
 // text writes a part of text, a JSON string, with a signature if there is one. Without both it writes nothing: Gemini
 // refuses empty texts.
 func (c *contents) text(role, text, signature string) {
@@ -374,7 +386,7 @@ func (t *translation) args(dst []byte, arguments gjson.Result) []byte {
 	case text[0] == '{' && gjson.Valid(text):
 		return append(dst, text...)
 	}
-	t.warn("changed=tool_calls.arguments;reason=no_object")
+	t.Warn("changed=tool_calls.arguments;reason=no_object")
 	if arguments.Type == gjson.String {
 		text = arguments.Raw
 	}
@@ -430,10 +442,14 @@ func (t *translation) answer(n int, content gjson.Result) (text string, media []
 		if part.Get("type").Str == "text" {
 			texts = append(texts, part.Get("text").String())
 		} else {
-			if len(media) > 0 {
+			before := len(media)
+			if before > 0 {
 				media = append(media, ',')
 			}
-			media = t.mediaPart(media, n, i, part, false)
+			from := len(media)
+			if media = t.mediaPart(media, n, i, part, false); len(media) == from {
+				media = media[:before]
+			}
 		}
 		return t.err == nil
 	})
@@ -466,7 +482,7 @@ func (t *translation) flush() {
 	}
 }
 
-// user writes a turn of the user.
+// user writes a turn of the user. What is asked now must not be lost to the last part.
 func (t *translation) user(n int, content gjson.Result) {
 	if !content.IsArray() {
 		if content.Type == gjson.String {
@@ -474,13 +490,17 @@ func (t *translation) user(n int, content gjson.Result) {
 		}
 		return
 	}
+	before, lost := len(t.contents.b), false
 	each(content, func(i int, part gjson.Result) bool {
 		if part.Get("type").Str == "text" && part.Get("text").Type == gjson.String {
 			t.contents.text("user", part.Get("text").Raw, "")
-		} else {
-			t.contents.part("user")
-			t.contents.b = t.mediaPart(t.contents.b, n, i, part, true)
+			return true
 		}
+		some := t.contents.try("user", func(dst []byte) []byte { return t.mediaPart(dst, n, i, part, true) })
+		lost = lost || !some
 		return t.err == nil
 	})
+	if lost && n == t.turn && len(t.contents.b) == before {
+		t.fail(cannot(place(n, ".content"), "gemini can be told nothing of what message %d asks", n))
+	}
 }

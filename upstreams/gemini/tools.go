@@ -38,14 +38,16 @@ func (t *translation) tools(out []byte) []byte {
 		return t.err == nil
 	})
 	if functions > maxFunctions {
-		t.unsupported("tools", "gemini takes at most %d functions", maxFunctions)
+		t.fail(cannot("tools", "gemini takes at most %d functions", maxFunctions))
 	}
 	if functions > 0 {
 		w.b = append(w.b, `]}`...)
 	}
-	switch {
-	case t.searches && functions > 0 && t.model.old:
+	if t.searches && functions > 0 && t.model.old {
 		t.unsupported("web_search_options", "gemini before 3 searches the web only in requests without functions")
+		t.searches = false
+	}
+	switch {
 	case t.searches && functions > 0:
 		w.b = append(w.b, `,{"googleSearch":{}}`...)
 	case t.searches:
@@ -149,22 +151,30 @@ func (t *translation) mode() (mode string, names []string) {
 	if !v.Exists() {
 		return "", nil
 	}
+	lost := false
 	name := func(f gjson.Result) {
 		n := f.Get("function.name")
 		if f.Get("type").Str != "function" || n.Type != gjson.String {
 			t.unsupported("tool_choice", "gemini can be made to call functions only")
+			lost = true
+			return
 		}
 		names = append(names, n.Raw)
 	}
 	switch v.Get("type").Str {
 	case "function":
-		name(v)
+		if name(v); lost {
+			return "", nil
+		}
 		return "ANY", names
 	case "allowed_tools":
 		each(v.Get("allowed_tools.tools"), func(_ int, f gjson.Result) bool {
 			name(f)
 			return true
 		})
+		if lost && len(names) == 0 {
+			return "", nil
+		}
 		if v.Get("allowed_tools.mode").Str == "required" {
 			return "ANY", names
 		}

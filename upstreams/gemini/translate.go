@@ -9,6 +9,7 @@ import (
 	"github.com/tidwall/gjson"
 
 	"threadhub/internal/fault"
+	"threadhub/upstreams"
 )
 
 // maxRequest is how many bytes Gemini takes, media and all.
@@ -17,9 +18,9 @@ const maxRequest = 20 << 20
 // translation puts one request into Gemini's words. The first thing that cannot be carried is kept in err; what is
 // written after it is of no use.
 type translation struct {
-	model    traits
-	warnings []string
-	err      error
+	upstreams.Losses
+	model traits
+	err   error
 
 	searches bool // Gemini is to search the web, and will say where it found what
 	logprobs bool // the client asked for them
@@ -121,7 +122,9 @@ func (t *translation) member(name string, v gjson.Result) {
 		t.unsupported(name, "functions are given as tools here")
 	case "user", "safety_identifier", "metadata", "store", "prediction", "verbosity", "logit_bias", "moderation",
 		"prompt_cache_key", "prompt_cache_retention", "prompt_cache_options":
-		t.dropped(name, "unsupported")
+		if !upstreams.Idle(name, v.Raw) {
+			t.dropped(name, "unsupported")
+		}
 	default:
 		t.dropped(name, "unknown")
 	}
@@ -134,9 +137,17 @@ func (t *translation) fail(err error) {
 	}
 }
 
-// unsupported fails for what Gemini has no way to do, and nobody would want left out.
+// unsupported is for what Gemini has no way to do, and few would want left out: it fails, or else the caller leaves it
+// out.
 func (t *translation) unsupported(param, format string, args ...any) {
-	t.fail(fault.New(fault.Invalid, format, args...).WithCode("unsupported_parameter").WithParam(param))
+	if err := t.Contract(cannot(param, format, args...)); err != nil {
+		t.fail(err)
+	}
+}
+
+// cannot is the error for what Gemini has no way to do.
+func cannot(param, format string, args ...any) error {
+	return fault.New(fault.Invalid, format, args...).WithCode("unsupported_parameter").WithParam(param)
 }
 
 // invalid fails for what is not as the API says.
@@ -144,22 +155,10 @@ func (t *translation) invalid(code, param, format string, args ...any) {
 	t.fail(fault.New(fault.Invalid, format, args...).WithCode(code).WithParam(param))
 }
 
-// dropped warns that field was left out; reason is one word.
+// dropped leaves a hint out; reason is one word.
 func (t *translation) dropped(field, reason string) {
-	t.warn("dropped=" + plain(field) + ";reason=" + reason)
-}
-
-// maxWarnings bounds a header.
-const maxWarnings = 24
-
-func (t *translation) warn(text string) {
-	for _, w := range t.warnings {
-		if w == text {
-			return
-		}
-	}
-	if len(t.warnings) < maxWarnings {
-		t.warnings = append(t.warnings, text)
+	if err := t.Hint(plain(field), reason); err != nil {
+		t.fail(err)
 	}
 }
 
@@ -288,6 +287,7 @@ func (t *translation) candidates() string {
 	n, _ := t.integer("n", t.chat.n)
 	if n > 8 {
 		t.unsupported("n", "gemini gives at most 8 choices")
+		n = 1
 	}
 	if n <= 1 {
 		return ""
@@ -343,9 +343,11 @@ func (t *translation) responseFormat(w *object) {
 	case "json_object", "json_schema":
 	default:
 		t.unsupported("response_format.type", "gemini answers in text or JSON")
+		return
 	}
 	if t.model.old && (t.searches || t.chat.tools.IsArray() && t.chat.tools.Get("#").Int() > 0) {
 		t.unsupported("response_format", "gemini before 3 gives JSON only to requests without tools")
+		return
 	}
 	w.raw("responseMimeType", `"application/json"`)
 	schema := v.Get("json_schema.schema")
@@ -355,13 +357,14 @@ func (t *translation) responseFormat(w *object) {
 	w.key("responseJsonSchema")
 	var s schemas
 	w.b = s.append(w.b, schema)
-	if s.lost == "" {
-		return
+	lost := "response_format.json_schema.schema." + s.lost
+	switch {
+	case s.lost == "":
+	case v.Get("json_schema.strict").Bool():
+		t.unsupported(lost, "gemini has no %q in schemas", s.lost)
+	default:
+		t.dropped(lost, "unsupported")
 	}
-	if v.Get("json_schema.strict").Bool() {
-		t.unsupported("response_format", "gemini has no %q in schemas", s.lost)
-	}
-	t.dropped("response_format.json_schema.schema."+s.lost, "unsupported")
 }
 
 // thinking writes how hard to think: the client's own thinking_config, or what the effort means to the model. Thoughts

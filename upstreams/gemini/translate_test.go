@@ -194,7 +194,7 @@ func TestRequests(t *testing.T) {
 		{"nulls", "gemini-3.8-flash", hi, `"max_tokens":null,"temperature":null,"stop":null,"seed":null,"tools":null,"tool_choice":null,"response_format":null,"reasoning_effort":null,"user":null,"audio":null,"functions":null,"extra_body":null,"web_search_options":null`, "", ""},
 		{"no penalties for 2.5", "gemini-2.5-flash", hi, `"presence_penalty":0.5,"frequency_penalty":1`, "", "dropped=presence_penalty;reason=model, dropped=frequency_penalty;reason=model"},
 		{
-			"hints", "gemini-3.8-flash", hi, `"metadata":{"a":"b"},"store":true,"logit_bias":{},"new_thing":1,"odd, thing\n":2,"service_tier":"scale","stream_options":null`, "",
+			"hints", "gemini-3.8-flash", hi, `"metadata":{"a":"b"},"store":true,"logit_bias":{"1":2},"new_thing":1,"odd, thing\n":2,"service_tier":"scale","stream_options":null`, "",
 			"dropped=metadata;reason=unsupported, dropped=store;reason=unsupported, dropped=logit_bias;reason=unsupported, dropped=new_thing;reason=unknown, dropped=other;reason=unknown, dropped=service_tier;reason=unsupported",
 		},
 		{"tiers", "gemini-3.8-flash", hi, `"service_tier":"default"`, `"serviceTier":"standard"`, ""},
@@ -255,7 +255,7 @@ func TestRefusedRequests(t *testing.T) {
 		{"half a seed", "gemini-3.8-flash", hi, `"seed":1.5`, "invalid_type", "seed"},
 		{"stops that are none", "gemini-3.8-flash", hi, `"stop":[1]`, "invalid_type", "stop"},
 		{"an unknown format", "gemini-3.8-flash", hi, `"response_format":{"type":"grammar"}`, "unsupported_parameter", "response_format.type"},
-		{"a strict schema that asks too much", "gemini-3.8-flash", hi, `"response_format":{"type":"json_schema","json_schema":{"strict":true,"schema":{"items":{"not":{}}}}}`, "unsupported_parameter", "response_format"},
+		{"a strict schema that asks too much", "gemini-3.8-flash", hi, `"response_format":{"type":"json_schema","json_schema":{"strict":true,"schema":{"items":{"not":{}}}}}`, "unsupported_parameter", "response_format.json_schema.schema.not"},
 		{"JSON beside tools, formerly", "gemini-2.5-flash", hi, `"response_format":{"type":"json_object"},"tools":[{"type":"function","function":{"name":"f"}}]`, "unsupported_parameter", "response_format"},
 		{"search beside functions, formerly", "gemini-2.5-flash", hi, `"web_search_options":{},"tools":[{"type":"function","function":{"name":"f"}}]`, "unsupported_parameter", "web_search_options"},
 		{"tools of another kind", "gemini-3.8-flash", hi, `"tools":[{"type":"function","function":{"name":"f"}},{"type":"custom","custom":{"name":"g"}}]`, "unsupported_parameter", "tools[1].type"},

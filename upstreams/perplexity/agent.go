@@ -50,7 +50,7 @@ type agent struct {
 
 // translateAgent puts r into the words of the Agent API. search is the tool_choice that makes a Sonar model search.
 func translateAgent(r *upstreams.Request, search string) (upstreams.Words, error) {
-	a := &agent{chat: read(r.Body)}
+	a := &agent{chat: read(r)}
 	a.out = append(make([]byte, 0, len(r.Body)+512), '{')
 	preset, sonar := presets[a.model]
 	off := a.take("disable_search") == "true"
@@ -82,7 +82,7 @@ func translateAgent(r *upstreams.Request, search string) (upstreams.Words, error
 		return nil, err
 	}
 	return &agentWords{
-		request: append(a.out, '}'), warnings: a.warnings, functions: a.functions, model: a.model, searches: sonar && !off,
+		request: append(a.out, '}'), warnings: a.lost.Warnings, functions: a.functions, model: a.model, searches: sonar && !off,
 	}, nil
 }
 
@@ -114,7 +114,7 @@ func (a *agent) format() error {
 	case value == "" || kind == "text":
 		return nil
 	case kind != "json_schema":
-		return cannot("response_format", "perplexity takes a response_format of type json_schema only, not %q", clean(kind))
+		return a.cannot("response_format", "perplexity takes a response_format of type json_schema only, not %q", clean(kind))
 	}
 	schema := f.Get("json_schema")
 	if schema.Get("name").Str != "" || !schema.IsObject() {
@@ -232,7 +232,9 @@ func (a *agent) declare(callable bool) error {
 		case hosted[kind]:
 			a.out = append(comma(a.out), tool.Raw...)
 		default:
-			return cannot("tools["+strconv.Itoa(i)+"]", "perplexity has no tools of type %q", clean(kind))
+			if err := a.cannot("tools["+strconv.Itoa(i)+"]", "perplexity has no tools of type %q", clean(kind)); err != nil {
+				return err
+			}
 		}
 	}
 	for _, f := range elements(gjson.Parse(a.take("functions"))) {
@@ -277,7 +279,10 @@ func (a *agent) choose(choice string, sonar bool, search string) error {
 	case isObject(choice) && hosted[kind]:
 		a.out = raw(a.out, "tool_choice", choice)
 	case isObject(choice):
-		return cannot("tool_choice", "perplexity cannot be made to choose tools of type %q", clean(kind))
+		if err := a.cannot("tool_choice", "perplexity cannot be made to choose tools of type %q", clean(kind)); err != nil {
+			return err
+		}
+		return a.choose("", sonar, search)
 	case choice == "" || choice == `"auto"` || choice == `"none"`:
 		if sonar {
 			a.out = raw(a.out, "tool_choice", search)

@@ -8,6 +8,7 @@ import (
 	"github.com/tidwall/gjson"
 
 	"threadhub/internal/fault"
+	"threadhub/upstreams"
 )
 
 // chat is a chat request of the OpenAI dialect, taken apart. Its values are JSON as the client wrote it, and share one
@@ -17,7 +18,8 @@ type chat struct {
 	messages []message
 	current  int // what the client asks now begins with this message, the last of a user; what is before it is history
 	fields   []field
-	warnings []string
+	lost     upstreams.Losses
+	err      error // the first of what may not be left out
 }
 
 // field is a top-level member, and whether it has found its place.
@@ -33,10 +35,10 @@ type message struct {
 	calls, call, callID string // tool_calls; function_call of older clients; tool_call_id
 }
 
-// read takes a body apart that openai.ParseChat has read before.
-func read(body []byte) *chat {
-	c := &chat{}
-	for key, v := range members(gjson.ParseBytes(body)) {
+// read takes the body of a request apart that openai.ParseChat has read before.
+func read(r *upstreams.Request) *chat {
+	c := &chat{lost: upstreams.Losses{Policy: r.Unsupported}}
+	for key, v := range members(gjson.ParseBytes(r.Body)) {
 		switch {
 		case !given(v):
 		case key.Str == "model":
@@ -113,18 +115,10 @@ const (
 	notSearched = "not_searched"
 )
 
-// Warnings of one request. Who writes hundreds of unknown members does not read as many warnings.
-const maxWarnings = 24
-
-// dropped notes that something of the request is not told. The name may be a stranger's, and goes into a header.
+// dropped leaves out what the answer is right without. The name may be a stranger's, and goes into a header.
 func (c *chat) dropped(name, reason string) {
-	w := "dropped=" + clean(name) + ";reason=" + reason
-	switch {
-	case slices.Contains(c.warnings, w) || len(c.warnings) > maxWarnings:
-	case len(c.warnings) == maxWarnings:
-		c.warnings = append(c.warnings, "dropped=more;reason="+unsupported)
-	default:
-		c.warnings = append(c.warnings, w)
+	if err := c.lost.Hint(clean(name), reason); c.err == nil {
+		c.err = err
 	}
 }
 
@@ -140,26 +134,14 @@ func clean(name string) string {
 }
 
 // contracts are the members an answer has to keep: a client that set one of them would get something else than it asked
-// for. idle are the values, of these and of others, that ask for nothing.
+// for. idle are the values of members of Perplexity's own that ask for nothing.
 var (
 	contracts = []string{"audio", "logprobs", "modalities", "n", "top_logprobs"}
 	idle      = map[string][]string{
 		"enable_search_classifier":         {"false"},
-		"frequency_penalty":                {"0", "0.0"},
-		"logit_bias":                       {"{}"},
-		"logprobs":                         {"false"},
-		"metadata":                         {"{}"},
-		"modalities":                       {`["text"]`},
-		"n":                                {"1", "1.0"},
-		"parallel_tool_calls":              {"true"},
-		"presence_penalty":                 {"0", "0.0"},
 		"return_images":                    {"false"},
 		"return_related_questions":         {"false"},
 		"search_mode":                      {`"web"`},
-		"service_tier":                     {`"auto"`, `"default"`},
-		"stop":                             {"[]"},
-		"store":                            {"false"},
-		"top_logprobs":                     {"0"},
 		"image_results_enhanced_relevance": {"false"},
 	}
 )
@@ -172,24 +154,31 @@ var known = []string{
 	"search_mode", "seed", "service_tier", "stop", "store", "stream_mode", "top_k", "user", "verbosity",
 }
 
-// rest deals with what has found no place: an error for what must be kept, a warning for the rest.
+// rest deals with what has found no place. Its error is the first of all that may not be left out.
 func (c *chat) rest() error {
 	for _, f := range c.fields {
 		switch {
-		case f.taken || slices.Contains(idle[f.name], f.value):
+		case f.taken || slices.Contains(idle[f.name], f.value) || upstreams.Idle(f.name, f.value):
 		case slices.Contains(contracts, f.name):
-			return cannot(f.name, "perplexity has no %s", f.name)
+			if err := c.cannot(f.name, "perplexity has no %s", f.name); err != nil {
+				return err
+			}
 		case slices.Contains(known, f.name):
 			c.dropped(f.name, unsupported)
 		default:
 			c.dropped(f.name, unknown)
 		}
 	}
-	return nil
+	return c.err
 }
 
-// cannot is the error for what cannot be carried and cannot be left out.
-func cannot(param, format string, args ...any) error {
+// cannot is the error for what cannot be carried and few would want left out; nil where it is left out all the same.
+func (c *chat) cannot(param, format string, args ...any) error {
+	return c.lost.Contract(refused(param, format, args...))
+}
+
+// refused is the error for what cannot be carried and cannot be left out.
+func refused(param, format string, args ...any) error {
 	return fault.New(fault.Invalid, format, args...).WithCode("unsupported_parameter").WithParam(param)
 }
 

@@ -102,11 +102,24 @@ func (a *agent) content(i int, m *message) (some bool, err error) {
 	some = len(a.out) > from
 	if !some {
 		a.out = append(a.out[:from-1], `""`...)
-		return false, nil
+		return false, a.emptied(i, m)
 	}
 	a.out = append(a.out, ']')
 	return true, nil
 }
+
+// emptied is the error of what is said now and lost its last part; nil if it was empty from the start, or is history.
+func (c *chat) emptied(i int, m *message) error {
+	for _, part := range elements(gjson.Parse(m.content)) {
+		if kind := part.Get("type").Str; !c.past(i) && !slices.Contains(textual, kind) {
+			return refused(place(i, ".content"), "perplexity can be told nothing of what message %d says", i)
+		}
+	}
+	return nil
+}
+
+// textual are the parts that are told whatever is in them.
+var textual = []string{"text", "input_text", "output_text"}
 
 // part writes one part of a content.
 func (a *agent) part(where string, past bool, part gjson.Result) error {
@@ -127,11 +140,11 @@ func (a *agent) part(where string, past bool, part gjson.Result) error {
 			return nil
 		}
 		if !past {
-			return cannot(where, "perplexity takes images by https or data URLs only")
+			return a.cannot(where, "perplexity takes images by https or data URLs only")
 		}
 	default:
 		if !past {
-			return cannot(where, "perplexity takes no content of type %q", clean(kind))
+			return a.cannot(where, "perplexity takes no content of type %q", clean(kind))
 		}
 	}
 	a.dropped("messages.content."+kind, unsupported)

@@ -38,7 +38,7 @@ type turn struct {
 type call struct{ id, name string }
 
 func translateSonar(r *upstreams.Request) (upstreams.Words, error) {
-	s := &sonar{chat: read(r.Body)}
+	s := &sonar{chat: read(r)}
 	s.out = append(make([]byte, 0, len(r.Body)+512), '{')
 	s.out = quoted(member(s.out, "model"), s.model)
 	if err := s.conversation(); err != nil {
@@ -66,7 +66,7 @@ func translateSonar(r *upstreams.Request) (upstreams.Words, error) {
 	if err := s.rest(); err != nil {
 		return nil, err
 	}
-	return &sonarWords{request: append(s.out, '}'), warnings: s.warnings}, nil
+	return &sonarWords{request: append(s.out, '}'), warnings: s.lost.Warnings}, nil
 }
 
 func (s *sonar) effort() {
@@ -107,7 +107,7 @@ func (s *sonar) format() error {
 	case "json_schema", "regex":
 		s.out = raw(s.out, "response_format", value)
 	default:
-		return cannot("response_format", "perplexity takes a response_format of type json_schema only, not %q", clean(kind))
+		return s.cannot("response_format", "perplexity takes a response_format of type json_schema only, not %q", clean(kind))
 	}
 	return nil
 }
@@ -116,7 +116,9 @@ func (s *sonar) format() error {
 func (s *sonar) tools() error {
 	for _, name := range []string{"tool_choice", "function_call"} {
 		if v := s.take(name); v != "" && v != `"auto"` && v != `"none"` {
-			return cannot(name, "perplexity's Sonar models call no tools")
+			if err := s.cannot(name, "perplexity's Sonar models call no tools"); err != nil {
+				return err
+			}
 		}
 	}
 	for _, name := range []string{"tools", "functions"} {
@@ -203,21 +205,29 @@ func (s *sonar) speak(user bool, text string) {
 
 func (s *sonar) user(i int, m *message) error {
 	s.speak(true, body(m.content))
+	some := false
 	for n, part := range elements(gjson.Parse(m.content)) {
 		switch kind := part.Get("type").Str; kind {
 		case "text":
-			s.speak(true, body(part.Get("text").Raw))
+			text := body(part.Get("text").Raw)
+			s.speak(true, text)
+			some = some || text != ""
 		case "image_url", "file_url", "pdf_url", "video_url":
+			some = true
 			t := s.turn(true)
 			t.parts, t.images = append(comma(t.parts), part.Raw...), true
 		default:
-			if !s.past(i) {
-				return cannot(place(i, ".content["+strconv.Itoa(n)+"]"), "perplexity takes no content of type %q", clean(kind))
+			if s.past(i) {
+				s.dropped("messages.content."+kind, unsupported)
+			} else if err := s.cannot(place(i, ".content["+strconv.Itoa(n)+"]"), "perplexity takes no content of type %q", clean(kind)); err != nil {
+				return err
 			}
-			s.dropped("messages.content."+kind, unsupported)
 		}
 	}
-	return nil
+	if some {
+		return nil
+	}
+	return s.emptied(i, m)
 }
 
 // assistant says what the model said, and tells of what it called.
