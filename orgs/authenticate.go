@@ -100,7 +100,7 @@ func (s *Service) standing(ctx context.Context, org id.Org, key id.Key) (known, 
 	k := known{Caller: Caller{Org: org, Key: key}}
 	found := false
 	err := s.store.Query(ctx, org, db.Query{
-		SQL: `SELECT u.user_id, COALESCE(u.team_id, ''), CAST(u.role AS text), k.expires_at, k.read_only, k.models, k.providers, o.window_policy
+		SQL: `SELECT u.user_id, COALESCE(u.team_id, ''), CAST(u.role AS text), k.expires_at, k.read_only, k.models, k.providers, k.on_unsupported, o.window_policy
 			FROM api_keys k
 			JOIN users u ON u.org_id = k.org_id AND u.user_id = k.user_id
 			JOIN orgs o ON o.org_id = k.org_id
@@ -110,7 +110,7 @@ func (s *Service) standing(ctx context.Context, org id.Org, key id.Key) (known, 
 		Each: func(r db.Row) error {
 			var expires db.Time
 			found = true
-			err := r.Scan(&k.User, &k.Team, &k.Role, &expires, &k.ReadOnly, (*nameList)(&k.Models), (*nameList)(&k.Providers), &k.WindowPolicy)
+			err := r.Scan(&k.User, &k.Team, &k.Role, &expires, &k.ReadOnly, (*nameList)(&k.Models), (*nameList)(&k.Providers), &k.OnUnsupported, &k.WindowPolicy)
 			k.expires, k.Expiring = expires.Time, !expires.IsZero()
 			return err
 		},

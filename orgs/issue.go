@@ -26,15 +26,17 @@ type KeyInfo struct {
 	ReadOnly   bool
 	Models     []string // patterns; empty: all
 	Providers  []string // empty: all
+
+	OnUnsupported string // see KeySpec
 }
 
-const keysSQL = `SELECT key_id, user_id, name, created_at, expires_at, disabled_at, revoked_at, read_only, models, providers FROM api_keys
+const keysSQL = `SELECT key_id, user_id, name, created_at, expires_at, disabled_at, revoked_at, read_only, models, providers, on_unsupported FROM api_keys
 	WHERE org_id = $1`
 
 func scanKey(r db.Row) (k KeyInfo, err error) {
 	var created, expires, disabled, revoked db.Time
 	var models, providers nameList
-	err = r.Scan(&k.ID, &k.User, &k.Name, &created, &expires, &disabled, &revoked, &k.ReadOnly, &models, &providers)
+	err = r.Scan(&k.ID, &k.User, &k.Name, &created, &expires, &disabled, &revoked, &k.ReadOnly, &models, &providers, &k.OnUnsupported)
 	k.CreatedAt, k.ExpiresAt, k.DisabledAt, k.RevokedAt = created.Time, expires.Time, disabled.Time, revoked.Time
 	k.Models, k.Providers = models, providers
 	return k, err
@@ -92,6 +94,8 @@ type KeySpec struct {
 	ReadOnly  bool      // good for reading alone, whatever its user's role
 	Models    []string  // patterns of models it is good for, * in them is anything; empty: all
 	Providers []string  // those it is good for; empty: all
+
+	OnUnsupported string // what becomes of what a provider cannot be told: "drop" or "reject"; "": as the route says
 }
 
 const (
@@ -124,6 +128,14 @@ func checkProviders(names []string) error {
 	return nil
 }
 
+func checkOnUnsupported(word string) error {
+	switch word {
+	case "", "drop", "reject":
+		return nil
+	}
+	return fault.New(fault.Invalid, "on_unsupported is \"drop\", \"reject\" or null").WithCode("invalid_value").WithParam("on_unsupported")
+}
+
 // lastExpiry is the last year a key may end in: stores keep no time beyond 2262.
 const lastExpiry = 2200
 
@@ -145,7 +157,7 @@ func (s *Service) checkExpiry(at time.Time) error {
 // CreateKey makes an API key and returns it, the only time it can be seen. Errors: fault.NotFound, user_not_found, when
 // the org has no such user, or only a disabled one; fault.Invalid.
 func (s *Service) CreateKey(ctx context.Context, org id.Org, by Actor, spec KeySpec) (seal.Secret, KeyInfo, error) {
-	err := cmp.Or(checkName(spec.Name), s.checkExpiry(spec.Expires), checkPatterns(spec.Models), checkProviders(spec.Providers))
+	err := cmp.Or(checkName(spec.Name), s.checkExpiry(spec.Expires), checkPatterns(spec.Models), checkProviders(spec.Providers), checkOnUnsupported(spec.OnUnsupported))
 	if err != nil {
 		return seal.Secret{}, KeyInfo{}, err
 	}
@@ -171,15 +183,18 @@ func (s *Service) insertKey(ctx context.Context, tx db.Tx, org id.Org, key APIKe
 	if err != nil {
 		return KeyInfo{}, nil, err
 	}
-	_, err = tx.Exec(ctx, `INSERT INTO api_keys (org_id, key_id, user_id, name, hash, expires_at, read_only, models, providers)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+	_, err = tx.Exec(ctx, `INSERT INTO api_keys (org_id, key_id, user_id, name, hash, expires_at, read_only, models, providers, on_unsupported)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`,
 		string(org), string(key.ID), string(u.ID), spec.Name, key.mac(s.pepper), db.At(tx.Dialect(), spec.Expires),
-		spec.ReadOnly, nameList(spec.Models).String(), nameList(spec.Providers).String())
+		spec.ReadOnly, nameList(spec.Models).String(), nameList(spec.Providers).String(), spec.OnUnsupported)
 	if err != nil {
 		return KeyInfo{}, nil, err
 	}
 	info, err := keyIn(ctx, tx, org, key.ID)
-	_, news := KeyChange{&spec.Name, &spec.Expires, &spec.ReadOnly, &spec.Models, &spec.Providers, nil}.to(KeyInfo{}, time.Time{})
+	_, news := KeyChange{
+		Name: &spec.Name, Expires: &spec.Expires, ReadOnly: &spec.ReadOnly, Models: &spec.Models, Providers: &spec.Providers,
+		OnUnsupported: &spec.OnUnsupported,
+	}.to(KeyInfo{}, time.Time{})
 	news["user_id"] = u.ID
 	return info, []Entry{{"key.create", string(key.ID), news}}, err
 }
@@ -192,6 +207,8 @@ type KeyChange struct {
 	Models    *[]string
 	Providers *[]string
 	Disabled  *bool // unlike a revoked key a disabled one can come back
+
+	OnUnsupported *string // "": as the route says
 }
 
 // to returns k as the change makes it, and what of it is new.
@@ -215,6 +232,9 @@ func (c KeyChange) to(k KeyInfo, now time.Time) (KeyInfo, map[string]any) {
 	if c.Providers != nil && !slices.Equal(*c.Providers, k.Providers) {
 		k.Providers, news["providers"] = *c.Providers, *c.Providers
 	}
+	if c.OnUnsupported != nil && *c.OnUnsupported != k.OnUnsupported {
+		k.OnUnsupported, news["on_unsupported"] = *c.OnUnsupported, *c.OnUnsupported
+	}
 	if c.Disabled != nil && *c.Disabled == k.DisabledAt.IsZero() {
 		k.DisabledAt, news["disabled"] = time.Time{}, *c.Disabled
 		if *c.Disabled {
@@ -237,6 +257,9 @@ func (s *Service) checkKeyChange(c KeyChange) error {
 	}
 	if c.Providers != nil {
 		errs = append(errs, checkProviders(*c.Providers))
+	}
+	if c.OnUnsupported != nil {
+		errs = append(errs, checkOnUnsupported(*c.OnUnsupported))
 	}
 	return cmp.Or(errs...)
 }
@@ -264,10 +287,10 @@ func (s *Service) UpdateKey(ctx context.Context, org id.Org, by Actor, key id.Ke
 		if k, news = c.to(was, s.now()); len(news) == 0 {
 			return nil, nil
 		}
-		_, err = tx.Exec(ctx, `UPDATE api_keys SET name = $3, expires_at = $4, disabled_at = $5, read_only = $6, models = $7, providers = $8
-			WHERE org_id = $1 AND key_id = $2`,
+		_, err = tx.Exec(ctx, `UPDATE api_keys SET name = $3, expires_at = $4, disabled_at = $5, read_only = $6, models = $7, providers = $8,
+			on_unsupported = $9 WHERE org_id = $1 AND key_id = $2`,
 			string(org), string(key), k.Name, db.At(tx.Dialect(), k.ExpiresAt), db.At(tx.Dialect(), k.DisabledAt),
-			k.ReadOnly, nameList(k.Models).String(), nameList(k.Providers).String())
+			k.ReadOnly, nameList(k.Models).String(), nameList(k.Providers).String(), k.OnUnsupported)
 		return []Entry{{"key.update", string(key), news}}, err
 	})
 	s.tell(ctx, topicKeys, string(key), err)

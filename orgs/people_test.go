@@ -215,18 +215,18 @@ func TestKeysAreChanged(t *testing.T) {
 		s, there := w.open(t, withBus(joined)), w.open(t, withBus(joined))
 		k, by := admin(t, s, "acme")
 		ends := w.now().Add(time.Hour)
-		spec := KeySpec{User: k.User, Name: "ci", Expires: ends, ReadOnly: true, Models: []string{"openai/*", "gpt-5*"}, Providers: []string{"openai"}}
+		spec := KeySpec{User: k.User, Name: "ci", Expires: ends, ReadOnly: true, Models: []string{"openai/*", "gpt-5*"}, Providers: []string{"openai"}, OnUnsupported: "reject"}
 		token, made, err := s.CreateKey(t.Context(), k.Org, by, spec)
 		if err != nil {
 			t.Fatal(err)
 		}
 		got := must[KeyInfo](t)(s.Key(t.Context(), k.Org, made.ID))
 		if got.Name != "ci" || !got.ReadOnly || !slices.Equal(got.Models, spec.Models) || !slices.Equal(got.Providers, spec.Providers) ||
-			!got.ExpiresAt.Equal(ends.Truncate(time.Microsecond)) {
+			!got.ExpiresAt.Equal(ends.Truncate(time.Microsecond)) || got.OnUnsupported != "reject" {
 			t.Fatalf("made as %+v", got)
 		}
 		for _, at := range []*Service{s, there} {
-			if c := callerOf(t, at, token); !c.ReadOnly || !slices.Equal(c.Models, spec.Models) || !slices.Equal(c.Providers, spec.Providers) || !c.Restricted() || !c.Expiring {
+			if c := callerOf(t, at, token); !c.ReadOnly || !slices.Equal(c.Models, spec.Models) || !slices.Equal(c.Providers, spec.Providers) || !c.Restricted() || !c.Expiring || c.OnUnsupported != "reject" {
 				t.Fatalf("calls as %+v", c)
 			}
 		}
@@ -234,8 +234,8 @@ func TestKeysAreChanged(t *testing.T) {
 			t.Helper()
 			return must[KeyInfo](t)(s.UpdateKey(t.Context(), k.Org, by, made.ID, c))
 		}
-		change(KeyChange{Name: ptr("build"), Expires: &time.Time{}, ReadOnly: ptr(false), Models: &[]string{}, Providers: &[]string{}})
-		if c := callerOf(t, there, token); c.Restricted() {
+		change(KeyChange{Name: ptr("build"), Expires: &time.Time{}, ReadOnly: ptr(false), Models: &[]string{}, Providers: &[]string{}, OnUnsupported: ptr("drop")})
+		if c := callerOf(t, there, token); c.Restricted() || c.OnUnsupported != "drop" {
 			t.Fatalf("freed, it calls as %+v", c)
 		}
 		lines := verify(t, s, k.Org).Lines
@@ -261,6 +261,7 @@ func TestKeysAreChanged(t *testing.T) {
 			"invalid_expiry":    {Expires: ptr(w.now())},
 			"invalid_models":    {Models: &[]string{"gpt 5"}},
 			"invalid_providers": {Providers: &[]string{"Open AI"}},
+			"invalid_value":     {OnUnsupported: ptr("ignore")},
 		} {
 			hasCode(t, second(s.UpdateKey(t.Context(), k.Org, by, made.ID, c)), fault.Invalid, code)
 		}

@@ -38,7 +38,8 @@ type Caller struct {
 	Providers []string // empty: all
 	Expiring  bool     // it ends by itself
 
-	WindowPolicy string // the org's, see OrgInfo
+	OnUnsupported string // the key's, see KeySpec
+	WindowPolicy  string // the org's, see OrgInfo
 }
 
 // Restricted reports whether the key may do less than another of the same user might.

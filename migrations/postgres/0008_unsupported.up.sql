@@ -1,0 +1,3 @@
+-- What an API key wants done with what a provider cannot be told; empty: as the route says.
+
+ALTER TABLE api_keys ADD COLUMN IF NOT EXISTS on_unsupported text NOT NULL DEFAULT '' CHECK (on_unsupported IN ('', 'drop', 'reject'));
