@@ -12,6 +12,10 @@ type Choice struct {
 	Targets []Target
 	Route   Route
 	Skipped []Skipped // rules before the one that fired, and why they did not
+
+	// OnUnsupported is what the rule says of members that the target cannot be told: "drop" leaves them out, "reject"
+	// refuses the request; "": as members of their kind are treated.
+	OnUnsupported string
 }
 
 // Skipped is a rule that did not fire.
@@ -64,7 +68,7 @@ func (r *Router) byRules(p *Policy, in Input, has func(string) bool) (c Choice, 
 			passed = append(passed, fmt.Sprintf("%s would have been used, but %s", rule.ID, why))
 			continue
 		}
-		c.Targets, c.Route = targets, Route{rule.ID, rule.Reason}
+		c.Targets, c.Route, c.OnUnsupported = targets, Route{rule.ID, rule.Reason}, rule.OnUnsupported
 		if rule.targets[0].provider != targets[0].Provider {
 			passed = append(passed, why)
 		}

@@ -36,6 +36,8 @@ type Rule struct {
 	Reason  string   `json:"reason"`
 	When    string   `json:"when,omitempty"` // "": always
 	Targets []string `json:"targets"`        // "provider", which means its default model, or "provider/model"
+
+	OnUnsupported string `json:"on_unsupported,omitempty"` // see Choice
 }
 
 // Bounds of what an org may write.
@@ -107,6 +109,8 @@ func Compile(r Rules) (*Policy, error) {
 			return nil, wrong(at+".id", "two rules have the id %q", rule.ID)
 		case len(rule.Reason) > maxText:
 			return nil, wrong(at+".reason", "a reason has up to %d bytes", maxText)
+		case rule.OnUnsupported != "" && rule.OnUnsupported != "drop" && rule.OnUnsupported != "reject":
+			return nil, wrong(at+".on_unsupported", "on_unsupported is \"drop\" or \"reject\", or is left out")
 		}
 		seen[rule.ID] = true
 		c := compiled{Rule: rule}

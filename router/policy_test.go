@@ -33,6 +33,7 @@ func TestWrongRules(t *testing.T) {
 		{"no target", rule(Rule{ID: "a"}), "rules[0].targets", "1 to 10 targets"},
 		{"a provider nobody knows", rule(Rule{ID: "a", Targets: []string{"openai", "acme/x"}}), "rules[0].targets[1]", "provider/model"},
 		{"a target without its model", rule(Rule{ID: "a", Targets: []string{"openai/"}}), "rules[0].targets[0]", "provider/model"},
+		{"a policy nobody knows", rule(Rule{ID: "a", Targets: []string{"openai"}, OnUnsupported: "ignore"}), "rules[0].on_unsupported", "drop"},
 		{"an alias for auto", Rules{Aliases: map[string][]string{"auto": {"openai"}}}, "aliases", "not auto"},
 		{"an alias for everything", Rules{Aliases: map[string][]string{"*": {"openai"}}}, "aliases", "a name"},
 		{"an alias for nothing", Rules{Aliases: map[string][]string{"fast": {}}}, "aliases.fast", "1 to 10 targets"},
