@@ -24,13 +24,15 @@ type keyShape struct {
 	ReadOnly  bool       `json:"read_only"`
 	Models    []string   `json:"models"`
 	Providers []string   `json:"providers"`
+
+	OnUnsupported *string `json:"on_unsupported"`
 }
 
 func shapeOfKey(org id.Org, k orgs.KeyInfo) keyShape {
 	return keyShape{
 		ID: k.ID, Org: org, User: k.User, Name: k.Name, CreatedAt: k.CreatedAt.UTC(), ExpiresAt: timeOrNull(k.ExpiresAt),
 		Disabled: !k.DisabledAt.IsZero(), Revoked: !k.RevokedAt.IsZero(), ReadOnly: k.ReadOnly,
-		Models: append([]string{}, k.Models...), Providers: append([]string{}, k.Providers...),
+		Models: append([]string{}, k.Models...), Providers: append([]string{}, k.Providers...), OnUnsupported: orNull(k.OnUnsupported),
 	}
 }
 
@@ -40,8 +42,8 @@ type madeKeyShape struct {
 	APIKey string `json:"api_key"`
 }
 
-// createKey answers POST /api/keys with {name?, user_id?, expires_at?, read_only?, models?, providers?}. Without a
-// user_id it is the caller's own; others' keys are the admins' to make.
+// createKey answers POST /api/keys with {name?, user_id?, expires_at?, read_only?, models?, providers?, on_unsupported?}.
+// Without a user_id it is the caller's own; others' keys are the admins' to make.
 func (g *Gateway) createKey(x *request) {
 	spec, err := x.newKey()
 	if err != nil {
@@ -53,10 +55,10 @@ func (g *Gateway) createKey(x *request) {
 }
 
 func (x *request) newKey() (orgs.KeySpec, error) {
-	f := x.fields("name", "user_id", "expires_at", "read_only", "models", "providers")
+	f := x.fields("name", "user_id", "expires_at", "read_only", "models", "providers", "on_unsupported")
 	spec := orgs.KeySpec{
 		User: id.User(or(f.text("user_id"))), Name: or(f.text("name")), Expires: or(f.time("expires_at")), ReadOnly: or(f.flag("read_only")),
-		Models: or(f.list("models")), Providers: or(f.list("providers")),
+		Models: or(f.list("models")), Providers: or(f.list("providers")), OnUnsupported: or(f.text("on_unsupported")),
 	}
 	if spec.User == "" {
 		spec.User = x.caller.User
@@ -127,13 +129,13 @@ func (g *Gateway) getKey(x *request) {
 	x.reply(200, shapeOfKey(x.caller.Org, k), err)
 }
 
-// changeKey answers PATCH /api/keys/{id} with {name?, expires_at?, disabled?, read_only?, models?, providers?}; an
-// expires_at of null is never.
+// changeKey answers PATCH /api/keys/{id} with {name?, expires_at?, disabled?, read_only?, models?, providers?,
+// on_unsupported?}; an expires_at of null is never.
 func (g *Gateway) changeKey(x *request) {
-	f := x.fields("name", "expires_at", "disabled", "read_only", "models", "providers")
+	f := x.fields("name", "expires_at", "disabled", "read_only", "models", "providers", "on_unsupported")
 	c := orgs.KeyChange{
 		Name: f.text("name"), Expires: f.time("expires_at"), Disabled: f.flag("disabled"), ReadOnly: f.flag("read_only"),
-		Models: f.list("models"), Providers: f.list("providers"),
+		Models: f.list("models"), Providers: f.list("providers"), OnUnsupported: f.text("on_unsupported"),
 	}
 	f.fail(x.unrestricted())
 	f.fail(knownProviders(or(c.Providers)))

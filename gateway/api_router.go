@@ -33,7 +33,7 @@ func (g *Gateway) chooseRoute(x *request) {
 	}
 	x.json(200, map[string]any{
 		"provider": c.Targets[0].Provider, "model": c.Targets[0].Model, "reason": c.Route.Reason, "rule": c.Route.ID,
-		"fallbacks": fallbacks, "skipped": skipped,
+		"fallbacks": fallbacks, "skipped": skipped, "on_unsupported": orNull(onUnsupported(x.caller, c)),
 	})
 }
 
@@ -138,7 +138,7 @@ func (g *Gateway) saveRules(x *request, body []byte, policy *routing.Policy, own
 func (x *request) rules() ([]byte, *routing.Policy, error) {
 	f := x.fields("rules", "aliases", "words")
 	var r routing.Rules
-	f.strict("rules", &r.Rules, "a list of rules, each with id, reason, when and targets")
+	f.strict("rules", &r.Rules, "a list of rules, each with id, reason, when, targets and perhaps on_unsupported")
 	f.strict("aliases", &r.Aliases, "lists of targets by name")
 	f.strict("words", &r.Words, "lists of words by name")
 	if f.err != nil {

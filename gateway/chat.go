@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"strings"
@@ -262,7 +263,14 @@ func (g *Gateway) route(ctx context.Context, e *exchange) error {
 		return err
 	}
 	e.target, e.route = inReach(e.caller, c.Targets), c.Route
+	e.unsupported = onUnsupported(e.caller, c)
 	return inScope(e.caller, e.target)
+}
+
+// onUnsupported is what the key says, and where it says nothing, the rule: whoever has the key knows the program that
+// asks, and a rule is for all of them.
+func onUnsupported(caller orgs.Caller, c routing.Choice) upstreams.Policy {
+	return upstreams.Policy(cmp.Or(caller.OnUnsupported, c.OnUnsupported))
 }
 
 // fit is the second half of load, which needs to know the model: what of the thread goes before the request, or what of a
@@ -364,7 +372,7 @@ func (g *Gateway) translate(ctx context.Context, e *exchange) (err error) {
 		}
 	}
 	e.body = e.req.Splice(edits)
-	e.ask = &upstreams.Request{Body: e.body, Model: e.target.Model, Stream: e.req.Stream}
+	e.ask = &upstreams.Request{Body: e.body, Model: e.target.Model, Stream: e.req.Stream, Unsupported: e.unsupported}
 	if err := g.opts.Upstreams[e.target.Provider].Translate(e.ask); err != nil {
 		return err
 	}

@@ -43,6 +43,8 @@ type exchange struct {
 
 	instead map[int][]byte // fit: the thread's own messages in place of the request's, by their places
 
+	unsupported upstreams.Policy // route: what becomes of what the provider cannot be told
+
 	hold metering.PicoUSD // admit
 
 	body []byte             // translate: in the OpenAI dialect

@@ -47,7 +47,7 @@ func TestPeopleByTheAPI(t *testing.T) {
 		for what, c := range map[string][2]string{
 			"team": {names(team), "created_at id name org_id"},
 			"user": {names(user), "created_at disabled email id name org_id role team_id"},
-			"key":  {names(key), "api_key created_at disabled expires_at id models name org_id providers read_only revoked user_id"},
+			"key":  {names(key), "api_key created_at disabled expires_at id models name on_unsupported org_id providers read_only revoked user_id"},
 		} {
 			if c[0] != c[1] {
 				t.Errorf("a %s has %s", what, c[0])
