@@ -100,6 +100,7 @@ func (g *Gateway) recordUnit(e *exchange, end ending) (*db.Unit, *calls.Closing)
 		ModelServed: clean(end.served), Status: statusOf(end.err), FinishReason: clean(end.finish),
 		Usage: openai.AppendUsage(nil, usageOf(e.charge)), CostUSD: cost, CostStatus: status,
 		LatencyMS: now.Sub(e.arrived).Milliseconds(), FirstTokenMS: sinceMS(e.arrived, e.first), OverheadMS: e.overhead(),
+		Warnings: e.ask.Warnings,
 	}
 	closing := &calls.Closing{
 		Org: e.caller.Org, ID: e.id, RecordID: string(e.id), Outcome: end.outcome, Reason: end.code, Facts: facts,

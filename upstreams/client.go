@@ -201,7 +201,7 @@ func (k *call) do(request *http.Request, r *Request) (*Answer, error) {
 	answer := &Answer{Status: k.Status, UpstreamID: k.UpstreamID, Header: k.Header}
 	stream := r != nil && r.Stream
 	if response.StatusCode == http.StatusOK && stream && isEventStream(response.Header) {
-		answer.Stream, err = k.stream(response, r.words)
+		answer.Stream, err = k.stream(response, r)
 	} else if answer.Body, err = k.whole(response, stream); r != nil && r.words != nil {
 		answer.Body, err = k.wholeTranslated(r, answer.Body, err)
 	}

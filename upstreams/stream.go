@@ -28,20 +28,21 @@ type stream struct {
 	k      *call
 	body   io.ReadCloser
 	events *sse.Reader
-	words  Words    // of a provider that speaks another dialect; nil: it does not
+	ask    *Request
+	words  Words    // ask's, of a provider that speaks another dialect; nil: it does not
 	chunks [][]byte // translated, and not yet returned
 	err    error    // what Next returns from now on
 	done   atomic.Bool
 	close  sync.Once
 }
 
-func (k *call) stream(response *http.Response, words Words) (Stream, error) {
+func (k *call) stream(response *http.Response, r *Request) (Stream, error) {
 	from, err := k.decode(response)
 	if err != nil {
 		response.Body.Close()
 		return nil, k.unread(err, false)
 	}
-	return &stream{k: k, body: response.Body, events: sse.NewReader(from, k.client.options.MaxLine), words: words}, nil
+	return &stream{k: k, body: response.Body, events: sse.NewReader(from, k.client.options.MaxLine), ask: r, words: r.words}, nil
 }
 
 // Ready reports whether Next would return without waiting for the provider: a relay asks before it flushes. It may be

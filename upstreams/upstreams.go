@@ -28,7 +28,7 @@ type Request struct {
 	Unsupported Policy // what becomes of what of Body the provider cannot be told
 
 	// Warnings name what of Body the provider is not told, as "dropped=seed;reason=…". Translate sets
-	// them, and Chat may add what a whole answer turned out to lack.
+	// them; Chat, or of a stream the Next that brings its end, may add what the answer turned out to lack.
 	Warnings []string
 
 	words Words // Translate: Body in the provider's own words; nil where those are Body's

@@ -105,6 +105,9 @@ func (s *stream) nextTranslated() ([]byte, error) {
 		}
 		s.chunks = chunks
 	}
+	if s.err != nil {
+		s.ask.Warnings = s.words.Warnings()
+	}
 	if len(s.chunks) > 0 {
 		chunk := s.chunks[0]
 		s.chunks = s.chunks[1:]
