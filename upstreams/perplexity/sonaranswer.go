@@ -45,6 +45,9 @@ func (w *sonarWords) Whole(body []byte) ([]byte, error) {
 				out = append(append(append(comma(out), key.Raw...), ':'), v.Raw...)
 			}
 		}
+		if !c.Get("logprobs").Exists() {
+			out = raw(out, "logprobs", "null")
+		}
 		out = append(out, '}')
 	}
 	out = append(out, ']')
@@ -69,6 +72,9 @@ func appendSonarMessage(dst []byte, message gjson.Result, sources []source) []by
 		} else {
 			dst = append(append(append(comma(dst), key.Raw...), ':'), v.Raw...)
 		}
+	}
+	if !message.Get("refusal").Exists() {
+		dst = raw(dst, "refusal", "null")
 	}
 	if thought != "" {
 		dst = quoted(member(dst, "reasoning_content"), thought)
