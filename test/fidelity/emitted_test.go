@@ -187,9 +187,19 @@ func live(t *testing.T, s *schema, e *exceptions) {
 	}
 	type ask struct{ text, members string }
 	all := []ask{
-		{"hello", ""}, {"hello", `"n":2`}, {"please refuse", ""}, {"call both tools", weather}, {"call the tool", weather + `,"tool_choice":"required"`},
-		{"hello", formats}, {"hello", `"reasoning_effort":"low"`}, {"hello", `"web_search_options":{}`}, {"hello", `"logprobs":true,"top_logprobs":2`},
-		{"hello", `"max_completion_tokens":2`}, {`[[sim text="" finish=length]]`, ""}, {"[[sim search=off]]", ""}, {"[[sim finish=content_filter]]", ""},
+		{"hello", ""},
+		{"hello", `"n":2`},
+		{"please refuse", ""},
+		{"call both tools", weather},
+		{"call the tool", weather + `,"tool_choice":"required"`},
+		{"hello", formats},
+		{"hello", `"reasoning_effort":"low"`},
+		{"hello", `"web_search_options":{}`},
+		{"hello", `"logprobs":true,"top_logprobs":2`},
+		{"hello", `"max_completion_tokens":2`},
+		{`[[sim text="" finish=length]]`, ""},
+		{"[[sim search=off]]", ""},
+		{"[[sim finish=content_filter]]", ""},
 	}
 	for _, fault := range []string{
 		"fault=lone_surrogate", "fault=error_mid", "fault=error_first", "fault=error_200", "fault=cut", "fault=no_done", "fault=reset_mid flush=1",

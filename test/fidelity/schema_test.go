@@ -212,6 +212,7 @@ func ofKind(t reflect.Type, raw []byte) bool {
 
 // answer, chunk and failure are what does not fit of each.
 func (s *schema) answer(body []byte) []string { return s.wrong(body, fresh[openai.ChatCompletion]()) }
+
 func (s *schema) chunk(body []byte) []string {
 	return s.wrong(body, fresh[openai.ChatCompletionChunk]())
 }
