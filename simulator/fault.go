@@ -346,7 +346,7 @@ func (x *exchange) edit(list []event, r renderer) []event {
 				e.kind == evFinish && p.fault == "no_finish"
 		})
 	case "bad_json":
-		return insert(at, event{kind: evRaw, text: "data: " + r.broken() + "\n\n"})
+		return insert(at, event{kind: evLines, text: "data: " + r.broken() + "\n\n"})
 	case "garbage":
 		return insert(at, event{kind: evRaw, text: noise + "\n\n"})
 	case "oversize":
@@ -356,7 +356,7 @@ func (x *exchange) edit(list []event, r renderer) []event {
 	case "flood":
 		return insert(at, event{kind: evFlood, text: "data: " + r.tiny() + "\n\n", count: or(p.count, 1_000_000)})
 	case "error_first":
-		i := slices.IndexFunc(list, func(e event) bool { return e.kind != evRaw })
+		i := slices.IndexFunc(list, func(e event) bool { return e.kind != evLines })
 		return append(list[:i:i], event{kind: evError, first: true})
 	case "error_mid", "echo_key":
 		return end(event{kind: evError})
@@ -379,7 +379,7 @@ func (x *exchange) edit(list []event, r renderer) []event {
 			return slices.Insert(list, place(list, 0), u)
 		}
 	case "comments_only":
-		return []event{{kind: evRaw, text: strings.Repeat(": OPENROUTER PROCESSING\n\n", 3)}}
+		return []event{{kind: evLines, text: strings.Repeat(processing, 3)}}
 	case "bom":
 		return insert(0, event{kind: evRaw, text: "\ufeff"})
 	}

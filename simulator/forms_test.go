@@ -5,11 +5,14 @@ import (
 	"bytes"
 	"compress/gzip"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 	"unicode/utf8"
@@ -17,7 +20,7 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// form is a way to ask that is not the OpenAI family's.
+// form is a way to ask a provider.
 type form struct {
 	name, provider, key string
 	path                func(stream bool) string
@@ -80,6 +83,34 @@ var forms = []form{
 		ended: func(e gjson.Result) bool { return e.Get("object").Str == "chat.completion.done" },
 		text:  "choices.0.message.content", usage: "usage", count: "prompt_tokens",
 	},
+	familyForm("openai", "gpt-4.1-mini"),
+	familyForm("openrouter", "openai/gpt-4.1-mini"),
+}
+
+// familyForm is the OpenAI family's.
+func familyForm(provider, model string) form {
+	return form{
+		name: provider, provider: provider, key: "Authorization: Bearer sk-canary-0123456789",
+		path: func(bool) string { return "/chat/completions" },
+		body: func(text string, stream, tools bool) string {
+			more := ""
+			if stream {
+				more = `,"stream":true`
+				if provider == "openai" {
+					more += `,"stream_options":{"include_usage":true}`
+				}
+			}
+			if tools {
+				more += `,"tools":[` + weather + `]`
+			}
+			return prompt(model, text, more)
+		},
+		piece: func(e gjson.Result) string { return e.Get("choices.0.delta.content").Str },
+		ended: func(e gjson.Result) bool {
+			return e.Get("choices.0.finish_reason").Type == gjson.String && !e.Get("error").Exists()
+		},
+		text: "choices.0.message.content", usage: "usage", count: "prompt_tokens",
+	}
 }
 
 const weatherSchema = `{"type":"object","properties":{"city":{"type":"string"},"unit":{"type":"string","enum":["c","f"]}},"required":["city","unit"]}`
@@ -163,7 +194,10 @@ func (p player) check(ok bool, r *reply) {
 	}
 }
 
-// formTests is what every fault looks like where it is not the OpenAI family that is played.
+// marked reports whether the form's streams end in [DONE].
+func (f *form) marked() bool { return f.name != "gemini" && f.name != "agent" }
+
+// formTests is what every fault looks like, whoever is played.
 var formTests = map[string]func(p player){
 	"reset": func(p player) {
 		r := p.play("fault=reset", true, soon)
@@ -198,7 +232,7 @@ var formTests = map[string]func(p player){
 	"no_done": func(p player) {
 		r := p.play("fault=no_done", true, soon)
 		ends := 0
-		if p.name == "sonar" {
+		if p.marked() { // it finishes before that
 			ends = 1
 		}
 		p.check(!r.cut && len(r.texts) > 5 && p.finished(r) == ends && !r.done(), r)
@@ -223,6 +257,7 @@ var formTests = map[string]func(p player){
 	},
 	"bad_json": func(p player) {
 		r := p.play("fault=bad_json", true, soon)
+		p.check(strings.Count(r.body, "\r\n") == strings.Count(r.body, "\n") || !strings.Contains(r.body, "\r"), r)
 		broken := 0
 		for _, d := range r.data {
 			if d != "[DONE]" && !json.Valid([]byte(d)) {
@@ -263,7 +298,7 @@ var formTests = map[string]func(p player){
 				if p.name == "gemini" { // its header never says when to come back
 					p.check(r.head.Get("Retry-After") == "" && strings.Contains(r.body, `"retryDelay": "7s"`) && gjson.Get(r.body, "error.status").Str != "", r)
 				} else {
-					p.check(r.head.Get("Retry-After") == "7" && gjson.Get(r.body, "error.code").Int() == int64(code), r)
+					p.check(r.head.Get("Retry-After") == "7" && (p.name == "openai" || gjson.Get(r.body, "error.code").Int() == int64(code)), r)
 				}
 			}
 		}
@@ -333,7 +368,7 @@ var formTests = map[string]func(p player){
 	},
 	"double_done": func(p player) {
 		r := p.play("fault=double_done", true, soon)
-		p.check(strings.Count(r.body, "[DONE]") == 2 && p.name == "sonar" || p.finished(r) == 2, r)
+		p.check(p.marked() && strings.Count(r.body, "[DONE]") == 2 || !p.marked() && p.finished(r) == 2, r)
 	},
 	"after_done": func(p player) {
 		r := p.play("fault=after_done", true, soon)
@@ -437,6 +472,18 @@ var formTests = map[string]func(p player){
 			p.check(p.finished(r) == 1, r)
 			return
 		}
+		if p.provider == "openai" || p.provider == "openrouter" { // they send them in pieces, each an event
+			r := p.ask(p.t, p.s, p.path(true), p.body("call the tool [[sim fault=args_split]]", true, true), soon)
+			args, pieces := "", 0
+			for _, d := range r.data {
+				if v := gjson.Get(d, "choices.0.delta.tool_calls.0.function.arguments").Str; v != "" {
+					args += v
+					pieces++
+				}
+			}
+			p.check(args == `{"city":"Tartu","unit":"c"}` && pieces == len(args), r)
+			return
+		}
 		for _, do := range []string{"fault=args_split", "fault=args_split at=7"} {
 			r := p.ask(p.t, p.s, p.path(true), p.body("call the tool [[sim "+do+"]]", true, true), soon)
 			small := 0
@@ -512,7 +559,7 @@ var formTests = map[string]func(p player){
 	},
 	"crlf": func(p player) {
 		r := p.play("fault=crlf", true, soon)
-		p.check(strings.HasSuffix(r.body, "\r\n\r\n"), r)
+		p.check(strings.HasSuffix(r.body, "\r\n\r\n") && strings.Count(r.body, "\r\n") == strings.Count(r.body, "\n"), r)
 	},
 	"lf": func(p player) {
 		r := p.play("fault=lf", true, soon)
@@ -532,7 +579,7 @@ var formTests = map[string]func(p player){
 					payload = append(payload, d)
 				}
 			}
-			if payload[0] != "[DONE]" {
+			if len(payload) > 0 && payload[0] != "[DONE]" { // else a comment
 				p.check(len(payload) == 2 && json.Valid([]byte(strings.Join(payload, "\n"))), r)
 			}
 		}
@@ -584,6 +631,40 @@ func TestEachFaultIsPlayedInEachForm(t *testing.T) {
 	}
 }
 
+// Each row of the fault matrix that is about providers has a fault, which the test above plays in each form; but two,
+// which are no matter of an answer's bytes: nobody listens (U1, see below), and another certificate or address (U24),
+// which is left to those who put TLS in front.
+func TestEachRowHasAFault(t *testing.T) {
+	rows := map[string]bool{"U1": true, "U24": true}
+	for _, f := range Faults() {
+		for _, row := range strings.Fields(f.Row) {
+			rows[row] = true
+		}
+	}
+	for n := range 25 {
+		if row := fmt.Sprintf("U%d", n+1); !rows[row] {
+			t.Errorf("nothing plays %s", row)
+		}
+	}
+	if len(rows) != 25 {
+		t.Errorf("there are more rows than in the matrix: %v", rows)
+	}
+}
+
+// U1: whoever asks a provider that is closed is refused.
+func TestNobodyListensOnceClosed(t *testing.T) {
+	s := New(Options{})
+	if err := s.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if c, err := net.Dial("tcp", s.Addr()); !errors.Is(err, syscall.ECONNREFUSED) {
+		t.Errorf("%v %v", c, err)
+	}
+}
+
 // What is true of good answers is true in each form: the stream says what the whole answer says, the usage is the same,
 // and the log holds both.
 func TestFormsAgreeWithThemselves(t *testing.T) {
@@ -594,6 +675,9 @@ func TestFormsAgreeWithThemselves(t *testing.T) {
 			"hi", "👩‍👩‍👧‍👦 你好 é \x00\"\\\n\u2028 end", "[[sim size=20000]]", "[[sim chunks=3 text=ab]]", "please refuse",
 			"[[sim prompt_tokens=2000 completion_tokens=30 cached_tokens=128 reasoning_tokens=4]]",
 		} {
+			if text == "please refuse" && (f.provider == "openai" || f.provider == "openrouter") { // they do, which is no text
+				continue
+			}
 			whole := f.ask(t, s, f.path(false), f.body(text, false, false), soon)
 			a := last(t, s)
 			r := f.ask(t, s, f.path(true), f.body(text, true, false), soon)
@@ -606,7 +690,7 @@ func TestFormsAgreeWithThemselves(t *testing.T) {
 				a.End != EndComplete || b.End != EndComplete || !b.Stream || a.Stream || a.Model == "" || a.KeyHash != KeyHash("sk-canary-0123456789") {
 				t.Errorf("%s %q: %+v and %+v", f.name, text, a.Usage, b.Usage)
 			}
-			if (f.provider == "perplexity") != (a.Usage.CostPico > 0) {
+			if (f.provider == "perplexity" || f.provider == "openrouter") != (a.Usage.CostPico > 0) {
 				t.Errorf("%s costs %d", f.name, a.Usage.CostPico)
 			}
 			for _, d := range r.data {

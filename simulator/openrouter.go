@@ -231,8 +231,8 @@ const processing = ": OPENROUTER PROCESSING\n\n"
 
 // list is the whole stream: comments, pieces, usage, [DONE].
 func (w *openRouterWriter) list() []event {
-	list := slices.Insert(w.events(false), 0, event{kind: evRaw, text: processing}, event{kind: evRaw, text: processing})
-	list = slices.Insert(list, place(list, 1), event{kind: evRaw, text: processing})
+	list := slices.Insert(w.events(false), 0, event{kind: evLines, text: processing}, event{kind: evLines, text: processing})
+	list = slices.Insert(list, place(list, 1), event{kind: evLines, text: processing})
 	return append(list, event{kind: evUsage}, event{kind: evDone})
 }
 

@@ -5,6 +5,7 @@ import (
 	"compress/gzip"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 	"unicode/utf8"
 )
@@ -34,12 +35,13 @@ const (
 	evJSON                  // text is the payload itself
 	evBody                  // text is the whole body: not a stream
 	evRaw                   // text goes into the body as it is
+	evLines                 // text is lines of an event stream, each with LF: they end as the stream's lines do
 	evFlush                 // what waits is written now
 	evWait                  // for wait
 	evStall                 // say nothing until the client leaves
 	evReset                 // RST
 	evCut                   // FIN, without the end of the body
-	evFlood                 // text, as raw bytes, over and over: count times
+	evFlood                 // evLines, over and over: count times
 )
 
 // event is one thing to send. A stream is a list of them, and a fault is an edit of that list (fault.go); they are
@@ -195,7 +197,7 @@ func (s *sender) pause(d time.Duration) error {
 		if err := s.x.wait(every); err != nil {
 			return err
 		}
-		s.write([]byte(": OPENROUTER PROCESSING\n\n"))
+		s.write(s.lines(processing))
 		if err := s.flush(); err != nil {
 			return err
 		}
@@ -210,6 +212,8 @@ func (s *sender) one(e *event) error {
 	switch e.kind {
 	case evRaw:
 		s.write([]byte(e.text))
+	case evLines:
+		s.write(s.lines(e.text))
 	case evBody:
 		s.write([]byte(e.text))
 		s.note(e.text)
@@ -220,8 +224,9 @@ func (s *sender) one(e *event) error {
 	case evStall:
 		return s.pause(-1)
 	case evFlood:
+		lines := s.lines(e.text)
 		for range e.count {
-			s.write([]byte(e.text))
+			s.write(lines)
 			if len(s.out) >= flushAt {
 				if err := s.flush(); err != nil {
 					return err
@@ -243,6 +248,9 @@ func (s *sender) one(e *event) error {
 	}
 	return nil
 }
+
+// lines gives lines the stream's line end.
+func (s *sender) lines(text string) []byte { return []byte(strings.ReplaceAll(text, "\n", s.eol)) }
 
 // data writes an event as a frame of the stream.
 func (s *sender) data(e *event) error {
