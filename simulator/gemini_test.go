@@ -166,21 +166,8 @@ func TestGeminisErrorsAreInItsWords(t *testing.T) {
 	}
 }
 
-func TestGeminiTakesEveryGoodRequest(t *testing.T) {
+func TestGeminiTakesEitherSpelling(t *testing.T) {
 	s := start(t, Options{})
-	for name, model := range map[string]string{
-		"all_fields": "gemini-3.8-flash", "continuation_2": "gemini-4-argon", "grounding": "gemini-3.8-flash", "image": "gemini-2.5-flash",
-		"json_schema": "gemini-2.5-flash", "logprobs": "gemini-2.5-flash", "plain": "gemini-2.5-flash", "response_schema": "gemini-2.5-flash",
-		"search_and_function": "gemini-3.8-flash", "thinking": "gemini-3.8-flash", "thinking_budget": "gemini-2.5-pro", "tool": "gemini-3.8-flash",
-		"tool_dummy_signature": "gemini-3.5-flash", "tool_results": "gemini-3.8-flash",
-	} {
-		for _, method := range []string{"generateContent", "streamGenerateContent?alt=sse", "streamGenerateContent"} {
-			body := fixture(t, "gemini/"+name+".req.json")
-			if r := google(t, s, model+":"+method, body); r.code != 200 || r.cut {
-				t.Errorf("%s: %d %s", name, r.code, r.body)
-			}
-		}
-	}
 	snaky := `{"contents":[{"role":"user","parts":[{"inline_data":{"mime_type":"image/png","data":"_-8"}},{"text":"hi"}]}],` +
 		`"system_instruction":{"parts":{"text":"S"}},"generation_config":{"max_output_tokens":"50","top_p":0.5,"seed":null}}`
 	if r := google(t, s, "gemini-2.5-flash-lite:generateContent", snaky); r.code != 200 || !strings.Contains(r.body, "I can see 2 messages") {
@@ -328,7 +315,7 @@ func TestGeminiRefusesWhatItRefuses(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := google(t, s, c.model+":generateContent", c.body)
-			if r.code != c.code || !strings.Contains(r.body, c.says) || c.code != 200 && gjson.Get(r.body, "error.status").Str == "" {
+			if r.code != c.code || !strings.Contains(r.body, c.says) || c.code != 200 && !inItsWords("gemini", r.code, r.body) {
 				t.Errorf("%d %s", r.code, r.body)
 			}
 			if a := last(t, s); (c.code != 200) != (a.End == EndRejected) || c.code != 200 && a.Reason == "" || string(a.Body) != c.body {

@@ -30,6 +30,9 @@ var openAISnapshots = map[string]string{
 	"gpt-5-mini": "gpt-5-mini-2025-08-07", "gpt-5-nano": "gpt-5-nano-2025-08-07", "o3": "o3-2025-04-16", "o4-mini": "o4-mini-2025-04-16",
 }
 
+// openAIUnlisted are known too.
+var openAIUnlisted = []string{"gpt-4o-search-preview", "gpt-4o-mini-search-preview"}
+
 var openAIRules = rules{known: openAIMembers, strict: true}
 
 func (o openAI) serve(x *exchange) error {
@@ -89,7 +92,7 @@ func masked(key string) string {
 }
 
 func (openAI) knows(id string) bool {
-	if strings.HasPrefix(id, "sim-") || slices.Contains(openAIModels, id) {
+	if strings.HasPrefix(id, "sim-") || slices.Contains(openAIModels, id) || slices.Contains(openAIUnlisted, id) {
 		return true
 	}
 	for _, snapshot := range openAISnapshots {

@@ -180,9 +180,58 @@ func (r rules) basics(m map[string]gjson.Result, q *chatRequest) *failure {
 	} else if v.Exists() && v.Type != gjson.Null && v.Type != gjson.String && !v.IsArray() {
 		return wrongType("stop", "one of a string or array of strings", v)
 	}
+	if r.strict {
+		if f := worded(m); f != nil {
+			return f
+		}
+	}
 	q.effort = m["reasoning_effort"].String()
 	if v := m["reasoning"]; !r.strict && v.IsObject() {
 		q.reasoning = v.Get("effort").String() != "none" && !(v.Get("enabled").Exists() && !v.Get("enabled").Bool()) && !v.Get("exclude").Bool()
+	}
+	return nil
+}
+
+// texts are the members that are strings; where there are words, one of these.
+var texts = []struct {
+	name  string
+	words []string
+}{
+	{"reasoning_effort", []string{"none", "minimal", "low", "medium", "high", "xhigh", "max"}},
+	{"verbosity", []string{"low", "medium", "high"}},
+	{"service_tier", []string{"auto", "default", "flex", "scale", "priority", "fast"}},
+	{"user", nil}, {"safety_identifier", nil}, {"prompt_cache_key", nil},
+}
+
+// worded checks the members that are strings, and those made of strings.
+func worded(m map[string]gjson.Result) *failure {
+	for _, t := range texts {
+		v := m[t.name]
+		if !v.Exists() || v.Type == gjson.Null {
+			continue
+		}
+		if v.Type != gjson.String {
+			return wrongType(t.name, "a string", v)
+		}
+		if t.words != nil && !slices.Contains(t.words, v.Str) {
+			return bad(t.name, "invalid_value", "Invalid value: '%s'. Supported values are: %s.", v.Str, quoted(set(t.words...)))
+		}
+	}
+	if v := m["metadata"]; v.Exists() && v.Type != gjson.Null && !v.IsObject() {
+		return wrongType("metadata", "an object", v)
+	}
+	for name, v := range m["metadata"].Map() {
+		if v.Type != gjson.String {
+			return wrongType("metadata."+name, "a string", v)
+		}
+	}
+	if v := m["modalities"]; v.Exists() && v.Type != gjson.Null && !v.IsArray() {
+		return wrongType("modalities", "an array of strings", v)
+	}
+	for i, v := range m["modalities"].Array() {
+		if v.Str != "text" && v.Str != "audio" {
+			return bad(fmt.Sprintf("modalities[%d]", i), "invalid_value", "Invalid value: '%s'. Supported values are: 'text' and 'audio'.", v.String())
+		}
 	}
 	return nil
 }

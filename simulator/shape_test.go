@@ -2,7 +2,9 @@ package simulator
 
 import (
 	"encoding/json"
+	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -178,6 +180,8 @@ func TestModelsAndKeyCheck(t *testing.T) {
 	}
 }
 
+var shownKey = regexp.MustCompile(`sk-[^.]*`)
+
 func TestErrorsHaveTheProvidersMembers(t *testing.T) {
 	s := start(t, Options{})
 	for _, c := range []struct{ want, provider, key, path, body string }{
@@ -218,6 +222,14 @@ func TestErrorsHaveTheProvidersMembers(t *testing.T) {
 			for _, m := range []string{"type", "code", "param"} {
 				if got.Error[m] != need.Error[m] {
 					t.Errorf("%s is %v, want %v", m, got.Error[m], need.Error[m])
+				}
+			}
+			if strings.HasPrefix(resp.Status, "401") { // word by word, but for the key it shows
+				for _, e := range []map[string]any{got.Error, need.Error} {
+					e["message"] = shownKey.ReplaceAllString(fmt.Sprint(e["message"]), "sk-")
+				}
+				if got.Error["message"] != need.Error["message"] {
+					t.Errorf("it says %q, want %q", got.Error["message"], need.Error["message"])
 				}
 			}
 		})
