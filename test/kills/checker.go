@@ -269,18 +269,34 @@ func (c *checker) money(r *Rows) {
 	}
 }
 
+// price is what a model costs, in pico-dollars a token.
+type price struct{ input, cached, output int64 }
+
+// prices are those of the models that are asked at providers which do not say what they charge. Thoughts are output.
+var prices = map[string]price{
+	"gpt-4.1-mini":     {400_000, 100_000, 1_600_000},
+	"gemini-3.5-flash": {1_500_000, 150_000, 9_000_000},
+}
+
+func (p price) of(u *simulator.Usage) int64 {
+	return (u.Prompt-u.Cached)*p.input + u.Cached*p.cached + u.Completion*p.output
+}
+
 func (c *checker) usage(name string, a Attempt, l Line) {
 	u := c.seen[name].Usage
+	price, computed := prices[c.seen[name].Model]
 	switch {
 	case u == nil:
 		c.say(Usage, nil, "%s is ok, yet its provider told no usage", name)
 	case l.Input+l.Cached+l.CacheWrite != u.Prompt || l.Cached != u.Cached || l.CacheWrite != u.CacheWrite ||
 		l.Output+l.Reasoning != u.Completion || l.Reasoning != u.Reasoning:
 		c.say(Usage, nil, "%s used %+v, its line says %+v", name, *u, l)
-	case a.Provider == "openrouter" && (l.CostPico != u.CostPico || l.Status != "reported"):
-		c.say(Usage, nil, "%s cost %d, its line says %d, %s", name, u.CostPico, l.CostPico, l.Status)
-	case a.Provider != "openrouter" && (l.CostPico <= 0 || l.Status != "computed"):
-		c.say(Usage, nil, "%s is priced, its line says %d, %s", name, l.CostPico, l.Status)
+	case a.Provider == "openrouter" || a.Provider == "perplexity":
+		if u.CostPico <= 0 || l.CostPico != u.CostPico || l.Status != "reported" {
+			c.say(Usage, nil, "%s said that %s cost %d, its line says %d, %s", a.Provider, name, u.CostPico, l.CostPico, l.Status)
+		}
+	case !computed || l.CostPico != price.of(u) || l.Status != "computed":
+		c.say(Usage, nil, "%s used %+v of %s, its line says %d, %s", name, *u, c.seen[name].Model, l.CostPico, l.Status)
 	}
 }
 

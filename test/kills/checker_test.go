@@ -12,7 +12,7 @@ import (
 // history is two turns of one thread and a plain call, all well; the second turn's gateway died.
 func history() *Evidence {
 	usage := &simulator.Usage{Prompt: 30, Completion: 12, Total: 42, Cached: 10, Reasoning: 2}
-	line := Line{Kind: "use", Input: 20, Cached: 10, Output: 10, Reasoning: 2, CostPico: 7, Status: "computed"}
+	line := Line{Kind: "use", Input: 20, Cached: 10, Output: 10, Reasoning: 2, CostPico: 28_200_000, Status: "computed"}
 	used := func(call id.Request) Line { l := line; l.Call = call; return l }
 	return &Evidence{
 		Orgs: []*Rows{{
@@ -37,9 +37,9 @@ func history() *Evidence {
 			Lines: []Line{used("req_1"), {Call: "req_2", Kind: "use", Input: 8, CostPico: 3, Status: "estimated", MaybeBilled: true}, used("req_3")},
 		}, {Org: "org_b", Threads: []id.Thread{"t"}}},
 		Seen: []simulator.Attempt{
-			{Name: "req_1-0", Provider: "openai", Text: "first", Usage: usage, End: simulator.EndComplete},
+			{Name: "req_1-0", Provider: "openai", Model: "gpt-4.1-mini", Text: "first", Usage: usage, End: simulator.EndComplete},
 			{Name: "req_2-0", Provider: "openai", Text: "second", End: simulator.EndClientGone},
-			{Name: "req_3-0", Provider: "openai", Text: "third", Usage: usage, End: simulator.EndComplete},
+			{Name: "req_3-0", Provider: "openai", Model: "gpt-4.1-mini", Text: "third", Usage: usage, End: simulator.EndComplete},
 		},
 		Asked: []*Exchange{
 			{Org: "org_a", Thread: "t", Text: "one", Head: true, Done: true, Status: 200, Request: "req_1", Seq: 0, Seen: "first"},
@@ -62,6 +62,25 @@ func TestCheckerIsContent(t *testing.T) {
 	}
 }
 
+// byAnother has the first turn answered by a provider that says what it charges.
+func byAnother(e *Evidence, provider string) {
+	usage := *e.Seen[0].Usage
+	usage.CostPico = 31_000_000
+	e.Seen[0].Provider, e.Seen[0].Model, e.Seen[0].Usage = provider, "sonar", &usage
+	e.Orgs[0].Attempts[0].Provider = provider
+	e.Orgs[0].Lines[0].CostPico, e.Orgs[0].Lines[0].Status = usage.CostPico, "reported"
+}
+
+func TestCheckerIsContentWithAReportedCost(t *testing.T) {
+	for _, provider := range []string{"openrouter", "perplexity"} {
+		e := history()
+		byAnother(e, provider)
+		if wrong := Check(*e); len(wrong) > 0 {
+			t.Error(wrong)
+		}
+	}
+}
+
 // repeated is history after a repeat of its broken turn.
 func repeated() *Evidence {
 	e := history()
@@ -72,7 +91,7 @@ func repeated() *Evidence {
 	line := a.Lines[0]
 	line.Call = "req_4"
 	a.Lines = append(a.Lines, line)
-	e.Seen = append(e.Seen, simulator.Attempt{Name: "req_4-0", Provider: "openai", Text: "second", Usage: e.Seen[0].Usage, End: simulator.EndComplete})
+	e.Seen = append(e.Seen, simulator.Attempt{Name: "req_4-0", Provider: "openai", Model: "gpt-4.1-mini", Text: "second", Usage: e.Seen[0].Usage, End: simulator.EndComplete})
 	e.Asked = append(e.Asked, &Exchange{
 		Org: "org_a", Thread: "t", Text: "two", Try: 1, Head: true, Done: true, Status: 200, Request: "req_4", Seq: 3, Seen: "second",
 	})
@@ -141,6 +160,16 @@ func TestCheckerSees(t *testing.T) {
 	f("a line twice", Ledger, func(_ *Evidence, a *Rows) { a.Lines = append(a.Lines, a.Lines[0]) })
 	f("a line without its attempt", Parent, func(_ *Evidence, a *Rows) { a.Lines[0].N = 1 })
 	f("other usage than told", Usage, func(_ *Evidence, a *Rows) { a.Lines[0].Output++ })
+	f("a pico-dollar too much", Usage, func(_ *Evidence, a *Rows) { a.Lines[0].CostPico++ })
+	f("a model without a price", Usage, func(e *Evidence, _ *Rows) { e.Seen[0].Model = "gpt-5" })
+	f("another cost than the provider told", Usage, func(e *Evidence, a *Rows) {
+		byAnother(e, "perplexity")
+		a.Lines[0].CostPico++
+	})
+	f("a cost that the provider told, computed", Usage, func(e *Evidence, a *Rows) {
+		byAnother(e, "openrouter")
+		a.Lines[0].Status = "computed"
+	})
 	f("free of charge", Usage, func(_ *Evidence, a *Rows) { a.Lines[0].CostPico = 0 })
 	f("an estimate that is not marked", Usage, func(_ *Evidence, a *Rows) { a.Lines[1].Status = "computed" })
 	f("an unknown end that is not marked", Usage, func(_ *Evidence, a *Rows) { a.Attempts[1].MaybeBilled = false })

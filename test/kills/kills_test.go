@@ -1,6 +1,7 @@
 package kills
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -91,6 +92,14 @@ func TestKill(t *testing.T) {
 			if sum.settled == 0 || sum.acknowledged < 20*len(kills) {
 				t.Error("the load was too small to show anything")
 			}
+			ways := map[string]int{} // Gemini's path names the model and ends in the method
+			for _, a := range h.sim.Log() {
+				_, method, _ := strings.Cut(a.Path, ":")
+				ways[a.Provider+" "+cmp.Or(method, a.Path)]++
+			}
+			if len(ways) != 6 {
+				t.Errorf("the load did not ask all providers in all their ways: %v", ways)
+			}
 		})
 	}
 }
@@ -156,7 +165,7 @@ func (h *house) kill(point, next string) (line, []Violation) {
 	h.t.Helper()
 	if h.round == 0 {
 		h.g.Kill() // the first has no point to die at
-		h.g = h.house.Serve(h.chaos(point)...)
+		h.g = h.house.Serve(h.life(point)...)
 	}
 	h.round++
 	death := h.dieUnderLoad(point)
@@ -164,7 +173,7 @@ func (h *house) kill(point, next string) (line, []Violation) {
 		h.t.Fatal(err)
 	}
 	buried := time.Now() // a call that was on its way may be younger than its process's death
-	h.g = h.house.Serve(h.chaos(next)...)
+	h.g = h.house.Serve(h.life(next)...)
 	if h.store == "sqlite" {
 		if n := h.orphans(buried); n > 0 {
 			h.t.Errorf("%s: %d calls of the past were open when the gateway was ready", point, n)
@@ -185,6 +194,15 @@ func (h *house) kill(point, next string) (line, []Violation) {
 		h.t.Errorf("%s: calls of the dead process were settled after %v, not within %v", point, took, settling)
 	}
 	return h.judge(point, recovery)
+}
+
+// life is the settings of a gateway that is to die at point. Perplexity has two APIs, and they take turns.
+func (h *house) life(point string) []string {
+	api := "agent"
+	if h.round%2 == 1 {
+		api = "sonar"
+	}
+	return append(h.chaos(point), "THREADHUB_UPSTREAMS__PERPLEXITY__API="+api)
 }
 
 // chaos is the setting that kills at point, after a number of passes that leaves room for what happens before the load.

@@ -139,16 +139,16 @@ func addrOf(g *rig.Gateway) string {
 	return u.Host
 }
 
+// models are asked in turn by chance, within a thread too: one of each provider.
+var models = []string{"openai/gpt-4.1-mini", "gemini/gemini-3.5-flash", "perplexity/sonar-pro", "openrouter/openai/gpt-4.1-mini"}
+
 // question makes one that nobody has asked before, with a directive that says how it is answered.
 func (c *crowd) question(round int, org id.Org, r *rand.Rand) *Exchange {
 	c.mu.Lock()
 	c.texts++
 	n := c.texts
 	c.mu.Unlock()
-	e := &Exchange{Round: round, Org: org, Stream: r.IntN(3) > 0, Model: "openai/gpt-4.1-mini"}
-	if r.IntN(2) == 0 {
-		e.Model = "openrouter/openai/gpt-4.1-mini"
-	}
+	e := &Exchange{Round: round, Org: org, Stream: r.IntN(3) > 0, Model: models[r.IntN(len(models))]}
 	answer := fmt.Sprintf("answer %d%s", n, strings.Repeat(" and more", r.IntN(40)))
 	how := fmt.Sprintf("head=%dms", 20+r.IntN(60))
 	if e.Stream {
