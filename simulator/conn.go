@@ -113,7 +113,7 @@ func (x *exchange) begin() {
 		h["Transfer-Encoding"] = x.req.TransferEncoding
 	}
 	x.rec = &record{a: Attempt{
-		Provider: x.p.name(), Method: x.req.Method, Path: x.path, Name: h.Get("X-Client-Request-Id"), Header: h, Begun: time.Now(),
+		Provider: x.p.name(), Method: x.req.Method, Path: x.path, Query: x.req.URL.RawQuery, Name: h.Get("X-Client-Request-Id"), Header: h, Begun: time.Now(),
 	}}
 	if x.key != "" {
 		x.rec.a.KeyHash = KeyHash(x.key)

@@ -20,9 +20,10 @@ type Attempt struct {
 	Provider string      `json:"provider"`           // "openai"
 	Method   string      `json:"method"`             // "POST"
 	Path     string      `json:"path"`               // below the provider's base: "/chat/completions"
+	Query    string      `json:"query,omitempty"`    // as sent, without its "?"
 	Name     string      `json:"name,omitempty"`     // X-Client-Request-Id: the caller's own name for the attempt
-	KeyHash  string      `json:"key_hash,omitempty"` // KeyHash of the bearer key
-	Header   http.Header `json:"header"`             // as sent, without Authorization
+	KeyHash  string      `json:"key_hash,omitempty"` // KeyHash of the provider key
+	Header   http.Header `json:"header"`             // as sent, without the one that holds the key
 	Body     []byte      `json:"body,omitempty"`     // as read from the socket, transfer coding taken off (base64 in JSON)
 	BodySize int64       `json:"body_size"`
 	Model    string      `json:"model,omitempty"`

@@ -28,6 +28,9 @@ func eachStore(t *testing.T, f func(t *testing.T, w *world)) {
 	}
 }
 
+// checks are where a key is tried out, by provider.
+var checks = map[string]string{"openai": "/models", "gemini": "/models", "perplexity": "/router/v1/models", "openrouter": "/key"}
+
 func TestNothingTellsASecret(t *testing.T) {
 	eachStore(t, func(t *testing.T, w *world) {
 		// What the model says to a prompt is as much the client's as the prompt.
@@ -36,13 +39,14 @@ func TestNothingTellsASecret(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		for _, path := range []string{"/models", "/key"} {
-			if err := w.sim.Play(simulator.Script{Path: path, Do: "fault=echo_key", Times: 1}); err != nil {
+		for provider, path := range checks {
+			if err := w.sim.Play(simulator.Script{Provider: provider, Path: path, Do: "fault=echo_key", Times: 1}); err != nil {
 				t.Fatal(err)
 			}
 		}
 		w.serve()
 		w.administer()
+		w.tryOut(rig.Providers[:2]...)
 		for _, stream := range []bool{false, true} {
 			w.tell("", w.plain, stream)
 			w.tell("told", w.thread, stream)
@@ -56,10 +60,16 @@ func TestNothingTellsASecret(t *testing.T) {
 		if err := w.Stop(20 * time.Second); err != nil {
 			t.Error(err)
 		}
-		// Another life of it, in which the keys come out of the store.
-		w.serve()
-		w.ask("openai", "", false, "told")
-		w.ask("openrouter", "", true, "told")
+		// Another life of it, in which the keys come out of the store, and Perplexity is asked by its older API.
+		w.serve("THREADHUB_UPSTREAMS__PERPLEXITY__API=sonar")
+		w.tryOut(rig.Providers[2:]...)
+		for i, provider := range rig.Providers {
+			w.ask(provider, "", i%2 == 1, "told")
+		}
+		for _, d := range []string{"", "fault=echo_key", "fault=echo_key after=1", "fault=error_200", "fault=error_first", "fault=error_mid", "status=422", "status=429"} {
+			w.ask("perplexity", d, false, "")
+			w.ask("perplexity", d, true, "older")
+		}
 		w.collect(pageSinks(t, w.Operator)...)
 		w.failToStart(t)
 		if err := w.Stop(20 * time.Second); err != nil {
@@ -113,34 +123,27 @@ func (w *world) failToStart(t *testing.T) {
 // mustHaveBeenUsed checks that what was not found was there to be found.
 func (w *world) mustHaveBeenUsed(t *testing.T, sinks []sink) {
 	t.Helper()
-	seen, echoed := map[string]bool{}, 0
-	for _, a := range w.sim.Log() {
-		seen[a.KeyHash] = true
-		if a.Fault == "echo_key" {
-			if strings.Contains(string(a.Sent), "API key provided: ***") { // the simulator's own log shows no keys
-				echoed++
+	count := func(list []simulator.Attempt) (shown, said map[string]int) {
+		shown, said = map[string]int{}, map[string]int{}
+		for _, a := range list {
+			if simulator.KeyHash(w.providerKeys[a.Provider]) != a.KeyHash {
+				t.Errorf("%s was shown another key than its own", a.Provider)
+			}
+			if shown[a.Provider]++; a.Fault == "echo_key" && strings.Contains(string(a.Sent), "********") { // the simulator's own log shows no keys
+				said[a.Provider]++
 			}
 		}
+		return shown, said
 	}
-	tried := map[string]int{}
-	for _, a := range w.sim.Checks() {
-		if tried[a.KeyHash]++; a.Fault == "echo_key" {
-			tried["echoed"]++
+	shown, said := count(w.sim.Log())
+	tried, saidOfTried := count(w.sim.Checks())
+	for _, p := range rig.Providers {
+		if shown[p] < 300 || said[p] < 20 || tried[p] < 2 || saidOfTried[p] != 1 {
+			t.Errorf("%s was asked %d times and said the key %d times; it was tried out %d times and said %d times", p, shown[p], said[p], tried[p], saidOfTried[p])
 		}
 	}
-	if tried["echoed"] != 2 {
-		t.Errorf("keys that were tried out were said %d times", tried["echoed"])
-	}
-	for provider, key := range w.providerKeys {
-		if n := tried[simulator.KeyHash(key)]; n < 2 {
-			t.Errorf("the key of %s was tried out %d times", provider, n)
-		}
-		if !seen[simulator.KeyHash(key)] {
-			t.Errorf("%s was never shown its key", provider)
-		}
-	}
-	if echoed < 20 {
-		t.Errorf("the providers said the key %d times", echoed)
+	if !slices.ContainsFunc(w.sim.Log(), func(a simulator.Attempt) bool { return a.Provider == "perplexity" && a.Path == "/chat/completions" }) {
+		t.Error("Perplexity was never asked by its older API")
 	}
 	if n := strings.Count(w.house.Log.String(), `"msg":"request"`); n < 500 {
 		t.Errorf("the log has only %d lines of requests", n)

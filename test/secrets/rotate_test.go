@@ -12,6 +12,7 @@ import (
 
 	"threadhub/internal/seal"
 	"threadhub/internal/testkit"
+	"threadhub/test/rig"
 )
 
 // load is clients that talk without a pause, and an admin who sets the provider keys again and again, so that they are
@@ -39,7 +40,7 @@ func (w *world) load(t *testing.T, clients int) *load {
 		})
 	}
 	for c := range clients {
-		provider := []string{"openai", "openrouter"}[c%2]
+		provider := rig.Providers[c%len(rig.Providers)]
 		run(&l.calls, func(i int) (string, int, []byte, error) {
 			body := fmt.Sprintf(`{"model":"%s/sim-1","stream":%v,"messages":[{"role":"user","content":"%d"}]}`, provider, i%2 == 1, i)
 			r, err := w.Do(t.Context(), "POST", "/v1/chat/completions", w.admin.Key, body, "X-Thread-Id", fmt.Sprint("client-", c))
@@ -53,7 +54,7 @@ func (w *world) load(t *testing.T, clients int) *load {
 		})
 	}
 	run(&l.puts, func(i int) (string, int, []byte, error) {
-		provider := []string{"openai", "openrouter"}[i%2]
+		provider := rig.Providers[i%len(rig.Providers)]
 		r, err := w.Do(t.Context(), "PUT", "/api/orgs/"+w.admin.Org+"/providers/"+provider, w.admin.Key, map[string]string{"api_key": w.providerKeys[provider]})
 		if err != nil {
 			return "a put", 0, nil, err
@@ -99,7 +100,7 @@ func TestRotationUnderLoad(t *testing.T) {
 				Keys   int      `json:"provider_keys"`
 				Failed []string `json:"failed"`
 			}
-			if err := json.Unmarshal([]byte(out), &report); err != nil || report.Orgs != 1 || report.Keys != 2 || len(report.Failed) != 0 {
+			if err := json.Unmarshal([]byte(out), &report); err != nil || report.Orgs != 1 || report.Keys != len(w.providerKeys) || len(report.Failed) != 0 {
 				t.Errorf("rotate says %q (%v)", out, err)
 			}
 			l.more(t, 20)
@@ -124,7 +125,7 @@ func TestRotationUnderLoad(t *testing.T) {
 	})
 }
 
-// mustTalk asks both providers, whose keys must have been opened for that.
+// mustTalk asks all providers, whose keys must have been opened for that.
 func (w *world) mustTalk(t *testing.T) {
 	t.Helper()
 	for provider := range w.providerKeys {

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"threadhub/simulator"
+	"threadhub/test/rig"
 )
 
 // bounded keeps the faults that would take long short.
@@ -34,11 +35,11 @@ func directives() (list []string) {
 	return list
 }
 
-// converse talks with both providers in every way there is, in threads and without.
+// converse talks with all providers in every way there is, in threads and without.
 func (w *world) converse() {
 	var wg sync.WaitGroup
 	jobs := make(chan func())
-	for range 8 {
+	for range 16 {
 		wg.Go(func() {
 			for job := range jobs {
 				job()
@@ -47,14 +48,17 @@ func (w *world) converse() {
 	}
 	n := 0
 	for _, d := range directives() {
-		for _, provider := range []string{"openai", "openrouter"} {
+		for _, provider := range rig.Providers {
 			for _, stream := range []bool{false, true} {
 				n++
 				thread := fmt.Sprint("thread-", n)
 				jobs <- func() {
-					w.ask(provider, d, stream, "")
 					w.ask(provider, d, stream, thread)
-					w.ask(provider, "", stream, thread) // goes on behind what came of it
+					if stream {
+						w.ask(provider, d, stream, "")
+					} else {
+						w.ask(provider, "", stream, thread) // goes on behind what came of it
+					}
 				}
 			}
 		}
@@ -79,6 +83,10 @@ func (w *world) ask(provider, directive string, stream bool, thread string) {
 // administer sets, shows and removes provider keys, and gets it wrong.
 func (w *world) administer() {
 	base, key := "/api/orgs/"+w.admin.Org+"/providers/", w.admin.Key
+	// A key put and removed: its row stays, empty.
+	w.send("PUT", base+"gemini", key, map[string]string{"api_key": w.providerKeys["openai"]})
+	w.send("DELETE", base+"gemini", key, nil)
+	w.send("DELETE", base+"gemini", key, nil)
 	for provider, secret := range w.providerKeys {
 		w.send("PUT", base+provider, key, map[string]string{"api_key": secret})
 		w.send("GET", base+"status", key, nil)
@@ -98,7 +106,14 @@ func (w *world) administer() {
 		w.sendMisplaced("PUT", base+provider, key, map[string]string{"api_key": secret}, "Content-Type", "text/plain")
 		w.sendMisplaced("PUT", base+provider, key, map[string]string{"api_key": secret}, "Content-Encoding", "gzip")
 	}
-	for provider, secret := range w.providerKeys {
+	w.send("GET", base+"status", key, nil)
+}
+
+// tryOut tries keys of providers out, and gets it wrong. An org may do that ten times a minute, which is enough for two.
+func (w *world) tryOut(providers ...string) {
+	base, key := "/api/orgs/"+w.admin.Org+"/providers/", w.admin.Key
+	for _, provider := range providers {
+		secret := w.providerKeys[provider]
 		w.send("PUT", base+provider, key, map[string]any{"api_key": secret, "name": "spare", "priority": 3})
 		w.send("PUT", base+provider, key, map[string]any{"name": "spare", "priority": 4})
 		w.send("POST", base+"test", key, map[string]string{"provider": provider, "api_key": secret})
@@ -118,10 +133,6 @@ func (w *world) administer() {
 		w.sendMisplaced("DELETE", base+provider+"?"+secret+"=1", key, nil)
 		w.send("DELETE", base+provider+"?name=spare", key, nil)
 	}
-	// A key of another provider, put and removed: its row stays, empty.
-	w.send("PUT", base+"gemini", key, map[string]string{"api_key": w.providerKeys["openai"]})
-	w.send("DELETE", base+"gemini", key, nil)
-	w.send("DELETE", base+"gemini", key, nil)
 	w.send("GET", base+"status", key, nil)
 }
 

@@ -47,6 +47,9 @@ const (
 	apiKey        = "API key"
 )
 
+// prefixes are how keys begin, by provider.
+var prefixes = map[string]string{"openai": "sk-CANARY-", "gemini": "AIza-CANARY-", "perplexity": "pplx-CANARY-", "openrouter": "sk-or-v1-CANARY"}
+
 func newWorld(t *testing.T, url string) *world {
 	t.Helper()
 	w := &world{t: t, database: url, providerKeys: map[string]string{}, encryptionKey: seal.NewKey()}
@@ -81,7 +84,7 @@ func (w *world) hatch() {
 		newCanary(encryptionKey, []byte(text), text[:20], text[20:]), newCanary(encryptionKey+" in bytes", raw),
 		newCanary(apiKey, []byte(w.admin.Key)), newCanary("secret of the "+apiKey, []byte(parts[2]), parts[2][:20], parts[2][20:]),
 	}
-	for provider, prefix := range map[string]string{"openai": "sk-CANARY-", "openrouter": "sk-or-v1-CANARY"} {
+	for provider, prefix := range prefixes {
 		random := rand.Text()
 		w.providerKeys[provider] = prefix + random
 		w.secret = append(w.secret, textCanary("key of "+provider, prefix, random))
@@ -138,8 +141,8 @@ func (w *world) places(t *testing.T) []sink {
 	all = append(all, tableSinks(t, w.database)...)
 	for _, a := range append(w.sim.Log(), w.sim.Checks()...) {
 		var head strings.Builder
-		_ = a.Header.Write(&head) // the key it is for stands in Authorization, which the simulator leaves out
-		all = append(all, sink{"request to " + a.Provider, append([]byte(head.String()), a.Body...)})
+		_ = a.Header.Write(&head) // but the one the key belongs in, which the simulator leaves out
+		all = append(all, sink{"request to " + a.Provider, append([]byte(a.Path+"?"+a.Query+"\n"+head.String()), a.Body...)})
 	}
 	return all
 }
