@@ -31,6 +31,9 @@ type Rules struct {
 //	hour             int     0 to 23, UTC
 //	mentions.<list>  bool    the message has a word of that list
 //	opens.<list>     bool    one of its sentences begins with one
+//
+// A list holds words (news), beginnings of words (aktuell*), parts of words (*akhbar*), and several words in a row (what's
+// new), whatever their case. What stands after ! is an exception: "good news" has no word of a list of news and !good news.
 type Rule struct {
 	ID      string   `json:"id"`
 	Reason  string   `json:"reason"`
@@ -89,8 +92,8 @@ func Compile(r Rules) (*Policy, error) {
 			return nil, wrong("words", "there may be up to %d words in all lists", maxWords)
 		}
 		for i, w := range list {
-			if strings.Trim(w, " *") == "" || len(w) > maxText {
-				return nil, wrong(fmt.Sprintf("words.%s[%d]", name, i), "a word has 1 to %d bytes, and more than *", maxText)
+			if strings.Trim(w, " *!") == "" || len(w) > maxText {
+				return nil, wrong(fmt.Sprintf("words.%s[%d]", name, i), "a word has 1 to %d bytes, and more than * and !", maxText)
 			}
 		}
 		p.words[name] = newWords(list)

@@ -37,7 +37,8 @@ func TestWrongRules(t *testing.T) {
 		{"an alias for auto", Rules{Aliases: map[string][]string{"auto": {"openai"}}}, "aliases", "not auto"},
 		{"an alias for everything", Rules{Aliases: map[string][]string{"*": {"openai"}}}, "aliases", "a name"},
 		{"an alias for nothing", Rules{Aliases: map[string][]string{"fast": {}}}, "aliases.fast", "1 to 10 targets"},
-		{"a word that is only a star", Rules{Words: map[string][]string{"w": {"ok", " * "}}}, "words.w[1]", "more than *"},
+		{"a word that is only a star", Rules{Words: map[string][]string{"w": {"ok", " * "}}}, "words.w[1]", "more than * and !"},
+		{"an exception of nothing", Rules{Words: map[string][]string{"w": {"!"}}}, "words.w[0]", "more than * and !"},
 		{"a list with a bad name", Rules{Words: map[string][]string{"a-b": {"ok"}}}, "words", "letters, digits"},
 		{"too many words", Rules{Words: map[string][]string{"w": many}}, "words", "up to 2000 words"},
 		{"too many rules", Rules{Rules: make([]Rule, maxRules+1)}, "rules", "up to 200 rules"},
@@ -141,8 +142,18 @@ func TestWords(t *testing.T) {
 		{"who", "Well then. Who is it", true, true},
 		{"who", "the man who came", true, false},
 		{"été", "L'ÉTÉ", false, false}, // l'été is one word
+		{"news, !good news", "Good news: it snows", false, false},
+		{"news, !good news", "Good news! News from home?", true, true},
+		{"what, !what a", "What a day", false, false},
+		{"what, !what a", "What a day. And what now", true, true},
+		{"who, !translat*", "Translate who is it", true, false},
+		{"!who", "who", false, false},
+		{"什么, 谁, !没什么", "没什么", false, false},
+		{"什么, 谁, !没什么", "没什么，是谁", true, true},
+		{"*أخبار*", "اخر الاخبار", true, true},
+		{"كيف", "كَيْفَ", true, true},
 	} {
-		w, text := newWords([]string{tt.list}), newText(tt.text)
+		w, text := newWords(strings.Split(tt.list, ", ")), newText(tt.text)
 		if in, open := w.in(text), w.open(text); in != tt.in || open != tt.open {
 			t.Errorf("%q in %q: %v, opens: %v", tt.list, tt.text, in, open)
 		}
@@ -188,11 +199,16 @@ func BenchmarkFiftyRules(b *testing.B) {
 
 func BenchmarkDefaultRules(b *testing.B) {
 	r, p := byDefault(b)
-	in := Input{Model: Auto, Message: "Write a friendly note to the neighbours about the party on Saturday", Messages: 1}
-	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := r.Choose(p, in, everybody); err != nil {
-			b.Fatal(err)
-		}
+	note := "Write a friendly note to the neighbours about the party on Saturday. "
+	for name, message := range map[string]string{"short": note, "8KiB": strings.Repeat(note, maxMessage/len(note))} {
+		b.Run(name, func(b *testing.B) {
+			in := Input{Model: Auto, Message: message, Messages: 1}
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, err := r.Choose(p, in, everybody); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
 	}
 }

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -8,17 +9,35 @@ import (
 
 // words is a list of words to look for in a message, whatever their case. An entry is a word (news), the beginning of
 // words (aktuell*), a part of words (*akhbar*), or several words in a row (what's new). Scripts that do not write spaces
-// between words (Han, kana, Thai) are looked for anywhere in the text.
+// between words (Han, kana, Thai) are looked for anywhere in the text. An entry after ! is an exception (!good news):
+// where it stands no other entry does.
 type words struct {
 	exact    map[string]bool
 	prefixes []string
-	parts    []string   // of words
-	anywhere []string   // of the text
-	phrases  [][]string // words in a row; the last may be a prefix, written with *
+	parts    []string              // of words
+	anywhere []string              // of the text
+	phrases  map[string][][]string // by the first: words in a row; the last may be a prefix, written with *
+	except   *words                // nil: there are no exceptions
 }
 
 func newWords(list []string) *words {
-	w := &words{exact: map[string]bool{}}
+	var entries, exceptions []string
+	for _, entry := range list {
+		if e, ok := strings.CutPrefix(strings.TrimSpace(entry), "!"); ok {
+			exceptions = append(exceptions, e)
+		} else {
+			entries = append(entries, entry)
+		}
+	}
+	w := read(entries)
+	if exceptions != nil {
+		w.except = read(exceptions)
+	}
+	return w
+}
+
+func read(list []string) *words {
+	w := &words{exact: map[string]bool{}, phrases: map[string][][]string{}}
 	for _, entry := range list {
 		entry = fold(strings.TrimSpace(entry))
 		bare := strings.Trim(entry, "*")
@@ -29,7 +48,7 @@ func newWords(list []string) *words {
 			if strings.HasSuffix(entry, "*") {
 				fields[len(fields)-1] += "*"
 			}
-			w.phrases = append(w.phrases, fields)
+			w.phrases[fields[0]] = append(w.phrases[fields[0]], fields)
 		case len(fields) == 0:
 		case strings.HasPrefix(entry, "*"):
 			w.parts = append(w.parts, fields[0])
@@ -72,11 +91,14 @@ func endsSentence(c rune) bool {
 	return strings.ContainsRune(".!?;:,\n…。！？；：，、؟،؛¿¡–—", c)
 }
 
-var apostrophes = strings.NewReplacer("’", "'", "ʼ", "'", "`", "'")
+// alike is what is written one way or the other: apostrophes, and the alif of Arabic with or without its hamza. Its vowels
+// and the stroke that stretches words are mostly not written at all.
+var alike = strings.NewReplacer("’", "'", "ʼ", "'", "`", "'", "أ", "ا", "إ", "ا", "آ", "ا", "ٱ", "ا", "ـ", "",
+	"\u064b", "", "\u064c", "", "\u064d", "", "\u064e", "", "\u064f", "", "\u0650", "", "\u0651", "", "\u0652", "")
 
-// fold makes case and apostrophes alike.
+// fold makes alike what people write one way or the other, case above all.
 func fold(s string) string {
-	return apostrophes.Replace(strings.ToLower(s))
+	return alike.Replace(strings.ToLower(s))
 }
 
 // split returns the words of s: letters, digits and marks, and an apostrophe between them.
@@ -104,8 +126,10 @@ func split(s string) []string {
 
 // in reports whether the text has a word of the list.
 func (w *words) in(t *text) bool {
-	for i := range t.words {
-		if w.at(t.words[i:]) {
+	for i := 0; i < len(t.words); i++ {
+		if n := w.except.at(t.words[i:]); n > 0 {
+			i += n - 1
+		} else if w.at(t.words[i:]) > 0 {
 			return true
 		}
 	}
@@ -122,8 +146,8 @@ func (w *words) open(t *text) bool {
 		if n+1 < len(t.starts) {
 			end = t.starts[n+1]
 		}
-		for i := start; i < min(start+opening, end); i++ {
-			if w.at(t.words[i:]) {
+		for i := start; i < min(start+opening, end) && w.except.at(t.words[i:]) == 0; i++ {
+			if w.at(t.words[i:]) > 0 {
 				return true
 			}
 		}
@@ -131,37 +155,48 @@ func (w *words) open(t *text) bool {
 	return w.somewhere(t)
 }
 
+// somewhere reports whether the text has what is looked for anywhere in it.
 func (w *words) somewhere(t *text) bool {
-	for _, part := range w.anywhere {
-		if strings.Contains(t.folded, part) {
-			return true
-		}
-	}
-	return false
+	return w.inside(t.folded) && (w.except == nil || w.inside(w.except.without(t.folded)))
 }
 
-// at reports whether rest, which is not empty, begins with an entry.
-func (w *words) at(rest []string) bool {
+func (w *words) inside(text string) bool {
+	return slices.ContainsFunc(w.anywhere, func(part string) bool { return strings.Contains(text, part) })
+}
+
+// without takes out of text what is looked for anywhere in it.
+func (w *words) without(text string) string {
+	for _, part := range w.anywhere {
+		text = strings.ReplaceAll(text, part, " ")
+	}
+	return text
+}
+
+// at is how many words the entry has with which rest begins; 0 if it begins with none. rest is not empty, w may be nil.
+func (w *words) at(rest []string) int {
+	if w == nil {
+		return 0
+	}
 	word := rest[0]
+	for _, phrase := range w.phrases[word] {
+		if says(rest, phrase) {
+			return len(phrase)
+		}
+	}
 	if w.exact[word] {
-		return true
+		return 1
 	}
 	for _, p := range w.prefixes {
 		if strings.HasPrefix(word, p) {
-			return true
+			return 1
 		}
 	}
 	for _, p := range w.parts {
 		if strings.Contains(word, p) {
-			return true
+			return 1
 		}
 	}
-	for _, phrase := range w.phrases {
-		if says(rest, phrase) {
-			return true
-		}
-	}
-	return false
+	return 0
 }
 
 func says(rest, phrase []string) bool {
