@@ -11,7 +11,7 @@ import (
 type Choice struct {
 	Targets []Target
 	Route   Route
-	Skipped []Skipped // rules before the one that fired, and why they did not
+	Skipped []Skipped // the other rules, in order, and why they did not fire
 
 	// OnUnsupported is what the rule says of members that the target cannot be told: "drop" leaves them out, "reject"
 	// refuses the request; "": as members of their kind are treated.
@@ -52,7 +52,8 @@ func (r *Router) byRules(p *Policy, in Input, has func(string) bool) (c Choice, 
 	}
 	q := &question{in: &in, words: p.words}
 	var passed []string // rules that hold and cannot be used
-	for _, rule := range p.rules {
+	c.Skipped = make([]Skipped, 0, len(p.rules))
+	for n, rule := range p.rules {
 		holds, err := q.holds(rule.program)
 		if !holds {
 			why := "its condition does not hold"
@@ -74,6 +75,10 @@ func (r *Router) byRules(p *Policy, in Input, has func(string) bool) (c Choice, 
 		}
 		if len(passed) > 0 {
 			c.Route.Reason += " (" + strings.Join(passed, "; ") + ")"
+		}
+		later := rule.ID + " fired before it"
+		for _, r := range p.rules[n+1:] {
+			c.Skipped = append(c.Skipped, Skipped{r.ID, later})
 		}
 		return c, nil
 	}

@@ -323,6 +323,14 @@ func TestDefaultRulesBeyondWords(t *testing.T) {
 	if why := c.Skipped[slices.IndexFunc(c.Skipped, func(s Skipped) bool { return s.Rule == "default.structured" })].Why; why != "its condition does not hold" {
 		t.Errorf("structured was passed over because %s", why)
 	}
+	c, err = r.Choose(p, Input{Model: Auto, Message: "convert it to JSON"}, everybody)
+	want := []Skipped{{"default.news", "its condition does not hold"}}
+	for _, later := range []string{"default.long", "default.question", "default.other"} {
+		want = append(want, Skipped{later, "default.structured fired before it"})
+	}
+	if err != nil || !slices.Equal(c.Skipped, want) {
+		t.Errorf("%+v %v", c.Skipped, err)
+	}
 }
 
 func describe(c Choice, err error) string {
