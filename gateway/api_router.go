@@ -8,6 +8,7 @@ import (
 	"threadhub/internal/id"
 	"threadhub/openai"
 	routing "threadhub/router"
+	"threadhub/threads"
 )
 
 // chooseRoute answers POST /api/router/choose with {message, context_size?, thread_id?}: a dry run of "auto", which calls
@@ -47,27 +48,41 @@ func (g *Gateway) routeInput(x *request) (in routing.Input, err error) {
 		return in, fault.New(fault.Invalid, "message is missing: the text to be routed").WithCode("missing_required_parameter").WithParam("message")
 	}
 	in = routing.Input{Model: routing.Auto, Message: *message, Org: string(x.caller.Org), Hour: time.Now().UTC().Hour(), Messages: 1}
+	content, _ := json.Marshal(in.Message)
+	asked, err := openai.ParseChat(append(append([]byte(`{"model":"auto","messages":[{"role":"user","content":`), content...), "}]}"...))
+	if err != nil {
+		return in, err
+	}
 	if thread != "" {
-		if _, err := g.visible(x, thread); err != nil {
+		if err := g.inThread(x, &in, thread, asked.Messages); err != nil {
 			return in, err
-		}
-		head, err := g.opts.Threads.Head(x.ctx, x.caller.Org, thread)
-		if err != nil {
-			return in, err
-		}
-		if head != nil {
-			in.Messages += head.Seq + 1
 		}
 	}
+	in.Tokens += openai.EstimateTokens(asked.Messages[0].Raw)
 	if size != nil {
 		if *size < 0 || *size > 1<<30 {
 			return in, fault.New(fault.Invalid, "context_size is how many messages the conversation has").WithCode("invalid_value").WithParam("context_size")
 		}
 		in.Messages = *size
 	}
-	content, _ := json.Marshal(in.Message)
-	in.Tokens = openai.EstimateTokens(append(append([]byte(`{"role":"user","content":`), content...), '}'))
 	return in, nil
+}
+
+// inThread counts what a thread has before a request.
+func (g *Gateway) inThread(x *request, in *routing.Input, thread id.Thread, request []openai.Message) error {
+	if !id.ValidThread(string(thread)) {
+		return threads.Absent()
+	}
+	turn, t, err := g.opts.Threads.Turn(x.ctx, x.caller.Org, thread, x.viewer(), request, false)
+	if err == nil && t == nil {
+		err = threads.Absent()
+	}
+	if err != nil {
+		return err
+	}
+	in.Messages = turn.NewestSeq() + 1
+	in.Tokens, err = turn.HistoryTokens()
+	return err
 }
 
 // ruleShape is a rule as the API shows it.

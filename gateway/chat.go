@@ -258,7 +258,11 @@ func (e *exchange) into(turn *threads.Turn, t *threads.Thread) {
 
 func (g *Gateway) route(ctx context.Context, e *exchange) error {
 	chaos.Point("route")
-	c, err := g.choose(ctx, e.caller, e.question(time.Now()))
+	in, err := e.question(time.Now())
+	if err != nil {
+		return err
+	}
+	c, err := g.choose(ctx, e.caller, in)
 	if err != nil {
 		return err
 	}

@@ -159,6 +159,31 @@ func TestRulesOfAnOrg(t *testing.T) {
 	})
 }
 
+// What a thread has before the request counts, whoever sends it.
+func TestRulesCountTheThread(t *testing.T) {
+	eachHouse(t, Options{}, func(t *testing.T, h *house) {
+		h.do("PUT", "/api/router/rules", `{"rules":[{"id":"large","when":"tokens > 200","targets":["openai"]},{"id":"rest","targets":["openrouter"]}]}`).want(t, 200)
+		route := func(text string, header ...string) string {
+			t.Helper()
+			r := h.do("POST", "/v1/chat/completions", `{"model":"auto","messages":[{"role":"user","content":"`+text+`"}]}`, header...).want(t, 200)
+			return r.header.Get("X-Threadhub-Route")
+		}
+		long := strings.Repeat("many words ", 80)
+		if got := route("hi", "X-Thread-Id", "small") + " " + route("hi") + " " + route(long); got != "rest rest large" {
+			t.Error(got)
+		}
+		if got := route(long, "X-Thread-Id", "t") + " " + route("hi", "X-Thread-Id", "t"); got != "large large" {
+			t.Errorf("in a thread: %s", got)
+		}
+		for thread, want := range map[string]string{"t": "large", "small": "rest"} {
+			r := h.do("POST", "/api/router/choose", `{"message":"hi","thread_id":"`+thread+`"}`).want(t, 200)
+			if got := gjson.GetBytes(r.body, "rule").Str; got != want {
+				t.Errorf("choose in %s: %s", thread, r.body)
+			}
+		}
+	})
+}
+
 // A conditions' headers never hold a key.
 func TestRulesSeeNoCredentials(t *testing.T) {
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {

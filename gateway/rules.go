@@ -100,10 +100,10 @@ func (g *Gateway) countRoute(e *exchange) {
 }
 
 // question is the request as rules look at it.
-func (e *exchange) question(now time.Time) routing.Input {
-	in := routing.Input{Model: e.req.Model, Org: string(e.caller.Org), Hour: now.UTC().Hour(), Tools: e.req.HasTools, Images: e.req.Images}
+func (e *exchange) question(now time.Time) (in routing.Input, err error) {
+	in = routing.Input{Model: e.req.Model, Org: string(e.caller.Org), Hour: now.UTC().Hour(), Tools: e.req.HasTools, Images: e.req.Images}
 	if in.Model != routing.Auto {
-		return in
+		return in, nil
 	}
 	in.Headers, in.Tags = e.heads, e.tags
 	if f := gjson.GetBytes(e.req.Raw, "response_format.type"); e.req.HasResponseFormat {
@@ -112,6 +112,9 @@ func (e *exchange) question(now time.Time) routing.Input {
 	in.Messages = len(e.req.Messages)
 	if e.turn != nil {
 		in.Messages = e.turn.NewestSeq() + 1
+		if in.Tokens, err = e.turn.HistoryTokens(); err != nil {
+			return in, err
+		}
 	}
 	for i := range e.req.Messages {
 		in.Tokens += openai.EstimateTokens(e.req.Messages[i].Raw)
@@ -122,7 +125,7 @@ func (e *exchange) question(now time.Time) routing.Input {
 			break
 		}
 	}
-	return in
+	return in, nil
 }
 
 // credentials are headers that no rule may see.

@@ -14,14 +14,14 @@ import (
 type Rules struct {
 	Rules   []Rule              `json:"rules"`             // for "auto", in order: the first that holds and can be used
 	Aliases map[string][]string `json:"aliases,omitempty"` // a name, or a pattern with *, and its targets
-	Words   map[string][]string `json:"words,omitempty"`   // lists that conditions name, see words
+	Words   map[string][]string `json:"words,omitempty"`   // lists that conditions name, by name
 }
 
 // Rule is one rule. Its condition is CEL (cel.dev) over
 //
 //	message          string  text of the last user message, its first 8 KiB
 //	messages         int     messages of the conversation, the thread's too
-//	tokens           int     estimated tokens of the request, and of what of its thread was read
+//	tokens           int     estimated tokens of the request, and of the newest messages of its thread that go before it
 //	tools            bool    there are tools
 //	response_format  string  "json_schema", "json_object", …; "" if the request has none
 //	images           int     images in the request

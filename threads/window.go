@@ -38,6 +38,21 @@ func (t *Turn) Fit(request []openai.Message, w Window) error {
 	return t.fitRequest(request, w)
 }
 
+// HistoryTokens estimates, before Fit, the tokens of what of the thread goes before the request: of as much as was read
+// to decide on the turn, its newest messages.
+func (t *Turn) HistoryTokens() (n int64, err error) {
+	if !t.thin || t.before == 0 {
+		return 0, nil
+	}
+	newest, err := t.th.newest(1) // and what else is there
+	for _, m := range newest {
+		if m.Seq < t.before {
+			n += openai.EstimateTokens(m.Raw)
+		}
+	}
+	return n, err
+}
+
 // fitHistory goes back through the thread from where the request begins, as far as there is room.
 func (t *Turn) fitHistory(request []openai.Message, w Window) error {
 	system, err := t.standing(request)
