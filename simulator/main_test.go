@@ -149,7 +149,7 @@ func last(t *testing.T, s *Simulator) Attempt {
 // until polls for a condition.
 func until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for deadline := time.Now().Add(5 * time.Second); !ok(); {
+	for deadline := time.Now().Add(soon); !ok(); {
 		if time.Now().After(deadline) {
 			t.Fatalf("waited too long for %s", what)
 		}

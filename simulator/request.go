@@ -200,7 +200,9 @@ var texts = []struct {
 	{"reasoning_effort", []string{"none", "minimal", "low", "medium", "high", "xhigh", "max"}},
 	{"verbosity", []string{"low", "medium", "high"}},
 	{"service_tier", []string{"auto", "default", "flex", "scale", "priority", "fast"}},
-	{"user", nil}, {"safety_identifier", nil}, {"prompt_cache_key", nil},
+	{"user", nil},
+	{"safety_identifier", nil},
+	{"prompt_cache_key", nil},
 }
 
 // worded checks the members that are strings, and those made of strings.

@@ -8,7 +8,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 )
 
 // shape lists the members of a JSON value as paths: items of an array count together.
@@ -97,7 +96,7 @@ func TestWholeAnswersHaveTheProvidersMembers(t *testing.T) {
 		{"openrouter", "reasoning_claude", prompt("anthropic/claude-sonnet-5.5", "hi", `,"reasoning":{"effort":"high"}`)},
 	} {
 		t.Run(c.provider+"/"+c.want, func(t *testing.T) {
-			r := ask(t, s, c.provider, c.request, 5*time.Second)
+			r := ask(t, s, c.provider, c.request, soon)
 			if r.code != 200 {
 				t.Fatalf("%d %s", r.code, r.body)
 			}
@@ -131,7 +130,7 @@ func TestStreamsHaveTheProvidersEvents(t *testing.T) {
 		{"openrouter", "error_mid_numeric", prompt("openai/gpt-4.1-mini", "[[sim fault=error_mid]]", `,"stream":true`)},
 	} {
 		t.Run(c.provider+"/"+c.want, func(t *testing.T) {
-			r := ask(t, s, c.provider, c.request, 5*time.Second)
+			r := ask(t, s, c.provider, c.request, soon)
 			if r.code != 200 || r.cut {
 				t.Fatalf("%d cut=%v %s", r.code, r.cut, r.body)
 			}
