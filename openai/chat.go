@@ -5,7 +5,6 @@ import (
 	"fmt"
 
 	"threadhub/internal/fault"
-	"threadhub/internal/id"
 )
 
 // MaxTokensLimit is the largest answer a request may ask for: far beyond any model, and small enough to reckon with.
@@ -14,27 +13,20 @@ const MaxTokensLimit = 1<<31 - 1
 // ChatRequest is a request for a chat completion: the bytes as they came, and what the gateway has to know about them.
 // The rest is the provider's business. It shares the body's memory and is read only once made.
 type ChatRequest struct {
-	Raw      []byte // the body as it came
-	Model    string // as the client named it; never empty
+	Request
 	Messages []Message
 	Stream   bool
 	// IncludeUsage says that the client asked for the usage chunk.
-	IncludeUsage bool
-	// Thread is `thread_id` or `metadata.thread_id`: a valid id, or "new" for one of ours; "" if the body names no thread.
-	Thread            string
+	IncludeUsage      bool
 	N                 int64 // choices asked for; 1 if the body does not say
 	MaxTokens         int64 // max_completion_tokens, else max_tokens; 0 if the body does not say
 	HasTools          bool  // there are tools, or the older functions
 	HasResponseFormat bool
 	Images            int // image_url parts in all messages
 
-	members       []Member
 	inline        [16]Member // room for members of a usual request
 	open          int        // the byte after the opening brace
-	model         Span       // the member's value
-	streamOptions Span       // likewise; empty if absent
-	strip         bool       // thread_id or metadata.thread_id is there, if only as null
-	wrong         *fault.Error
+	streamOptions Span       // the member's value; empty if absent
 }
 
 // Message is one message of a request.
@@ -53,7 +45,7 @@ func (m *Message) Text() string { return ContentText(m.Raw) }
 // a known name in another case is refused, because there are servers that would take it for the known one. null for a
 // member that may be left out is the same as leaving it out.
 func ParseChat(raw []byte) (*ChatRequest, error) {
-	c := &ChatRequest{Raw: raw, N: 1}
+	c := &ChatRequest{Request: Request{Raw: raw}, N: 1}
 	c.members = c.inline[:0]
 	s := scanner{b: raw}
 	s.space()
@@ -98,13 +90,6 @@ func ParseChat(raw []byte) (*ChatRequest, error) {
 		return nil, c.wrong
 	}
 	return c, nil
-}
-
-// fail keeps the first error that is not one of JSON: those are told only once the whole text is known to be JSON.
-func (c *ChatRequest) fail(err *fault.Error) {
-	if c.wrong == nil {
-		c.wrong = err
-	}
 }
 
 func invalidType(param, format string, args ...any) *fault.Error {
@@ -270,7 +255,7 @@ func (c *ChatRequest) read() {
 		case "response_format":
 			c.HasResponseFormat = !isNull(v)
 		default:
-			c.refuseOtherCase(m.Name)
+			c.refuseOtherCase(m.Name, ours[:])
 		}
 	}
 	if n := c.readTokens("max_tokens", maxTokens.of(c.Raw)); c.MaxTokens == 0 {
@@ -280,35 +265,6 @@ func (c *ChatRequest) read() {
 	c.readMessages(messages)
 	c.readStream(stream.of(c.Raw))
 	c.readThread(threadID, metadata)
-}
-
-// refuseOtherCase fails for a name that decoders without an eye for case take for one of ours (Go's encoding/json does,
-// and folds beyond ASCII): the model we bill would not be the model that answers.
-func (c *ChatRequest) refuseOtherCase(name []byte) {
-	plain := true
-	for _, b := range name {
-		plain = plain && (b == '_' || b >= 'a' && b <= 'z' || b >= '0' && b <= '9')
-	}
-	if plain {
-		return
-	}
-	for _, our := range ours {
-		if bytes.EqualFold(name, []byte(our)) {
-			c.fail(fault.New(fault.Invalid, "unknown member %q: did you mean %q? Names count in their exact case", clip(string(name)), our).
-				WithCode("unknown_parameter").WithParam(clip(string(name))))
-		}
-	}
-}
-
-func (c *ChatRequest) readModel() {
-	v := c.model.of(c.Raw)
-	if len(v) > 0 && !isString(v) && !isNull(v) {
-		c.fail(invalidType("model", "model must be a string"))
-		return
-	}
-	if c.Model = text(v); c.Model == "" {
-		c.fail(missing("model", "you must provide a model parameter"))
-	}
 }
 
 func (c *ChatRequest) readMessages(at Span) {
@@ -388,47 +344,6 @@ func boolean(v []byte) (value, ok bool) {
 		return false, true
 	}
 	return false, false
-}
-
-func (c *ChatRequest) readThread(top, metadata Span) {
-	c.strip = !top.empty()
-	first := c.threadID("thread_id", top.of(c.Raw))
-	meta := metadata.of(c.Raw)
-	if len(meta) > 0 && !isNull(meta) && !isObject(meta) {
-		c.fail(invalidType("metadata", "metadata must be an object"))
-		return
-	}
-	var second string
-	if isObject(meta) {
-		m, twice := find(meta, "thread_id")
-		if twice {
-			c.fail(duplicate("thread_id").WithParam("metadata.thread_id"))
-		}
-		c.strip = c.strip || !m.Value.empty()
-		second = c.threadID("metadata.thread_id", m.Value.of(meta))
-	}
-	if first != "" && second != "" && first != second {
-		c.fail(invalidValue("thread_id", "thread_id and metadata.thread_id name different threads"))
-	}
-	if c.Thread = first; first == "" {
-		c.Thread = second
-	}
-}
-
-func (c *ChatRequest) threadID(param string, v []byte) string {
-	if len(v) == 0 || isNull(v) {
-		return ""
-	}
-	if !isString(v) {
-		c.fail(invalidType(param, "%s must be a string", param))
-		return ""
-	}
-	s := text(v)
-	if !id.ValidThread(s) && s != "new" {
-		c.fail(invalidValue(param, "%s must be 1 to %d letters, digits or . _ : - (not \".\" or \"..\"), or \"new\"", param, id.MaxThread))
-		return ""
-	}
-	return s
 }
 
 // find returns the member name of the valid object, and whether it is there twice; the zero Member if it is not there.

@@ -31,19 +31,18 @@ type edit struct {
 // thread_id is gone goes too.
 func (c *ChatRequest) Splice(e Edits) []byte {
 	var room [8]edit
-	edits := room[:0]
-	if e.Model != "" && e.Model != c.Model {
-		edits = append(edits, edit{at: c.model, with: appendString(nil, e.Model)})
-	}
+	edits := c.editModel(room[:0], e.Model)
 	edits = c.editMessages(edits, e)
 	if e.IncludeUsage && c.Stream && !c.IncludeUsage {
 		edits = append(edits, c.askUsage())
 	}
-	if c.strip {
-		edits = c.removeThread(edits)
-	}
+	return splice(c.Raw, c.removeThread(edits))
+}
+
+// splice returns raw with edits made, which it sorts: raw itself if there are none.
+func splice(raw []byte, edits []edit) []byte {
 	if len(edits) == 0 {
-		return c.Raw
+		return raw
 	}
 	// Spans do not overlap. Where an insertion stands at the start of a removal, it comes first; at its end, after.
 	slices.SortStableFunc(edits, func(a, b edit) int {
@@ -52,7 +51,7 @@ func (c *ChatRequest) Splice(e Edits) []byte {
 		}
 		return a.at[1] - b.at[1]
 	})
-	size := len(c.Raw)
+	size := len(raw)
 	for i := range edits {
 		size += len(edits[i].with) + len(edits[i].tail) + len(edits[i].list)
 		for _, m := range edits[i].list {
@@ -62,7 +61,7 @@ func (c *ChatRequest) Splice(e Edits) []byte {
 	out, from := make([]byte, 0, size), 0
 	for i := range edits {
 		d := &edits[i]
-		out = append(out, c.Raw[from:d.at[0]]...)
+		out = append(out, raw[from:d.at[0]]...)
 		out = append(out, d.with...)
 		for n, m := range d.list {
 			if n > 0 {
@@ -73,7 +72,7 @@ func (c *ChatRequest) Splice(e Edits) []byte {
 		out = append(out, d.tail...)
 		from = d.at[1]
 	}
-	return append(out, c.Raw[from:]...)
+	return append(out, raw[from:]...)
 }
 
 // editMessages drops messages, changes some for others, and puts history in.
@@ -165,22 +164,6 @@ func (c *ChatRequest) askUsage() edit {
 		return edit{at: first, with: []byte(ask)}
 	}
 	return edit{at: first, with: []byte(ask + ",")}
-}
-
-// removeThread takes thread_id out of the body and out of its metadata.
-func (c *ChatRequest) removeThread(edits []edit) []edit {
-	drop := make([]bool, len(c.members))
-	for i, m := range c.members {
-		switch string(m.Name) {
-		case "thread_id":
-			drop[i] = true
-		case "metadata":
-			edits, drop[i] = removeInner(edits, c.Raw, m.Value)
-		}
-	}
-	return removeItems(edits, len(c.members), func(i int) (Span, bool) {
-		return Span{c.members[i].Key[0], c.members[i].Value[1]}, drop[i]
-	})
 }
 
 // removeInner removes thread_id from the metadata at a span; empty says that nothing else was in there.
