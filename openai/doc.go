@@ -1,4 +1,5 @@
-// Package openai is the dialect we speak to clients: the wire shapes of the OpenAI chat API, and nothing else.
+// Package openai is the dialect we speak to clients: the wire shapes of the OpenAI API, chat and embeddings, and nothing
+// else.
 //
 // Everything here is a pure function on bytes. A request is looked at in one pass that proves it valid JSON and notes
 // where things are; it is never decoded and encoded again, so what the client wrote is what a provider gets, but for the
