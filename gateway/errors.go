@@ -142,7 +142,8 @@ func scrub(s string) string {
 				break
 			}
 			start := from + i + len(prefix)
-			if at := from + i; at > 0 && wordByte(s[at-1]) { // a desk-assistant is no key
+			model := prefix == "pplx-" && strings.HasPrefix(s[start:], "embed-v")
+			if at := from + i; model || at > 0 && wordByte(s[at-1]) { // no keys: pplx-embed-v1-4b, a desk-assistant
 				from = start
 				continue
 			}

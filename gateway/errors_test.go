@@ -106,6 +106,7 @@ func TestScrub(t *testing.T) {
 	f("dial tcp: refused", "dial tcp: refused")
 	f("key sk-proj-abcdefgh1 is bad", "key sk-**** is bad")
 	f("th_abcdefghijkl_x, pplx-aaaaaaaaaa; AIzaSyBBBBBBBB", "th_****, pplx-****; AIza****")
+	f("the model pplx-embed-v1-0.6b, pplx-embedaaaaa", "the model pplx-embed-v1-0.6b, pplx-****")
 	f("sk-sk-sk-sk-sk-", "sk-****")
 	f("sk-short", "sk-short")
 	f("th_", "th_")

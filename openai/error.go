@@ -27,9 +27,10 @@ func AppendError(dst []byte, message, typ, param, code string) []byte {
 }
 
 // keys matches what looks like a key of ours, of a provider, or of another service a message may quote. Providers mask
-// keys themselves, but show both ends: hence the stars.
+// keys themselves, but show both ends: hence the stars. pplx-embed-… is the name of a model.
 var keys = regexp.MustCompile(`(?i)\bBearer\s+[^\s"',]+` +
-	`|\b(?:sk|pk|rk|th|pplx|gsk|xai|ghp|hf)[-_][\w*.-]{6,}` +
+	`|\b(?:sk|pk|rk|th|gsk|xai|ghp|hf)[-_][\w*.-]{6,}` +
+	`|\bpplx[-_][A-Za-z0-9*]{6,}[\w*.-]*` +
 	`|\bAIza[\w*-]{6,}` +
 	`|\bya29\.[\w*.-]{6,}` +
 	`|\beyJ[\w-]{8,}\.[\w.-]+` +

@@ -23,6 +23,7 @@ func TestScrub(t *testing.T) {
 		"Incorrect API key provided: sk-proj-abc********wxyz. You": "Incorrect API key provided: [masked] You",
 		"sk-or-v1-0123456789abcdef, th_AbCdEfGhIjKl_secret":        "[masked], [masked]",
 		"key AIzaSyA-1234567890_abc and pplx-0123456789abcdef":     "key [masked] and [masked]",
+		"pplx-embed-v1-0.6b, pplx-abc********wxyz":                 "pplx-embed-v1-0.6b, [masked]",
 		"Authorization: Bearer abc.def-ghi, next":                  "Authorization: [masked], next",
 		"GET /v1beta/models?key=abc123&alt=sse":                    "GET /v1beta/models?[masked]&alt=sse",
 		"token eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIx.abc":              "token [masked]",
