@@ -60,7 +60,7 @@ type Auth struct {
 // Timeouts bound every wait on another part.
 type Timeouts struct {
 	Connect     time.Duration // dial and TLS handshake with a provider
-	Headers     time.Duration // from a request sent to the first header byte of a provider's stream
+	Headers     time.Duration // from a request sent to the first header byte of a provider's stream, or of its embeddings
 	Whole       time.Duration // the same where no stream was asked for: the header comes when the model is done
 	Idle        time.Duration // silence inside a provider's stream
 	Stream      time.Duration // a whole stream

@@ -29,9 +29,10 @@ type Dialect struct {
 	Check    KeyCheck
 
 	// What a provider that speaks another dialect has of its own. nil: as OpenAI.
-	Translate func(*Request) (Words, error)
-	Authorize func(h http.Header, key string) // puts the key where the provider looks for it
-	Family    func(model string) string       // Families'; nil: all its models understand each other
+	Translate  func(*Request) (Words, error)
+	Embeddings func(*Request) (Wording, error) // Translate of a request for embeddings
+	Authorize  func(h http.Header, key string) // puts the key where the provider looks for it
+	Family     func(model string) string       // Families'; nil: all its models understand each other
 }
 
 // Client asks a provider. It is its Upstream, and safe for concurrent use.
@@ -81,14 +82,28 @@ func newTransport(o Options) *http.Transport {
 }
 
 // Translate is Upstream's.
-func (c *Client) Translate(r *Request) (err error) {
+func (c *Client) Translate(r *Request) error {
 	if c.dialect.Translate == nil {
 		return nil
 	}
-	if r.words, err = c.dialect.Translate(r); err != nil {
+	words, err := c.dialect.Translate(r)
+	if err != nil {
 		return err
 	}
-	r.Warnings = r.words.Warnings()
+	r.words, r.Warnings = words, words.Warnings()
+	return nil
+}
+
+// TranslateEmbeddings is Embedder's.
+func (c *Client) TranslateEmbeddings(r *Request) error {
+	if c.dialect.Embeddings == nil {
+		return nil
+	}
+	words, err := c.dialect.Embeddings(r)
+	if err != nil {
+		return err
+	}
+	r.words, r.Warnings = words, words.Warnings()
 	return nil
 }
 
@@ -132,15 +147,16 @@ func (c *Client) Chat(ctx context.Context, r *Request) (*Answer, error) {
 	if !r.Stream {
 		patience = c.options.WholeTimeout
 	}
-	k := c.begin(ctx, r.Key, c.transport, patience, c.options.MaxBody)
-	answer, err := k.chat(r)
-	if err != nil || answer.Stream == nil {
-		k.end(nil)
-	}
-	if err != nil {
-		return nil, k.failed(err)
-	}
-	return answer, nil
+	return c.begin(ctx, r.Key, c.transport, patience, c.options.MaxBody).ask(r, "chat/completions")
+}
+
+// maxEmbedding is how many bytes of an answer one embedding may take: 4,096 numbers of 32 digits each.
+const maxEmbedding = 4096 * 32
+
+// Embed is Embedder's. No model thinks before it embeds, so the patience is that for a stream.
+func (c *Client) Embed(ctx context.Context, r *Request) (*Answer, error) {
+	most := 1<<20 + int64(r.Inputs)*maxEmbedding
+	return c.begin(ctx, r.Key, c.transport, c.options.HeaderTimeout, most).ask(r, "embeddings")
 }
 
 // begin makes a call whose answer has to begin within patience, and holds at most so many bytes where it is whole.
@@ -211,8 +227,20 @@ func (k *call) do(request *http.Request, r *Request) (*Answer, error) {
 	return answer, nil
 }
 
-func (k *call) chat(r *Request) (*Answer, error) {
-	path, body := "chat/completions", r.Body
+// ask sends r to path, or where its words say, and ends the call unless its answer is a stream.
+func (k *call) ask(r *Request, path string) (*Answer, error) {
+	answer, err := k.send(r, path)
+	if err != nil || answer.Stream == nil {
+		k.end(nil)
+	}
+	if err != nil {
+		return nil, k.failed(err)
+	}
+	return answer, nil
+}
+
+func (k *call) send(r *Request, path string) (*Answer, error) {
+	body := r.Body
 	if r.words != nil {
 		path, body = r.words.Path(), r.words.Body()
 	}

@@ -42,7 +42,8 @@ func (k *call) stream(response *http.Response, r *Request) (Stream, error) {
 		response.Body.Close()
 		return nil, k.unread(err, false)
 	}
-	return &stream{k: k, body: response.Body, events: sse.NewReader(from, k.client.options.MaxLine), ask: r, words: r.words}, nil
+	words, _ := r.words.(Words)
+	return &stream{k: k, body: response.Body, events: sse.NewReader(from, k.client.options.MaxLine), ask: r, words: words}, nil
 }
 
 // Ready reports whether Next would return without waiting for the provider: a relay asks before it flushes. It may be

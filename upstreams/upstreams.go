@@ -18,9 +18,10 @@ import (
 // Request is one attempt at a provider. What it points to must never be changed again: a connection's writer may still
 // be at it when Chat has returned.
 type Request struct {
-	Body    []byte      // the chat request in the OpenAI dialect, with the provider's own name for the model in it
+	Body    []byte      // the request in the OpenAI dialect, with the provider's own name for the model in it
 	Model   string      // that name
 	Stream  bool        // what Body asks for
+	Inputs  int         // how many embeddings Body asks for: it bounds how large the answer may be
 	Key     seal.Secret // the org's key at this provider
 	Attempt string      // our name for the attempt, sent as X-Client-Request-Id so that both sides' logs can be compared
 	Header  http.Header // the caller's headers that this provider understands (allow-listed by Forward); may be nil
@@ -31,7 +32,7 @@ type Request struct {
 	// them; Chat, or of a stream the Next that brings its end, may add what the answer turned out to lack.
 	Warnings []string
 
-	words Words // Translate: Body in the provider's own words; nil where those are Body's
+	words Wording // Translate: Body in the provider's own words; nil where those are Body's
 }
 
 // Upstream is one provider. Safe for concurrent use.
@@ -56,6 +57,15 @@ type Tester interface {
 	// Test asks the provider for what only a good key gets, and waits for it ten seconds at most. Errors are those of
 	// Chat; of a key that is no good, provider_key_rejected.
 	Test(ctx context.Context, key seal.Secret) (Proof, error)
+}
+
+// Embedder is an Upstream that can embed. It is found by type assertion.
+type Embedder interface {
+	// TranslateEmbeddings is Translate for a request for embeddings.
+	TranslateEmbeddings(r *Request) error
+
+	// Embed is Chat for one. Its answer is always whole.
+	Embed(ctx context.Context, r *Request) (*Answer, error)
 }
 
 // Proof is what a provider let see whoever has a good key.

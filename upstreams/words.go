@@ -6,9 +6,9 @@ import (
 	"io"
 )
 
-// Words is one request in the words of a provider that does not speak the OpenAI dialect, and what reads its answer. It
+// Wording is one request in the words of a provider that does not speak the OpenAI dialect, and what reads its answer. It
 // is pure: bytes in, bytes out. One is made for each request, and used by one goroutine.
-type Words interface {
+type Wording interface {
 	Path() string       // after the base URL, escaped, with a query if there is one
 	Body() []byte       // never changed again
 	Warnings() []string // see Request
@@ -16,6 +16,11 @@ type Words interface {
 	// Whole is the provider's answer in the OpenAI dialect. Errors: fault.Upstream for what is no answer, or a Complaint;
 	// one that was worked for comes with an object that holds its usage.
 	Whole(body []byte) ([]byte, error)
+}
+
+// Words is Wording of what may be answered by a stream.
+type Words interface {
+	Wording
 
 	// Event is what one event of the stream says, as chunks of the OpenAI dialect: none, one or several, good until the
 	// next call. data is not empty. end says that this was the provider's end marker: what follows is not read. Errors:

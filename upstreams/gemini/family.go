@@ -47,13 +47,9 @@ func (m traits) penalises() bool { return !strings.HasPrefix(m.id, "gemini-2.5")
 
 // address is where the model is asked, below the base URL. Whatever the name holds, it stays one segment, and the method
 // ours.
-func address(model string, stream bool) string {
+func address(model, method string) string {
 	id := url.PathEscape(strings.TrimPrefix(model, "models/"))
-	id = strings.ReplaceAll(id, ":", "%3A")
-	if stream {
-		return "models/" + id + ":streamGenerateContent?alt=sse"
-	}
-	return "models/" + id + ":generateContent"
+	return "models/" + strings.ReplaceAll(id, ":", "%3A") + ":" + method
 }
 
 // efforts are the words for how hard to think, from nothing up.

@@ -1,5 +1,5 @@
-// Package gemini is the upstream of Google's Gemini by its own API, generateContent of the Developer API. It puts
-// requests in the OpenAI dialect into Gemini's words, and Gemini's answers into that dialect.
+// Package gemini is the upstream of Google's Gemini by its own API, generateContent and batchEmbedContents of the Developer
+// API. It puts requests in the OpenAI dialect into Gemini's words, and Gemini's answers into that dialect.
 //
 // Both directions are pure functions on bytes. What Gemini has no word for is left out with a warning where the answer
 // stays right without it, and refused where the client would get something else than it asked for. What only Gemini
@@ -19,13 +19,14 @@ import (
 func New(o upstreams.Options) (*upstreams.Client, error) {
 	d := dialect{now: time.Now, fresh: fresh}
 	return upstreams.NewClient(upstreams.Dialect{
-		Provider:  "gemini",
-		BaseURL:   "https://generativelanguage.googleapis.com/v1beta",
-		Answer:    []string{"X-Gemini-Service-Tier", "Retry-After"}, // it names its answers inside them
-		Translate: d.translate,
-		Family:    Family,
-		Check:     upstreams.KeyCheck{Path: models, Models: models, Member: "models"},
-		Authorize: func(h http.Header, key string) { h["X-Goog-Api-Key"] = []string{key} },
+		Provider:   "gemini",
+		BaseURL:    "https://generativelanguage.googleapis.com/v1beta",
+		Answer:     []string{"X-Gemini-Service-Tier", "Retry-After"}, // it names its answers inside them
+		Translate:  d.translate,
+		Embeddings: translateEmbeddings,
+		Family:     Family,
+		Check:      upstreams.KeyCheck{Path: models, Models: models, Member: "models"},
+		Authorize:  func(h http.Header, key string) { h["X-Goog-Api-Key"] = []string{key} },
 	}, o)
 }
 
@@ -44,8 +45,12 @@ func (d dialect) translate(r *upstreams.Request) (upstreams.Words, error) {
 	if err != nil {
 		return nil, err
 	}
+	method := "generateContent"
+	if r.Stream {
+		method = "streamGenerateContent?alt=sse"
+	}
 	return &words{
-		path:     address(r.Model, r.Stream),
+		path:     address(r.Model, method),
 		body:     body,
 		warnings: t.Warnings,
 		model:    r.Model,

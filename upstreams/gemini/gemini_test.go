@@ -39,6 +39,12 @@ var subject = upstreamstest.Subject{
 	Header: map[string]string{"X-Gemini-Service-Tier": "standard", "Retry-After": "2"},
 	Wire:   &wire,
 	Check:  upstreamstest.Check{Folder: "testdata/check", Path: "models", Models: 3, Refused: []string{"400_api_key", "400_location"}},
+	Embeds: upstreamstest.Embeds{
+		Path:   "models/m:batchEmbedContents",
+		Body:   `{"requests":[{"model":"models/m","content":{"parts":[{"text":"one"}]},"outputDimensionality":4},{"model":"models/m","content":{"parts":[{"text":"two"}]},"outputDimensionality":4}]}`,
+		Answer: `{"embeddings":[{"values":[0.1,-0.25,0.5,1]},{"values":[1,0,0,0]}]}`,
+		Told:   `{"object":"list","data":[{"object":"embedding","index":0,"embedding":[0.1,-0.25,0.5,1]},{"object":"embedding","index":1,"embedding":[1,0,0,0]}],"model":"m","usage":null}`,
+	},
 }
 
 func TestUpstream(t *testing.T) { upstreamstest.Run(t, subject) }

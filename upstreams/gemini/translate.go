@@ -60,9 +60,13 @@ func (t *translation) request(body []byte) ([]byte, error) {
 	out = t.serviceTier(out)
 	out = append(out, '}')
 	if t.err == nil && len(out) > maxRequest {
-		t.fail(fault.New(fault.TooLarge, "gemini takes requests of at most %d bytes, media included", maxRequest).WithCode("request_too_large"))
+		t.fail(tooLarge())
 	}
 	return out, t.err
+}
+
+func tooLarge() error {
+	return fault.New(fault.TooLarge, "gemini takes requests of at most %d bytes, media included", maxRequest).WithCode("request_too_large")
 }
 
 func (t *translation) member(name string, v gjson.Result) {

@@ -376,12 +376,9 @@ func TestAddress(t *testing.T) {
 		"..":                      "models/..:generateContent",
 		"a%2Fb é":                 "models/a%252Fb%20%C3%A9:generateContent",
 	} {
-		if got := address(model, false); got != want {
+		if got := address(model, "generateContent"); got != want {
 			t.Errorf("%s is asked at %s, want %s", model, got, want)
 		}
-	}
-	if got := address("m", true); got != "models/m:streamGenerateContent?alt=sse" {
-		t.Errorf("streams are asked at %s", got)
 	}
 }
 

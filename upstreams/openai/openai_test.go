@@ -23,8 +23,9 @@ var subject = upstreamstest.Subject{
 		"X-Ratelimit-Reset-Tokens":     "6m0s",
 		"Retry-After":                  "2",
 	},
-	ID:    "X-Request-Id",
-	Check: upstreamstest.Check{Folder: "testdata/check", Path: "models", Models: 5, Narrow: true},
+	ID:     "X-Request-Id",
+	Check:  upstreamstest.Check{Folder: "testdata/check", Path: "models", Models: 5, Narrow: true},
+	Embeds: upstreamstest.Embeds{Answer: upstreamstest.Embedded},
 }
 
 func TestUpstream(t *testing.T) { upstreamstest.Run(t, subject) }
@@ -60,3 +61,5 @@ func TestStreams(t *testing.T) {
 }
 
 func TestAnswers(t *testing.T) { subject.Answers(t, "testdata/chat", nil) }
+
+func TestEmbeddings(t *testing.T) { subject.Embedded(t, "testdata/embeddings") }

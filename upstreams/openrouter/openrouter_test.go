@@ -28,8 +28,9 @@ var subject = upstreamstest.Subject{
 		"X-Generation-Id":       "gen-1794700800-7obIkcRWRuBmalP0LU8S",
 		"X-Ratelimit-Remaining": "0",
 	},
-	ID:    "X-Generation-Id",
-	Check: upstreamstest.Check{Folder: "testdata/check", Path: "key", Models: 2},
+	ID:     "X-Generation-Id",
+	Check:  upstreamstest.Check{Folder: "testdata/check", Path: "key", Models: 2},
+	Embeds: upstreamstest.Embeds{Answer: upstreamstest.Embedded},
 }
 
 // The list of models is anybody's: it proves nothing, and a key that was proved stays so without it.
@@ -101,3 +102,5 @@ func TestAnswers(t *testing.T) {
 		"error_200": {Kind: fault.Upstream, Code: "upstream_error", Message: "Provider returned error"},
 	})
 }
+
+func TestEmbeddings(t *testing.T) { subject.Embedded(t, "testdata/embeddings") }

@@ -25,12 +25,13 @@ const routed = "router/v1/models"
 // New returns the upstream. It connects to nothing yet; Close it when the last call has ended.
 func New(o upstreams.Options) (*upstreams.Client, error) {
 	d := upstreams.Dialect{
-		Provider: "perplexity",
-		BaseURL:  "https://api.perplexity.ai",
-		Answer:   []string{"X-Request-Id", "X-Ratelimit-*", "Retry-After", "Retry-After-Ms"},
-		IDs:      []string{"X-Request-Id"},
-		Family:   family,
-		Check:    upstreams.KeyCheck{Path: routed, Models: routed, Narrow: true},
+		Provider:   "perplexity",
+		BaseURL:    "https://api.perplexity.ai",
+		Answer:     []string{"X-Request-Id", "X-Ratelimit-*", "Retry-After", "Retry-After-Ms"},
+		IDs:        []string{"X-Request-Id"},
+		Family:     family,
+		Embeddings: translateEmbeddings,
+		Check:      upstreams.KeyCheck{Path: routed, Models: routed, Narrow: true},
 	}
 	search, ok := searchChoices[o.Search]
 	if !ok {

@@ -16,12 +16,22 @@ import (
 // Most keys get 403 at this list, which is in preview; those that may use it, the list.
 var check = upstreamstest.Check{Folder: "testdata/check", Path: "router/v1/models", Models: 2, Narrow: true}
 
+// Embeddings are made at one place, whichever API answers chats. AH+B/w== is 0, 127, -127, -1.
+var embeds = upstreamstest.Embeds{
+	Path:   "v1/embeddings",
+	Body:   `{"model":"m","input":["one","two"],"dimensions":4,"encoding_format":"base64_int8"}`,
+	Answer: `{"object":"list","model":"m","data":[{"object":"embedding","index":0,"embedding":"AH+B/w=="},{"object":"embedding","index":1,"embedding":"fwAAAA"}],"usage":{"prompt_tokens":2,"total_tokens":2,"cost":{"currency":"USD","input_cost":8e-09,"total_cost":8e-09}}}`,
+	Told: `{"object":"list","data":[{"object":"embedding","index":0,"embedding":[0,1,-1,-0.007874016]},{"object":"embedding","index":1,"embedding":[1,0,0,0]}],"model":"m",
+		"usage":{"prompt_tokens":2,"total_tokens":2,"cost":8e-09,"cost_details":{"currency":"USD","input_cost":8e-09,"total_cost":8e-09}}}`,
+}
+
 // By the Agent API an answer is a response, and its stream ends with the whole of it.
 var agent = upstreamstest.Subject{
 	New:    perplexity.New,
 	Header: header,
 	ID:     "X-Request-Id",
 	Check:  check,
+	Embeds: embeds,
 	Wire: &upstreamstest.Wire{
 		Path:          "v1/responses",
 		StreamPath:    "v1/responses",
@@ -46,6 +56,7 @@ var sonar = upstreamstest.Subject{
 	Header: header,
 	ID:     "X-Request-Id",
 	Check:  check,
+	Embeds: embeds,
 	Wire: &upstreamstest.Wire{
 		Path:          "chat/completions",
 		StreamPath:    "chat/completions",

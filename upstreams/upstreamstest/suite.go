@@ -28,6 +28,7 @@ type Subject struct {
 	Header  map[string]string // headers of its provider that it keeps, in canonical form
 	ID      string            // which of them is the provider's name for the request; "" if none is
 	Check   Check
+	Embeds  Embeds
 
 	Wire *Wire // how its provider speaks; nil: the dialect of OpenAI, which is passed through
 }
@@ -59,6 +60,7 @@ func Run(t *testing.T, s Subject) {
 		"options":          testOptions,
 		"many at one host": testMany,
 		"key check":        testKeyCheck,
+		"embeddings":       testEmbeddings,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -1,0 +1,152 @@
+package gemini
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/tidwall/gjson"
+
+	"threadhub/internal/fault"
+	"threadhub/openai"
+	"threadhub/upstreams"
+)
+
+// maxBatch is how many texts Gemini takes in one batchEmbedContents.
+const maxBatch = 100
+
+// full is how many dimensions gemini-embedding-001 has. With fewer its embeddings are not of the length 1, as OpenAI's are.
+const full = 3072
+
+// embedding is one request for embeddings in Gemini's words, and what reads its answer. It is a batch, also of one text:
+// Gemini answers in the order of the batch.
+type embedding struct {
+	model      string
+	inputs     int
+	dimensions int64 // 0: as many as the model gives
+	packed     bool  // the client wants its numbers packed
+	body       []byte
+	warnings   []string
+}
+
+// translateEmbeddings puts r into Gemini's words. Each text stands in a request of its own, as the client wrote it.
+func translateEmbeddings(r *upstreams.Request) (upstreams.Wording, error) {
+	asked, err := openai.ParseEmbeddings(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	t := translation{Losses: upstreams.Losses{Policy: r.Unsupported}}
+	model := strings.TrimPrefix(r.Model, "models/")
+	e := &embedding{model: model, inputs: asked.Inputs, dimensions: asked.Dimensions, packed: asked.Encoding == "base64"}
+	switch {
+	case asked.Kind != openai.TextInput:
+		t.fail(cannot("input", "gemini embeds texts only, no token ids and no objects"))
+	case asked.Inputs > maxBatch:
+		t.fail(fault.New(fault.Invalid, "gemini embeds at most %d texts in one request, and there are %d: send them in several", maxBatch, asked.Inputs).
+			WithCode("array_above_max_length").WithParam("input"))
+	case asked.Encoding != "" && asked.Encoding != "float" && !e.packed:
+		t.unsupported("encoding_format", "encoding_format is \"float\" or \"base64\" for gemini")
+	}
+	for _, name := range asked.Others() {
+		reason := "unknown"
+		if name == "user" || name == "metadata" {
+			reason = "unsupported"
+		}
+		t.dropped(name, reason)
+	}
+	if 0 < e.dimensions && e.dimensions < full && model == "gemini-embedding-001" {
+		t.Warn("partial=dimensions;reason=not_normalised")
+	}
+	if t.err != nil {
+		return nil, t.err
+	}
+	e.warnings = t.Warnings
+	e.body = e.request(asked.Texts())
+	if len(e.body) > maxRequest {
+		return nil, tooLarge()
+	}
+	return e, nil
+}
+
+func (e *embedding) request(texts [][]byte) []byte {
+	name := string(gjson.AppendJSONString(nil, "models/"+e.model))
+	out := []byte(`{"requests":[`)
+	for i, text := range texts {
+		if i > 0 {
+			out = append(out, ',')
+		}
+		o := object{b: append(out, '{')}
+		o.raw("model", name)
+		o.key("content")
+		o.b = append(append(append(o.b, `{"parts":[{"text":`...), text...), `}]}`...)
+		if e.dimensions > 0 {
+			o.raw("outputDimensionality", strconv.FormatInt(e.dimensions, 10))
+		}
+		out = append(o.b, '}')
+	}
+	return append(out, `]}`...)
+}
+
+// Path is upstreams.Wording's.
+func (e *embedding) Path() string { return address(e.model, "batchEmbedContents") }
+
+// Body is upstreams.Wording's.
+func (e *embedding) Body() []byte { return e.body }
+
+// Warnings is upstreams.Wording's.
+func (e *embedding) Warnings() []string { return e.warnings }
+
+// Whole is upstreams.Wording's. Gemini mostly does not tell what it counted: then the usage is null.
+func (e *embedding) Whole(body []byte) ([]byte, error) {
+	root := gjson.ParseBytes(body)
+	out := append(make([]byte, 0, len(body)+64*e.inputs), `{"object":"list","data":[`...)
+	count, wrong := 0, error(nil)
+	each(root.Get("embeddings"), func(i int, v gjson.Result) bool {
+		if count++; count > 1 {
+			out = append(out, ',')
+		}
+		out = strconv.AppendInt(append(out, `{"object":"embedding","index":`...), int64(i), 10)
+		out, wrong = e.vector(append(out, `,"embedding":`...), v.Get("values"))
+		out = append(out, '}')
+		return wrong == nil
+	})
+	switch {
+	case wrong != nil:
+		return nil, wrong
+	case count != e.inputs:
+		return nil, protocol("answered with more or fewer embeddings than there are texts")
+	}
+	out = gjson.AppendJSONString(append(out, `],"model":`...), e.model)
+	out = append(out, `,"usage":`...)
+	if n := root.Get("usageMetadata.promptTokenCount"); n.Type == gjson.Number {
+		out = append(append(out, `{"prompt_tokens":`...), n.Raw...)
+		out = append(append(out, `,"total_tokens":`...), n.Raw...)
+		return append(out, "}}"...), nil
+	}
+	return append(out, "null}"...), nil
+}
+
+// vector appends one embedding: each number as Gemini wrote it, or all of them packed.
+func (e *embedding) vector(dst []byte, values gjson.Result) ([]byte, error) {
+	numbers, packed, from := true, []float32(nil), len(dst)
+	count := int64(0)
+	each(values, func(_ int, v gjson.Result) bool {
+		count++
+		if e.packed {
+			packed = append(packed, float32(v.Num))
+		} else {
+			dst = append(append(dst, ','), v.Raw...)
+		}
+		numbers = numbers && v.Type == gjson.Number
+		return numbers
+	})
+	switch {
+	case !numbers || count == 0:
+		return nil, protocol("answered with an embedding that is none")
+	case e.dimensions > 0 && count != e.dimensions:
+		return nil, protocol("answered with embeddings of another size than it was asked for")
+	case e.packed:
+		return openai.AppendVector(dst, packed, true), nil
+	}
+	dst[from] = '['
+	return append(dst, ']'), nil
+}

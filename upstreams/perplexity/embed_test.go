@@ -1,0 +1,132 @@
+package perplexity
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/json"
+	"testing"
+
+	"github.com/tidwall/gjson"
+
+	"threadhub/internal/fault"
+	"threadhub/openai"
+	"threadhub/upstreams"
+	"threadhub/upstreams/upstreamstest"
+)
+
+func TestEmbeddings(t *testing.T) {
+	body := func(input, more string) string { return `{"model":"m","input":` + input + more + `}` }
+	sent := func(input, more string) string {
+		return `{"model":"m","input":` + input + more + `,"encoding_format":"base64_int8"}`
+	}
+	upstreamstest.Embeddings(t, translateEmbeddings, [][4]string{
+		{"one text", body(`"one \u00e9"`, ""), sent(`["one é"]`, ""), ""},
+		{"several", body(`["one","two"]`, `,"dimensions":128`), sent(`["one","two"]`, `,"dimensions":128`), ""},
+		{"in base64", body(`"one"`, `,"encoding_format":"base64"`), sent(`["one"]`, ""), ""},
+		{"in numbers", body(`"one"`, `,"encoding_format":"float"`), sent(`["one"]`, ""), ""},
+		{"in something else", body(`"one"`, `,"encoding_format":"binary"`), "unsupported_parameter encoding_format", ""},
+		{"hints", body(`"one"`, `,"user":"u","input_type":"query","nothing":null`), sent(`["one"]`, ""), "dropped=user;reason=unsupported, dropped=input_type;reason=unknown"},
+		{"a hint with an odd name", body(`"one"`, `,"a\r\nb":1`), sent(`["one"]`, ""), "dropped=a??b;reason=unknown"},
+		{"tokens", body(`[1,2]`, ""), "unsupported_parameter input", ""},
+		{"lists of tokens", body(`[[1],[2]]`, ""), "unsupported_parameter input", ""},
+		{"objects", body(`[{"content":[]}]`, ""), "unsupported_parameter input", ""},
+	})
+}
+
+func TestRecordedEmbeddings(t *testing.T) {
+	ask := func(more string) upstreams.Wording {
+		t.Helper()
+		w, err := translateEmbeddings(&upstreams.Request{
+			Body: []byte(`{"model":"perplexity/pplx-embed-v1-0.6b","input":"one","dimensions":128` + more + `}`), Model: "pplx-embed-v1-0.6b",
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return w
+	}
+	w := ask("")
+	upstreamstest.Same(t, "the request", w.Body(), upstreamstest.File(t, "embeddings/int8.req.json"))
+	answer := upstreamstest.File(t, "embeddings/int8.resp.json")
+	got, err := w.Whole(answer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	upstreamstest.Golden(t, "embeddings/int8.want.json", append(got, '\n'))
+	packed, err := ask(`,"encoding_format":"base64"`).Whole(answer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	upstreamstest.Golden(t, "embeddings/int8.base64.want.json", append(packed, '\n'))
+
+	// Both say what the bytes say, divided by 127.
+	bytes, err := base64.StdEncoding.DecodeString(gjson.GetBytes(answer, "data.0.embedding").Str)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, v := range gjson.GetBytes(got, "data.0.embedding").Array() {
+		if float32(v.Num) != float32(int8(bytes[i]))/127 {
+			t.Errorf("number %d is %s, its byte %d", i, v.Raw, int8(bytes[i]))
+		}
+	}
+	a, err := openai.ParseEmbeddingsAnswer(packed, 1)
+	if err != nil || a.Usage == nil || a.Usage.Cost != "4e-09" || a.Model != "pplx-embed-v1-0.6b" {
+		t.Errorf("%+v, %v", a, err)
+	}
+}
+
+func TestEmbeddingsAnswers(t *testing.T) {
+	for about, body := range map[string]string{
+		"no base64":           `{"data":[{"embedding":"?"}]}`,
+		"nothing":             `{"data":[{"embedding":""}]}`,
+		"numbers":             `{"data":[{"embedding":[1,2,3,4]}]}`,
+		"one that is smaller": `{"data":[{"embedding":"AAA="}]}`,
+		"one that is larger":  `{"data":[{"embedding":"AAAAAAAA"}]}`,
+		"no object":           `{"data":[7]}`,
+	} {
+		e := &embedding{dimensions: 4}
+		if got, err := e.Whole([]byte(body)); !fault.HasCode(err, "upstream_protocol") {
+			t.Errorf("%s: %s, %v", about, got, err)
+		}
+	}
+	got, err := (&embedding{}).Whole([]byte(`{"data":[{"index":1,"embedding":"gA"},{"index":0,"embedding":"AQ=="}]}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	upstreamstest.Same(t, "without a usage", got, []byte(`{"object":"list","data":[{"object":"embedding","index":1,"embedding":[-1.007874]},{"object":"embedding","index":0,"embedding":[0.007874016]}],"model":"","usage":null}`))
+}
+
+// FuzzEmbeddings puts what the gateway takes into Perplexity's words, and reads any JSON as an answer.
+func FuzzEmbeddings(f *testing.F) {
+	f.Add(upstreamstest.File(f, "embeddings/int8.resp.json"))
+	f.Add([]byte(`{"model":"m","input":["a","\ud83d"],"dimensions":3,"encoding_format":"base64"}`))
+	f.Add([]byte(`{"data":[{"index":"x","embedding":"AAAA"},7],"usage":{"prompt_tokens":-1,"cost":{"total_cost":"x"}},"model":[]}`))
+	f.Fuzz(func(t *testing.T, body []byte) {
+		if _, err := openai.ParseEmbeddings(body); err == nil {
+			w, err := translateEmbeddings(&upstreams.Request{Body: body, Model: "m"})
+			if err == nil && !json.Valid(w.Body()) {
+				t.Fatalf("%s became %s", body, w.Body())
+			}
+			if e := fault.From(err); err != nil && (e.Kind != fault.Invalid || e.Code == "" || e.Param == "") {
+				t.Fatalf("%s: %v", body, err)
+			}
+		}
+		if text := bytes.TrimSpace(body); !json.Valid(body) || text[0] != '{' { // the client has seen to that
+			return
+		}
+		for _, e := range []*embedding{{}, {packed: true}, {dimensions: 3}} {
+			got, err := e.Whole(body)
+			if err != nil {
+				if !fault.Is(err, fault.Upstream) {
+					t.Fatalf("%s: %v", body, err)
+				}
+				continue
+			}
+			if !json.Valid(got) {
+				t.Fatalf("%s became %s", body, got)
+			}
+			if _, err := openai.ParseEmbeddingsAnswer(got, 1); err != nil && !fault.Is(err, fault.Upstream) {
+				t.Fatalf("%s became %s: %v", body, got, err)
+			}
+		}
+	})
+}
