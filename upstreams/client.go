@@ -132,6 +132,7 @@ type call struct {
 	watch  *watch
 	key    string
 	most   int64                // bytes of a whole answer that are taken
+	embeds bool                 // it asks for embeddings
 	sent   atomic.Bool          // a connection was ours: bytes may have left
 	heard  atomic.Bool          // a byte of an answer has come
 	conn   atomic.Pointer[conn] // what the request went out on, once sent
@@ -155,8 +156,9 @@ const maxEmbedding = 4096 * 32
 
 // Embed is Embedder's. No model thinks before it embeds, so the patience is that for a stream.
 func (c *Client) Embed(ctx context.Context, r *Request) (*Answer, error) {
-	most := 1<<20 + int64(r.Inputs)*maxEmbedding
-	return c.begin(ctx, r.Key, c.transport, c.options.HeaderTimeout, most).ask(r, "embeddings")
+	k := c.begin(ctx, r.Key, c.transport, c.options.HeaderTimeout, 1<<20+int64(r.Inputs)*maxEmbedding)
+	k.embeds = true
+	return k.ask(r, "embeddings")
 }
 
 // begin makes a call whose answer has to begin within patience, and holds at most so many bytes where it is whole.

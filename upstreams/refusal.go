@@ -44,6 +44,9 @@ func (k *call) complain(status int, said complaint, h http.Header) error {
 		return k.pass(told(fault.Invalid, "the content was refused"), "content_policy_violation", said)
 	case status == http.StatusForbidden && code == "model_not_found":
 		return fault.New(fault.NotFound, "%s: the organisation's key may not use this model", name).WithCode(code).WithParam("model")
+	case status == http.StatusForbidden && k.embeds && said.kind == "invalid_request_error" && code == "":
+		said.param = "model" // so OpenAI answers for a model that does not embed: the key is as good as it was
+		return k.pass(told(fault.Invalid, "the model does not embed"), code, said)
 	case status == http.StatusForbidden && retired[said.kind]:
 		return told(fault.Upstream, "this API of the provider is retired").WithCode("provider_api_retired").NoRetry()
 	case said.rejected || status == http.StatusUnauthorized || status == http.StatusForbidden:

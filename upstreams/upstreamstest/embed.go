@@ -86,6 +86,12 @@ func testEmbeddings(t *testing.T, s Subject) {
 	}
 	testBrokenEmbeddings(t, s)
 	testEmbeddingsInTime(t, s)
+
+	refusal := Reply("403 Forbidden", `{"error":{"message":"You are not allowed to generate embeddings from this model","type":"invalid_request_error","param":null,"code":null}}`, JSON)
+	_, err = s.embed(t, Replies(t, refusal))
+	Fault{Kind: fault.Invalid, Param: "model", Message: "not allowed to generate embeddings"}.check(t, "a model that does not embed", err)
+	_, err = s.open(t, Replies(t, refusal)).Chat(t.Context(), ask(false))
+	wantFault(t, "a chat that is refused like that", err, fault.Upstream, "provider_key_rejected")
 }
 
 func testBrokenEmbeddings(t *testing.T, s Subject) {
