@@ -61,6 +61,7 @@ var faults = []Fault{
 	{"hostile_usage", "U20", "usage whose numbers are `kind`: negative (default), huge, string, fraction, null, array"},
 	{"wrong_model", "U21", "another model's name in the answer"},
 	{"wrong_id", "U21", "each event with another id"},
+	{"fewer", "", "embeddings: one fewer than there are inputs"},
 	{"switching", "U22", "101 Switching Protocols"},
 	{"interim_flood", "U22", "`count` (1000) times 103, then the answer"},
 	{"redirect", "U22", "302 to /_trap below the provider's base; who follows it is in the log"},

@@ -318,6 +318,12 @@ var faultTests = map[string]func(t *testing.T, s *Simulator){
 			t.Errorf("%d ids in %d events", len(ids), len(r.data)-1)
 		}
 	},
+	"fewer": func(t *testing.T, s *Simulator) {
+		_, body := fetch(t, "POST", s.URL("openai")+"/embeddings", "k", `{"model":"sim-1","input":["one","[[sim fault=fewer]] two"]}`)
+		if strings.Count(body, `"index"`) != 1 {
+			t.Errorf("%q", body)
+		}
+	},
 	"switching": func(t *testing.T, s *Simulator) {
 		if r := play(t, s, "fault=switching", true, soon); !bytes.HasPrefix(r.raw, []byte("HTTP/1.1 101 ")) {
 			t.Errorf("%q", r.raw)

@@ -438,6 +438,10 @@ var formTests = map[string]func(p player){
 		}
 		p.check(n > 5 && len(ids) == n, r)
 	},
+	"fewer": func(p player) { // of embeddings: see TestEmbeddingsFaults
+		r := p.play("fault=fewer", false, soon)
+		p.check(r.code == 200, r)
+	},
 	"switching": func(p player) {
 		r := p.play("fault=switching", true, soon)
 		p.check(bytes.HasPrefix(r.raw, []byte("HTTP/1.1 101 ")), r)

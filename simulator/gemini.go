@@ -12,8 +12,8 @@ import (
 	"github.com/tidwall/gjson"
 )
 
-// gemini plays generativelanguage.googleapis.com, its native API: generateContent, streamGenerateContent, countTokens
-// and models.
+// gemini plays generativelanguage.googleapis.com, its native API: generateContent, streamGenerateContent, countTokens,
+// embedContent, batchEmbedContents and models.
 type gemini struct{}
 
 // googleKey is the header that carries the key. Keys in the query are not taken here, though Google would: there they
@@ -26,8 +26,10 @@ func (gemini) key(h http.Header) string { return h.Get(googleKey) }
 
 func (gemini) asks(path string) bool {
 	_, method, ok := geminiPath(path)
-	return ok && (method == "generateContent" || method == "streamGenerateContent")
+	return ok && (method == "generateContent" || method == "streamGenerateContent" || embeds(method))
 }
+
+func embeds(method string) bool { return method == "embedContent" || method == "batchEmbedContents" }
 
 // geminiPath splits "/models/ID:METHOD".
 func geminiPath(path string) (model, method string, ok bool) {
@@ -51,6 +53,9 @@ func (g gemini) serve(x *exchange) error {
 		return g.refuse(x, failure{status: 400, code: "invalid_api_key"})
 	}
 	model, method, named := geminiPath(x.path)
+	if x.req.Method == "POST" && embeds(method) {
+		return g.embed(x, model, method)
+	}
 	if x.req.Method == "POST" && (g.asks(x.path) || method == "countTokens") {
 		return g.ask(x, model, method)
 	}

@@ -17,8 +17,10 @@ var geminiMessages = readMessages(map[string]string{
 	"GenerateContentRequest": "model:string contents:[Content] systemInstruction:Content tools:[Tool] toolConfig:ToolConfig " +
 		"safetySettings:[SafetySetting] generationConfig:GenerationConfig cachedContent:string serviceTier:ServiceTier store:bool " +
 		"continuationToken:string labels:Struct",
-	"CountTokensRequest": "contents:[Content] generateContentRequest:GenerateContentRequest",
-	"Content":            "role:string parts:[Part]",
+	"BatchEmbedContentsRequest": "requests:[EmbedContentRequest]",
+	"EmbedContentRequest":       "model:string content:Content taskType:TaskType title:string outputDimensionality:int",
+	"CountTokensRequest":        "contents:[Content] generateContentRequest:GenerateContentRequest",
+	"Content":                   "role:string parts:[Part]",
 	"Part": "text:string inlineData:Blob fileData:FileData functionCall:FunctionCall functionResponse:FunctionResponse " +
 		"executableCode:ExecutableCode codeExecutionResult:CodeExecutionResult toolCall:ToolCall toolResponse:ToolResponse " +
 		"thought:bool thoughtSignature:bytes videoMetadata:VideoMetadata mediaResolution:PartResolution partMetadata:Struct",
@@ -54,8 +56,12 @@ var geminiMessages = readMessages(map[string]string{
 
 // geminiEnums are the words an enum may be.
 var geminiEnums = map[string][]string{
-	"Mode":          {"MODE_UNSPECIFIED", "AUTO", "ANY", "NONE", "VALIDATED"},
-	"ServiceTier":   {"unspecified", "standard", "flex", "priority"},
+	"Mode":        {"MODE_UNSPECIFIED", "AUTO", "ANY", "NONE", "VALIDATED"},
+	"ServiceTier": {"unspecified", "standard", "flex", "priority"},
+	"TaskType": {
+		"TASK_TYPE_UNSPECIFIED", "RETRIEVAL_QUERY", "RETRIEVAL_DOCUMENT", "SEMANTIC_SIMILARITY", "CLASSIFICATION", "CLUSTERING",
+		"QUESTION_ANSWERING", "FACT_VERIFICATION", "CODE_RETRIEVAL_QUERY",
+	},
 	"ThinkingLevel": {"THINKING_LEVEL_UNSPECIFIED", "MINIMAL", "LOW", "MEDIUM", "HIGH", "XHIGH"},
 }
 

@@ -7,13 +7,13 @@ import (
 	"strings"
 )
 
-// openAI plays api.openai.com: chat completions and models.
+// openAI plays api.openai.com: chat completions, embeddings and models.
 type openAI struct{}
 
 func (openAI) name() string             { return "openai" }
 func (openAI) base() string             { return "/openai/v1" }
 func (openAI) key(h http.Header) string { return bearer(h) }
-func (openAI) asks(path string) bool    { return path == "/chat/completions" }
+func (openAI) asks(path string) bool    { return path == "/chat/completions" || path == "/embeddings" }
 
 // openAIModels are those listed, in the order of the list. Prices are the gateway's business; OpenAI tells none.
 var openAIModels = []string{
@@ -46,10 +46,13 @@ func (o openAI) serve(x *exchange) error {
 	}
 	id, one := strings.CutPrefix(x.path, "/models/")
 	switch {
-	case x.path == "/chat/completions":
+	case o.asks(x.path):
 		if x.req.Method != "POST" {
 			return o.refuse(x, failure{status: 405, code: "method_not_supported", message: "Not allowed to " + x.req.Method +
-				" on /v1/chat/completions. (HINT: Perhaps you meant to use a different HTTP method?)"})
+				" on /v1" + x.path + ". (HINT: Perhaps you meant to use a different HTTP method?)"})
+		}
+		if x.path == "/embeddings" {
+			return o.embeddings(x)
 		}
 		return o.chat(x)
 	case x.req.Method == "GET" && (x.path == "/models" || one):

@@ -7,13 +7,13 @@ import (
 	"strings"
 )
 
-// openRouter plays openrouter.ai: chat completions, models and the key check.
+// openRouter plays openrouter.ai: chat completions, embeddings, models and the key check.
 type openRouter struct{}
 
 func (openRouter) name() string             { return "openrouter" }
 func (openRouter) base() string             { return "/openrouter/api/v1" }
 func (openRouter) key(h http.Header) string { return bearer(h) }
-func (openRouter) asks(path string) bool    { return path == "/chat/completions" }
+func (openRouter) asks(path string) bool    { return path == "/chat/completions" || path == "/embeddings" }
 
 // routed is a model with its price: pico-dollars a token, which is micro-dollars a million.
 type routed struct {
@@ -66,8 +66,11 @@ func (o openRouter) serve(x *exchange) error {
 	if x.key != "" && !x.s.opt.AcceptKey(o.name(), x.key) && !public {
 		return o.refuse(x, failure{status: 401, message: "User not found."})
 	}
-	if x.path == "/chat/completions" && x.req.Method == "POST" {
+	switch {
+	case x.path == "/chat/completions" && x.req.Method == "POST":
 		return o.chat(x)
+	case x.path == "/embeddings" && x.req.Method == "POST":
+		return o.embeddings(x)
 	}
 	x.scripted()
 	if did, err := x.early(); did {

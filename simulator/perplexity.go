@@ -7,15 +7,19 @@ import (
 	"unicode/utf8"
 )
 
-// perplexity plays api.perplexity.ai: the Agent API, the models, the Router API's list (which tells good keys), and in
-// sonar.go the chat completions that came before.
+// perplexity plays api.perplexity.ai: the Agent API, embeddings, the models, the Router API's list (which tells good keys),
+// and in sonar.go the chat completions that came before.
 type perplexity struct{}
 
 func (perplexity) name() string             { return "perplexity" }
 func (perplexity) base() string             { return "/perplexity" }
 func (perplexity) key(h http.Header) string { return bearer(h) }
 
-func (p perplexity) asks(path string) bool { return p.agent(path) || p.sonar(path) }
+func (p perplexity) asks(path string) bool {
+	return p.agent(path) || p.sonar(path) || path == embeddingsPath
+}
+
+const embeddingsPath = "/v1/embeddings"
 
 func (perplexity) agent(path string) bool {
 	return path == "/v1/responses" || path == "/v1/agent" || path == "/responses"
@@ -31,6 +35,9 @@ func (p perplexity) serve(x *exchange) error {
 	if x.req.Method == "POST" && p.asks(x.path) {
 		if t := x.req.Header.Get("Content-Type"); !strings.HasPrefix(strings.ToLower(t), "application/json") {
 			return p.refuse(x, *mistakes([]mistyped{{[]string{"body"}, "Input should be a valid dictionary or object to extract fields from", "model_attributes_type"}}))
+		}
+		if x.path == embeddingsPath {
+			return p.embeddings(x)
 		}
 		if p.agent(x.path) {
 			return p.respond(x)

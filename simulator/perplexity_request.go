@@ -54,6 +54,7 @@ var perplexityMessages = readMessages(map[string]string{
 	"sandbox":        "type:string",
 	"function":       "type:string name:string description:string parameters:Struct strict:bool",
 	"Choice":         "type:string name:string",
+	"Embeddings":     "model:string input:Value dimensions:int encoding_format:string",
 
 	// The older form takes members it does not know.
 	"Sonar": "model:string messages:[Struct] max_tokens:int temperature:number top_p:number top_k:int presence_penalty:number " +
