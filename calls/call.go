@@ -48,14 +48,14 @@ const (
 // Facts is what is known of a call beside its columns. It is written in two parts, at open and at record, and merged by
 // the store member by member. Members of the second part are absent until then.
 type Facts struct {
-	Kind           string   `json:"kind,omitempty"` // chat, message, delete, import
+	Kind           string   `json:"kind,omitempty"` // chat, embeddings, message, delete, import
 	ModelRequested string   `json:"model_requested,omitempty"`
 	Provider       string   `json:"provider,omitempty"`
 	Model          string   `json:"model,omitempty"` // asked of the provider
 	Route          string   `json:"route,omitempty"`
 	Why            string   `json:"why,omitempty"` // the route's reason
 	Stream         bool     `json:"stream,omitempty"`
-	InputBytes     int64    `json:"input_bytes,omitempty"` // of the body sent upstream
+	InputBytes     int64    `json:"input_bytes,omitempty"` // of what the model reads, for the estimate where usage is missing
 	ThreadMode     string   `json:"thread_mode,omitempty"`
 	ThreadOmitted  int      `json:"thread_omitted,omitempty"` // messages left out to fit the model's window
 	Warnings       []string `json:"warnings,omitempty"`

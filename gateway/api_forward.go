@@ -12,13 +12,17 @@ import (
 	"threadhub/internal/id"
 	"threadhub/openai"
 	routing "threadhub/router"
+	"threadhub/upstreams"
 )
 
 // forward answers POST /api/threads/{id}/forward with {provider, model?, reason?, content?, max_tokens?}: the thread's next
 // answer, from the provider that is named, with the reason kept beside it. With content that is said first; without it
 // the provider is asked what was said last, also when that has an answer already: then it is a second one.
 func (g *Gateway) forward(x *request) {
-	g.walk(x, way{(*Gateway).parseForward, (*Gateway).loadForward, (*Gateway).routeForward, (*Gateway).wholeForward})
+	g.walk(x, way{
+		parse: (*Gateway).parseForward, load: (*Gateway).loadForward, route: (*Gateway).routeForward, admit: (*Gateway).admit,
+		translate: (*Gateway).translate, ask: upstreams.Upstream.Chat, whole: (*Gateway).wholeForward,
+	})
 }
 
 const maxReason = 512 // bytes

@@ -26,15 +26,21 @@ import (
 
 // way is how one route walks the nine steps where routes differ.
 type way struct {
-	parse func(*Gateway, *request, *exchange) error
-	load  func(*Gateway, context.Context, *exchange) error
-	route func(*Gateway, context.Context, *exchange) error
-	whole func(*Gateway, *request, *exchange) // relay and record, of an answer in one piece
+	parse     func(*Gateway, *request, *exchange) error
+	load      func(*Gateway, context.Context, *exchange) error
+	route     func(*Gateway, context.Context, *exchange) error
+	admit     func(*Gateway, context.Context, *exchange) error
+	translate func(*Gateway, context.Context, *exchange) error
+	ask       func(upstreams.Upstream, context.Context, *upstreams.Request) (*upstreams.Answer, error) // of call
+	whole     func(*Gateway, *request, *exchange)                                                      // relay and record, of an answer in one piece
 }
 
 // chat answers POST /v1/chat/completions.
 func (g *Gateway) chat(x *request) {
-	g.walk(x, way{(*Gateway).parse, (*Gateway).load, (*Gateway).route, (*Gateway).whole})
+	g.walk(x, way{
+		parse: (*Gateway).parse, load: (*Gateway).load, route: (*Gateway).route, admit: (*Gateway).admit,
+		translate: (*Gateway).translate, ask: upstreams.Upstream.Chat, whole: (*Gateway).whole,
+	})
 }
 
 // walk is the nine steps, on one screen. Authenticate is done when it is called.
@@ -63,14 +69,14 @@ func (g *Gateway) walk(x *request, w way) {
 	}
 	g.countRoute(e)
 	x.note("provider", e.target.Provider)
-	x.note("stream", e.req.Stream)
-	err := g.call(x, e)
+	x.note("stream", e.streams())
+	err := g.call(x, e, w)
 	switch {
 	case err != nil:
 		g.openedHeaders(x, e)
 		x.upstreamHeaders(upstreams.FailureOf(err).Header)
 		x.fail(g.failed(e, err))
-	case e.req.Stream:
+	case e.streams():
 		g.relay(x, e)
 		streaming = true
 	default:
@@ -105,13 +111,21 @@ func (g *Gateway) begun(x *request, e *exchange, w way) (done bool) {
 // maxModel bounds a model's name; the longest in any catalogue is under 100 bytes.
 const maxModel = 256
 
+// plausibleModel refuses what cannot be a model's name.
+func plausibleModel(name string) error {
+	if len(name) > maxModel || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == utf8.RuneError }) {
+		return fault.New(fault.Invalid, "model must be at most %d printable characters", maxModel).WithParam("model")
+	}
+	return nil
+}
+
 func (g *Gateway) parse(x *request, e *exchange) (err error) {
 	chaos.Point("parse")
 	if e.req, err = openai.ParseChat(x.body()); err != nil {
 		return err
 	}
-	if len(e.req.Model) > maxModel || strings.ContainsFunc(e.req.Model, func(r rune) bool { return r < ' ' || r == utf8.RuneError }) {
-		return fault.New(fault.Invalid, "model must be at most %d printable characters", maxModel).WithParam("model")
+	if err := plausibleModel(e.req.Model); err != nil {
+		return err
 	}
 	header, err := x.only("X-Thread-Id")
 	if err != nil {
@@ -179,7 +193,7 @@ func (g *Gateway) take(ctx context.Context, e *exchange, w way) error {
 	}
 	return g.await(ctx, e.named, end, func() (calls.Result, error) {
 		for _, step := range []func(*Gateway, context.Context, *exchange) error{
-			w.load, w.route, (*Gateway).fit, (*Gateway).admit, (*Gateway).translate, (*Gateway).open,
+			w.load, w.route, (*Gateway).fit, w.admit, w.translate, (*Gateway).open,
 		} {
 			if err := step(g, ctx, e); err != nil {
 				return 0, err
@@ -262,6 +276,11 @@ func (g *Gateway) route(ctx context.Context, e *exchange) error {
 	if err != nil {
 		return err
 	}
+	return g.routeTo(ctx, e, in)
+}
+
+// routeTo sets the target that a question leads to, of those that the caller's key is good for.
+func (g *Gateway) routeTo(ctx context.Context, e *exchange, in routing.Input) error {
 	c, err := g.choose(ctx, e.caller, in)
 	if err != nil {
 		return err
@@ -376,6 +395,7 @@ func (g *Gateway) translate(ctx context.Context, e *exchange) (err error) {
 		}
 	}
 	e.body = e.req.Splice(edits)
+	e.size = int64(len(e.body))
 	e.ask = &upstreams.Request{Body: e.body, Model: e.target.Model, Stream: e.req.Stream, Unsupported: e.unsupported}
 	if err := g.opts.Upstreams[e.target.Provider].Translate(e.ask); err != nil {
 		return err
@@ -405,8 +425,8 @@ func (g *Gateway) open(ctx context.Context, e *exchange) error {
 		Owner: g.opts.Owner, HoldPico: int64(e.hold), Claim: e.claim, BodyHash: e.hash[:], Finger: e.finger(),
 		Provider: e.target.Provider, Model: e.target.Model,
 		Facts: calls.Facts{
-			Kind: kindChat, ModelRequested: e.req.Model, Provider: e.target.Provider, Model: e.target.Model,
-			Route: e.route.ID, Why: e.route.Reason, Stream: e.req.Stream, InputBytes: int64(len(e.body)), Warnings: e.ask.Warnings,
+			Kind: e.kind(), ModelRequested: e.sent().Model, Provider: e.target.Provider, Model: e.target.Model,
+			Route: e.route.ID, Why: e.route.Reason, Stream: e.streams(), InputBytes: e.size, Warnings: e.ask.Warnings,
 		},
 	}
 	u := &db.Unit{Org: e.caller.Org}
@@ -430,7 +450,7 @@ func (g *Gateway) open(ctx context.Context, e *exchange) error {
 
 // call asks the provider. For as long as its answer has not begun, the client's connection is looked at now and then: a
 // peer that has reset it wants no answer.
-func (g *Gateway) call(x *request, e *exchange) (err error) {
+func (g *Gateway) call(x *request, e *exchange, w way) (err error) {
 	chaos.Point("call")
 	target := e.target
 	g.guard(x, func(c orgs.Caller) error { return inScope(c, target) })
@@ -439,7 +459,7 @@ func (g *Gateway) call(x *request, e *exchange) (err error) {
 	up := g.opts.Upstreams[e.target.Provider]
 	e.asked = time.Now()
 	e.ask.Key, e.ask.Attempt, e.ask.Header = e.key, e.attempt(0), x.forward(up.Forward())
-	e.answer, err = up.Chat(x.ctx, e.ask)
+	e.answer, err = w.ask(up, x.ctx, e.ask)
 	if err != nil {
 		return err // the context's cause, if that is what ended it
 	}

@@ -15,23 +15,25 @@ import (
 	"threadhub/upstreams"
 )
 
-// exchange is one chat request on its way through the gateway. Each field is set by the step named beside it and only
-// read by later ones.
+// exchange is one request for a model's work on its way through the gateway. Each field is set by the step named beside it
+// and only read by later ones.
 type exchange struct {
 	id      id.Request  // arrival
 	arrived time.Time   // arrival
 	caller  orgs.Caller // authenticate
 
-	req     *openai.ChatRequest // parse
-	named   id.Thread           // parse: the thread the request names; "": a plain call
-	tags    map[string]string   // parse: what the client says that the request belongs to
-	heads   map[string]string   // parse: its headers, names in lower case; only where rules may ask for them
-	fork    bool                // parse: a request that differs inside the thread goes on in a new one
-	why     string              // parse: why a provider was named, of a forward
-	claim   string              // parse: a hash of its Idempotency-Key; "": none
-	retried bool                // parse: it is a repeat without one, by the SDK's word
-	hash    [32]byte            // parse: of what is asked
-	again   bool                // parse: of a forward, that asks what was said last; load then makes req
+	req        *openai.ChatRequest       // parse: what is asked for in a chat
+	embed      *openai.EmbeddingsRequest // parse: what is to be embedded; one of the two is nil
+	named      id.Thread                 // parse: the thread the request names; "": a plain call
+	tags       map[string]string         // parse: what the client says that the request belongs to
+	heads      map[string]string         // parse: its headers, names in lower case; only where rules may ask for them
+	fork       bool                      // parse: a request that differs inside the thread goes on in a new one
+	why        string                    // parse: why a provider was named, of a forward
+	claim      string                    // parse: a hash of its Idempotency-Key; "": none
+	retried    bool                      // parse: it is a repeat without one, by the SDK's word
+	hash       [32]byte                  // parse: of what is asked
+	threadless bool                      // parse: of embeddings, that name a thread all the same
+	again      bool                      // parse: of a forward, that asks what was said last; load then makes req
 
 	turn   *threads.Turn  // load; nil for a plain call
 	thread id.Thread      // load: the one the turn is in, which a fork makes; "" for a plain call
@@ -48,6 +50,7 @@ type exchange struct {
 	hold metering.PicoUSD // admit
 
 	body []byte             // translate: in the OpenAI dialect
+	size int64              // translate: bytes of what the model reads, for the estimate where usage is missing
 	ask  *upstreams.Request // translate: the same for the provider, without what only call knows
 	key  seal.Secret        // translate
 
@@ -64,6 +67,22 @@ type exchange struct {
 
 	charge metering.Charge // record
 	said   threads.Message // record: the answer as the thread keeps it, but for its place and time; zero for a plain call
+}
+
+// sent is the client's request, whatever it is for.
+func (e *exchange) sent() *openai.Request {
+	if e.embed != nil {
+		return &e.embed.Request
+	}
+	return &e.req.Request
+}
+
+// kind is what the request is for, as calls name it.
+func (e *exchange) kind() string {
+	if e.embed != nil {
+		return kindEmbeddings
+	}
+	return kindChat
 }
 
 // streams reports whether a stream is asked for.

@@ -115,7 +115,7 @@ func (g *Gateway) recordUnit(e *exchange, end ending) (*db.Unit, *calls.Closing)
 		Org: e.caller.Org, Call: e.id, Key: e.caller.Key, User: e.caller.User, Team: e.caller.Team, Thread: e.thread,
 		Provider: e.target.Provider, Model: e.target.Model, Charge: e.charge, MaybeBilled: end.maybeBilled,
 	})
-	if e.claim != "" && end.outcome == calls.Complete {
+	if e.claim != "" && end.outcome == calls.Complete && len(end.given) <= maxAnswer {
 		g.opts.Calls.Keep(u, e.replay(end))
 	}
 	if e.thread != "" {
@@ -136,7 +136,7 @@ func (g *Gateway) recordUnit(e *exchange, end ending) (*db.Unit, *calls.Closing)
 
 // replay is what is kept of a complete answer for whoever repeats its request.
 func (e *exchange) replay(end ending) *calls.Replay {
-	r := &calls.Replay{Org: e.caller.Org, Call: e.id, Header: e.told, Stream: e.req.Stream, Body: end.given}
+	r := &calls.Replay{Org: e.caller.Org, Call: e.id, Header: e.told, Stream: e.streams(), Body: end.given}
 	if r.Stream {
 		r.Body = e.tape.with(done)
 	} else {
@@ -168,7 +168,7 @@ func answerMessage(raw []byte, status threads.Status, reason string, before []by
 
 // charge is what e has cost so far: by the provider's word, by its usage and our prices, or by an estimate.
 func (g *Gateway) charge(e *exchange, usage *openai.Usage, outBytes int64) metering.Charge {
-	return g.opts.Catalogue.Charge(e.target.Provider, e.target.Model, usage, metering.Estimate{In: int64(len(e.body)), Out: outBytes})
+	return g.opts.Catalogue.Charge(e.target.Provider, e.target.Model, usage, metering.Estimate{In: e.size, Out: outBytes})
 }
 
 // priced is a charge as clients see it: decimal dollars, "" when nobody knows the price.

@@ -27,9 +27,10 @@ import (
 
 // Kinds of calls.
 const (
-	kindChat    = "chat"
-	kindMessage = "message"
-	kindCreate  = "create"
+	kindChat       = "chat"
+	kindEmbeddings = "embeddings"
+	kindMessage    = "message"
+	kindCreate     = "create"
 )
 
 // maxClaim bounds an Idempotency-Key.
@@ -153,7 +154,7 @@ func (g *Gateway) replay(x *request, c *calls.Claimed) {
 	}
 	r, err := g.opts.Calls.Replay(x.ctx, x.caller.Org, c.Call)
 	if err == nil && r == nil {
-		err = fault.New(fault.Internal, "the call %s is complete and its answer is not kept", c.Call)
+		err = errNotKept
 	}
 	if err != nil {
 		x.fail(err)
@@ -166,6 +167,10 @@ func (g *Gateway) replay(x *request, c *calls.Claimed) {
 	x.replayed(r.Header)
 	x.rc.Response.SetBodyRaw(r.Body)
 }
+
+// errNotKept is the answer to a repeat whose call had an answer of more than maxAnswer.
+var errNotKept = fault.New(fault.Gone, "the answer to this Idempotency-Key was too long to be kept; ask again with another one").
+	WithCode("answer_not_kept").WithParam("Idempotency-Key").NoRetry()
 
 // replayMessage answers with a message as the thread has it: the one that the call added, or the answer to it.
 func (g *Gateway) replayMessage(x *request, c *calls.Claimed, header [][2]string) {
@@ -447,11 +452,11 @@ func (x *request) told() (pairs [][2]string) {
 
 // keepTape begins the tape of a call that was opened, if somebody can come back for its answer.
 func (g *Gateway) keepTape(e *exchange) {
-	if e.thread == "" && e.claim == "" && !e.req.Stream {
+	if e.thread == "" && e.claim == "" && !e.streams() {
 		return
 	}
 	e.tape = &tape{
-		call: e.id, of: tapeKey{e.caller.Org, e.caller.Key}, finger: e.finger(), hash: string(e.hash[:]), stream: e.req.Stream, limit: tapeLimit,
+		call: e.id, of: tapeKey{e.caller.Org, e.caller.Key}, finger: e.finger(), hash: string(e.hash[:]), stream: e.streams(), limit: tapeLimit,
 	}
 	if e.claim != "" {
 		e.tape.limit = 2 * maxAnswer // all of it

@@ -52,6 +52,7 @@ func (g *Gateway) routes() []Route {
 		{Method: "GET", Pattern: "/v1/models", Needs: Read, handler: (*Gateway).models},
 		{Method: "GET", Pattern: "/v1/models/{id...}", Needs: Read, handler: (*Gateway).model},
 		{Method: "POST", Pattern: "/v1/chat/completions", Needs: Write, handler: (*Gateway).chat, repeats: true},
+		{Method: "POST", Pattern: "/v1/embeddings", Needs: Write, handler: (*Gateway).embeddings, repeats: true},
 		{Method: "GET", Pattern: "/v1/requests/{id}", Needs: Read, handler: (*Gateway).getRequest},
 		{Method: "GET", Pattern: "/v1/requests/{id}/stream", Needs: Read, handler: (*Gateway).resume},
 		{Method: "POST", Pattern: "/api/threads", Needs: Write, handler: (*Gateway).createThread, foreign: (*Gateway).foreignBody, repeats: true},

@@ -94,7 +94,7 @@ func (g *Gateway) choose(ctx context.Context, caller orgs.Caller, in routing.Inp
 
 // countRoute counts a rule that routed a call.
 func (g *Gateway) countRoute(e *exchange) {
-	if g.opts.Rules != nil && e.req.Model == routing.Auto {
+	if g.opts.Rules != nil && e.sent().Model == routing.Auto {
 		g.opts.Rules.CountRoute(e.caller.Org, e.route.ID)
 	}
 }

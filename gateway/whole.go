@@ -33,10 +33,8 @@ func (g *Gateway) given(e *exchange, body []byte) {
 // finish records an answer that came in one piece, and tells in headers what is known of it. given is what is kept for
 // whoever repeats the request; nil if that is the message in the thread.
 func (g *Gateway) finish(x *request, e *exchange, given []byte) (*openai.Answer, error) {
-	g.answerHeaders(x, e)
-	e.told = x.told()
-	e.first = time.Now()
-	end := ending{outcome: calls.Complete, state: calls.OK, status: e.answer.Status, upstreamID: e.answer.UpstreamID, given: given}
+	end := g.arrivedWhole(x, e)
+	end.given = given
 	a, err := openai.ParseAnswer(e.answer.Body)
 	if a != nil {
 		end.usage, end.served, end.outBytes, end.sources = a.Usage, a.Model, a.TextBytes(), a.Sources
@@ -51,6 +49,20 @@ func (g *Gateway) finish(x *request, e *exchange, given []byte) (*openai.Answer,
 	if err == nil && end.message == nil {
 		err = fault.New(fault.Upstream, "the provider's answer holds no choice").WithCode("upstream_protocol")
 	}
+	return a, g.conclude(x, e, end, err)
+}
+
+// arrivedWhole is the ending of a call whose answer is there, as long as nothing is found wrong with it.
+func (g *Gateway) arrivedWhole(x *request, e *exchange) ending {
+	g.answerHeaders(x, e)
+	e.told = x.told()
+	e.first = time.Now()
+	return ending{outcome: calls.Complete, state: calls.OK, status: e.answer.Status, upstreamID: e.answer.UpstreamID}
+}
+
+// conclude records a whole answer, of which err says what is wrong, and tells in headers what it cost. It returns what the
+// client is to be told instead of the answer.
+func (g *Gateway) conclude(x *request, e *exchange, end ending, err error) error {
 	if err != nil {
 		end.fail(err)
 	}
@@ -59,13 +71,13 @@ func (g *Gateway) finish(x *request, e *exchange, given []byte) (*openai.Answer,
 	}
 	if err != nil {
 		g.tapes.end(e.tape, false)
-		return nil, err
+		return err
 	}
 	for _, pair := range e.price() {
 		x.rc.Response.Header.Set(pair[0], pair[1])
 	}
 	x.rc.Response.Header.Set("X-Threadhub-Overhead-Ms", e.overhead())
-	return a, nil
+	return nil
 }
 
 // price is what the header of an answer in one piece tells of its cost.

@@ -83,6 +83,13 @@ func Hold(m Model, inputBytes, maxTokens int64, n int) (PicoUSD, bool) {
 	return total(m.Request, item{max(p.Input, p.Cached, p.CacheWrite), in}, item{max(p.Output, p.Reasoning), out})
 }
 
+// HoldEmbeddings is Hold for a call that embeds: each of its inputs may fill the window, and nothing is written.
+func HoldEmbeddings(m Model, inputBytes int64, inputs int) (PicoUSD, bool) {
+	m.Window = min(m.Window, MaxTokens) * int64(min(max(inputs, 1), openai.MaxInputs))
+	m.Prices.Output, m.Prices.Reasoning, m.Long.Output, m.Long.Reasoning = 0, 0, 0, 0
+	return Hold(m, inputBytes, 1, 1)
+}
+
 type item struct {
 	price  PicoUSD
 	tokens int64

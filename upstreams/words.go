@@ -52,7 +52,9 @@ func (k *call) told(err error) error {
 func (k *call) wholeTranslated(r *Request, body []byte, err error) ([]byte, error) {
 	if err != nil {
 		if k.Body != nil {
-			k.Body, _ = r.words.Whole(k.Body)
+			if k.Body, _ = r.words.Whole(k.Body); k.Body == nil {
+				k.Body = []byte("{}") // it tells of no usage, but it was an answer that carries an error
+			}
 		}
 		return nil, err
 	}
