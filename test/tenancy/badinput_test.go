@@ -148,6 +148,21 @@ func badInput(o *tenant) []bad {
 		{name: "length and chunks", raw: rawChat("Authorization: Bearer %s\r\nTransfer-Encoding: chunked"), status: 400, code: "malformed_request"},
 		{name: "two hosts", raw: rawChat("Authorization: Bearer %s\r\nHost: elsewhere"), status: 400, code: "malformed_request"},
 
+		{name: "embeddings: no body", path: "/v1/embeddings", status: 400, code: "invalid_json"},
+		{name: "embeddings: cut JSON", path: "/v1/embeddings", body: `{"model":"openai/sim-1","input":"x"`, status: 400, code: "invalid_json"},
+		{name: "embeddings: a list", path: "/v1/embeddings", body: `[]`, status: 400, code: "invalid_type"},
+		{name: "embeddings: bytes that are not UTF-8", path: "/v1/embeddings", body: `{"model":"openai/sim-1","input":"` + "\xff" + `"}`, status: 400, code: "invalid_json"},
+		{name: "embeddings: input twice", path: "/v1/embeddings", body: `{"model":"openai/sim-1","input":"x","input":"y"}`, status: 400, code: "duplicate_parameter", param: "input"},
+		{name: "embeddings: Input", path: "/v1/embeddings", body: `{"model":"openai/sim-1","input":"x","Input":"y"}`, status: 400, code: "unknown_parameter", param: "Input"},
+		{name: "embeddings: no input", path: "/v1/embeddings", body: `{"model":"openai/sim-1"}`, status: 400, code: "missing_required_parameter", param: "input"},
+		{name: "embeddings: an empty text", path: "/v1/embeddings", body: `{"model":"openai/sim-1","input":["x",""]}`, status: 400, code: "invalid_value", param: "input[1]"},
+		{name: "embeddings: too many", path: "/v1/embeddings", body: `{"model":"openai/sim-1","input":[` + strings.Repeat(`"x",`, 2048) + `"x"]}`, status: 400, code: "array_above_max_length", param: "input"},
+		{name: "embeddings: model with a control character", path: "/v1/embeddings", body: `{"model":"openai/sim-1\u0000","input":"x"}`, status: 400, code: "invalid_request", param: "model"},
+		{name: "embeddings: a choice", path: "/v1/embeddings", body: `{"model":"auto","input":"x"}`, status: 400, code: "invalid_value", param: "model"},
+		{name: "embeddings: provider without a key", path: "/v1/embeddings", body: `{"model":"openrouter/sim-1","input":"x"}`, status: 400, code: "provider_key_missing", param: "model"},
+		{name: "embeddings: dimensions a string", path: "/v1/embeddings", body: `{"model":"openai/sim-1","input":"x","dimensions":"4"}`, status: 400, code: "invalid_type", param: "dimensions"},
+		{name: "embeddings: idempotency key", path: "/v1/embeddings", body: `{"model":"openai/sim-1","input":"x"}`, header: []string{"Idempotency-Key", "abc"}, status: 400, code: "not_supported", param: "Idempotency-Key"},
+
 		{name: "thread: cut JSON", path: "/api/threads", body: `{"title":`, status: 400, code: "invalid_json"},
 		{name: "thread: a list", path: "/api/threads", body: `[]`, status: 400, code: "invalid_json"},
 		{name: "thread: unknown member", path: "/api/threads", body: `{"user_id":"usr_1"}`, status: 400, code: "unknown_parameter", param: "user_id"},
@@ -217,7 +232,7 @@ func badInput(o *tenant) []bad {
 		rows = append(rows, bad{name: method + " on a provider", method: method, path: "/api/orgs/" + o.id + "/providers/openai", body: `{}`, status: 405, code: "method_not_allowed", allow: "PUT, DELETE"})
 	}
 	for _, later := range []string{
-		"POST /v1/embeddings", "POST /v1/responses", "GET /v1/responses/resp_1", "POST /v1/conversations", "GET /v1/conversations/conv_1",
+		"POST /v1/responses", "GET /v1/responses/resp_1", "POST /v1/conversations", "GET /v1/conversations/conv_1",
 		"POST /v1/completions", "POST /v1/images/generations", "POST /v1/audio/speech", "POST /v1/moderations", "GET /v1/files",
 		"GET /v1/requests/req_1/streams", "PATCH /api/threads/" + o.shared + "/title",
 		"GET /api/usage", "PUT /api/budgets", "GET /api/audit",

@@ -62,6 +62,7 @@ var bodies = map[string]string{
 			{"role":"assistant","content":"hello","tool_calls":[{"id":"c","type":"function","function":{"name":"f","arguments":"{}"}}]},
 			{"role":"tool","tool_call_id":"c","content":"r"},{"role":"user","content":[{"type":"text","text":"hi"}]}],
 		"tools":[{"type":"function","function":{"name":"f","description":"d","parameters":{"type":"object"}}}]}`,
+	"POST /v1/embeddings":             `{"model":"openai/sim-1","input":["one","two"],"encoding_format":"float","user":"u","thread_id":"t","metadata":{"thread_id":"t","note":"n"}}`,
 	"POST /api/threads":               `{"title":"t","description":"d","visibility":"org","org_id":"o"}`,
 	"POST /api/threads/{id}/messages": `{"content":"c","role":"user","org_id":"o"}`,
 }

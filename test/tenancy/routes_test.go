@@ -43,6 +43,9 @@ var routes = map[string]struct {
 	"POST /v1/chat/completions": {aThread, func(o *tenant, id string) ask {
 		return ask{path: "/v1/chat/completions", body: chatBody(o.model, "and then?"), header: []string{"X-Thread-Id", id}}
 	}, threadID},
+	"POST /v1/embeddings": {nothing, func(o *tenant, _ string) ask {
+		return ask{path: "/v1/embeddings", body: `{"model":"` + o.model + `","input":["one","two"]}`}
+	}, noID},
 	"GET /v1/requests/{id}":        {aCall, func(_ *tenant, id string) ask { return ask{path: "/v1/requests/" + id} }, callID},
 	"GET /v1/requests/{id}/stream": {aCall, func(_ *tenant, id string) ask { return ask{path: "/v1/requests/" + id + "/stream"} }, callID},
 	"POST /api/threads":            {anOrg, newThread("/api/threads"), orgID},

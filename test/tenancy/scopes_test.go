@@ -81,6 +81,7 @@ func TestAKeyIsGoodForItsModelsAlone(t *testing.T) {
 					{"/v1/chat/completions", chatBody("openrouter/sim-1", "hi")},
 					{"/v1/chat/completions", strings.Replace(chatBody("openrouter/sim-1", "hi"), "{", `{"stream":true,`, 1)},
 					{"/v1/chat/completions", strings.Replace(chatBody("openrouter/sim-1", "hi"), "{", `{"thread_id":"`+thread+`",`, 1)},
+					{"/v1/embeddings", `{"model":"openrouter/sim-1","input":"hi"}`},
 					{"/api/threads/" + thread + "/forward", `{"provider":"openrouter","model":"sim-1","content":"hi"}`},
 				} {
 					r, err := w.Do(t.Context(), "POST", c.path, "", c.body, as...)
