@@ -131,7 +131,7 @@ func (x *exchange) isCheck() bool {
 		return false
 	}
 	switch x.path {
-	case "/models", "/key", "/v1/models", "/router/v1/models":
+	case "/models", "/embeddings/models", "/key", "/v1/models", "/router/v1/models":
 		return true
 	}
 	return strings.HasPrefix(x.path, "/models/")

@@ -59,7 +59,7 @@ var vendors = map[string]vendor{
 var openRouterRules = rules{parts: set("text", "image_url", "input_audio", "file", "video_url")}
 
 func (o openRouter) serve(x *exchange) error {
-	public := x.path == "/models" && x.req.Method == "GET"
+	public := (x.path == "/models" || x.path == "/embeddings/models") && x.req.Method == "GET"
 	if x.key == "" && !public {
 		return o.refuse(x, failure{status: 401, message: "Missing Authentication header"})
 	}
@@ -77,8 +77,10 @@ func (o openRouter) serve(x *exchange) error {
 		return err
 	}
 	switch {
+	case public && x.path == "/models":
+		return o.json(x, o.models(openRouterModels, "text"))
 	case public:
-		return o.json(x, o.models())
+		return o.json(x, o.models(routedEmbedders, "embeddings"))
 	case x.path == "/key" && x.req.Method == "GET":
 		return o.json(x, o.keyInfo(x.key))
 	}
@@ -105,17 +107,18 @@ func (openRouter) find(id string) (routed, bool) {
 	return routed{}, false
 }
 
-func (openRouter) models() []byte {
+// models is a list of models that write text, or embeddings.
+func (openRouter) models(list []routed, output string) []byte {
 	b := []byte(`{"data":[`)
-	for i, m := range openRouterModels {
+	for i, m := range list {
 		if i > 0 {
 			b = append(b, ',')
 		}
 		b = quote(append(b, `{"id":`...), m.id)
 		b = quote(append(b, `,"canonical_slug":`...), m.id)
 		b = quote(append(b, `,"hugging_face_id":"","name":`...), m.id)
-		b = append(b, `,"created":1792454400,"description":"Simulated","context_length":1050000,"architecture":{"modality":"text->text",`+
-			`"input_modalities":["text"],"output_modalities":["text"],"tokenizer":"Other","instruct_type":null},"pricing":{"prompt":"`...)
+		b = append(b, `,"created":1792454400,"description":"Simulated","context_length":1050000,"architecture":{"modality":"text->`+output+`",`+
+			`"input_modalities":["text"],"output_modalities":["`+output+`"],"tokenizer":"Other","instruct_type":null},"pricing":{"prompt":"`...)
 		b = dollars(b, m.input)
 		b = dollars(append(b, `","completion":"`...), m.output)
 		b = dollars(append(b, `","input_cache_read":"`...), m.cached)

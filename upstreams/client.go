@@ -27,6 +27,7 @@ type Dialect struct {
 	Answer   []string // its headers that are kept in Answer.Header, in canonical form; a final * stands for any rest
 	IDs      []string // those of them that may be its name for the request: the first that is there
 	Check    KeyCheck
+	List     List
 
 	// What a provider that speaks another dialect has of its own. nil: as OpenAI.
 	Translate  func(*Request) (Words, error)

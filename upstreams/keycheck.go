@@ -76,21 +76,14 @@ func (k *call) narrow() bool {
 	return k.Status == http.StatusForbidden && k.said.message != "" && k.said.code != "unsupported_country_region_territory"
 }
 
-// look returns the data of what stands at path for whoever has the key, whose first byte must be begin. The call has
-// ended.
+// look returns the data of what stands at path for whoever has the key, whose first byte must be begin.
 func (c *Client) look(ctx context.Context, path string, key seal.Secret, begin byte) (*call, json.RawMessage, error) {
-	k := c.begin(ctx, key, c.fresh, c.options.HeaderTimeout, min(c.options.MaxBody, testBody))
-	defer k.end(nil)
-	request, err := k.request(http.MethodGet, path, nil)
-	if err != nil {
-		return k, nil, err
-	}
-	answer, err := k.do(request, nil)
+	k, answer, err := c.get(ctx, path, key)
 	if err != nil {
 		return k, nil, err
 	}
 	var body map[string]json.RawMessage
-	err = json.Unmarshal(answer.Body, &body)
+	err = json.Unmarshal(answer, &body)
 	data := body[cmp.Or(c.dialect.Check.Member, "data")]
 	if err != nil || len(data) == 0 || data[0] != begin {
 		return k, nil, c.fault(fault.Upstream, nil, "upstream_protocol", "answered with something that is not what it was asked for")

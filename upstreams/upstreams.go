@@ -68,6 +68,13 @@ type Embedder interface {
 	Embed(ctx context.Context, r *Request) (*Answer, error)
 }
 
+// Lister is an Upstream that can tell which models there are. It is found by type assertion.
+type Lister interface {
+	// List asks the provider which models it has for whoever has the key. Nothing of its answer is taken on trust: names
+	// that no model can have are left out, and so is what cannot be of what it tells of them. Errors are those of Chat.
+	List(ctx context.Context, key seal.Secret) ([]Model, error)
+}
+
 // Proof is what a provider let see whoever has a good key.
 type Proof struct {
 	Status int  // its HTTP status

@@ -10,7 +10,10 @@ package gemini
 import (
 	"crypto/rand"
 	"net/http"
+	"strings"
 	"time"
+
+	"github.com/tidwall/gjson"
 
 	"threadhub/upstreams"
 )
@@ -26,12 +29,36 @@ func New(o upstreams.Options) (*upstreams.Client, error) {
 		Embeddings: translateEmbeddings,
 		Family:     Family,
 		Check:      upstreams.KeyCheck{Path: models, Models: models, Member: "models"},
+		List:       upstreams.List{Paths: []string{models}, Member: "models", Next: "nextPageToken", Read: listed},
 		Authorize:  func(h http.Header, key string) { h["X-Goog-Api-Key"] = []string{key} },
 	}, o)
 }
 
 // models is the list, as much of it as fits a page.
 const models = "models?pageSize=1000"
+
+// listed is what the list tells of a model. What is false Gemini leaves out.
+func listed(entry gjson.Result) (upstreams.Model, bool) {
+	m := upstreams.Model{
+		ID:        strings.TrimPrefix(entry.Get("name").Str, "models/"),
+		Window:    upstreams.Count(entry.Get("inputTokenLimit")),
+		MaxOutput: upstreams.Count(entry.Get("outputTokenLimit")),
+	}
+	var chat, embeddings bool
+	each(entry.Get("supportedGenerationMethods"), func(_ int, method gjson.Result) bool {
+		chat = chat || method.Str == "generateContent"
+		embeddings = embeddings || method.Str == "embedContent"
+		return true
+	})
+	m.Chat, m.Embeddings = &chat, &embeddings
+	if chat {
+		m.Reasoning = new(entry.Get("thinking").Bool())
+	}
+	if embeddings {
+		m.MaxOutput = 0 // the list has a 1 there
+	}
+	return m, chat || embeddings
+}
 
 // dialect is what of a translation is not in the bytes.
 type dialect struct {

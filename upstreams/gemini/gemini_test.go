@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tidwall/gjson"
+
 	"threadhub/internal/fault"
 	"threadhub/internal/seal"
 	"threadhub/openai"
@@ -45,6 +47,44 @@ var subject = upstreamstest.Subject{
 		Answer: `{"embeddings":[{"values":[0.1,-0.25,0.5,1]},{"values":[1,0,0,0]}]}`,
 		Told:   `{"object":"list","data":[{"object":"embedding","index":0,"embedding":[0.1,-0.25,0.5,1]},{"object":"embedding","index":1,"embedding":[1,0,0,0]}],"model":"m","usage":null}`,
 	},
+	Lists: upstreamstest.Lists{
+		Path: "models",
+		Entry: func(name string) string {
+			return `{"name":` + string(gjson.AppendJSONString(nil, "models/"+name)) + `,"supportedGenerationMethods":["generateContent"]}`
+		},
+		List:     func(entries string) string { return `{"models":[` + entries + `]}` },
+		Recorded: "check/models.resp.json",
+		Want: []upstreams.Model{
+			{ID: "gemini-4-argon", Window: 1048576, MaxOutput: 65536, Chat: new(true), Embeddings: new(false), Reasoning: new(true)},
+			{ID: "gemini-3.8-flash", Window: 1048576, MaxOutput: 65536, Chat: new(true), Embeddings: new(false), Reasoning: new(true)},
+			{ID: "gemini-embedding-2", Window: 8192, Chat: new(false), Embeddings: new(true)},
+		},
+	},
+}
+
+// The list comes in pages, and holds models that are for neither chats nor embeddings.
+func TestPagesOfTheList(t *testing.T) {
+	var asked []string
+	server := upstreamstest.Serve(t, func(c *upstreamstest.Conn) {
+		asked = append(asked, c.Request.URL.RawQuery)
+		page := `{"models":[{"name":"models/b","supportedGenerationMethods":["embedContent"]},{"name":"models/veo","supportedGenerationMethods":["predictLongRunning"]}]}`
+		if c.Request.URL.Query().Get("pageToken") == "" {
+			page = `{"models":[{"name":"models/a","supportedGenerationMethods":["generateContent"]}],"nextPageToken":"a&b=c /é"}`
+		}
+		c.Send(upstreamstest.Reply("200 OK", page, upstreamstest.JSON))
+	})
+	u, err := gemini.New(upstreams.Options{BaseURL: server.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	models, err := u.List(t.Context(), seal.NewSecret(upstreamstest.Key))
+	if err != nil || len(models) != 2 || models[0].ID != "a" || models[1].ID != "b" {
+		t.Errorf("%+v, %v", models, err)
+	}
+	if got := strings.Join(asked, " "); got != "pageSize=1000 pageSize=1000&pageToken=a%26b%3Dc+%2F%C3%A9" {
+		t.Errorf("asked with %s", got)
+	}
 }
 
 func TestUpstream(t *testing.T) { upstreamstest.Run(t, subject) }

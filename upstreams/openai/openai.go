@@ -13,5 +13,6 @@ func New(o upstreams.Options) (*upstreams.Client, error) {
 		Answer:   []string{"X-Request-Id", "Openai-Processing-Ms", "X-Ratelimit-*", "Retry-After", "Retry-After-Ms"},
 		IDs:      []string{"X-Request-Id"},
 		Check:    upstreams.KeyCheck{Path: "models", Models: "models", Narrow: true}, // a restricted key may be kept from the list
+		List:     upstreams.List{Paths: []string{"models"}},
 	}, o)
 }

@@ -6,6 +6,7 @@ import (
 
 	"threadhub/internal/fault"
 	"threadhub/internal/testkit"
+	"threadhub/upstreams"
 	"threadhub/upstreams/openai"
 	"threadhub/upstreams/upstreamstest"
 )
@@ -26,6 +27,16 @@ var subject = upstreamstest.Subject{
 	ID:     "X-Request-Id",
 	Check:  upstreamstest.Check{Folder: "testdata/check", Path: "models", Models: 5, Narrow: true},
 	Embeds: upstreamstest.Embeds{Answer: upstreamstest.Embedded},
+	Lists: upstreamstest.Lists{
+		Path: "models", Entry: upstreamstest.ModelEntry, List: upstreamstest.ModelList, Recorded: "check/models.resp.json",
+		Want: []upstreams.Model{
+			{ID: "gpt-6-luna", Created: 1789000000},
+			{ID: "gpt-4.1-mini", Created: 1744318173},
+			{ID: "gpt-4o-mini-search-preview", Created: 1741391161},
+			{ID: "text-embedding-3-small", Created: 1705948997},
+			{ID: "ft:gpt-4.1-mini:acme::AbC123", Created: 1771000000},
+		},
+	},
 }
 
 func TestUpstream(t *testing.T) { upstreamstest.Run(t, subject) }

@@ -4,6 +4,9 @@ package openrouter
 
 import (
 	"encoding/json"
+	"slices"
+
+	"github.com/tidwall/gjson"
 
 	"threadhub/upstreams"
 )
@@ -17,7 +20,31 @@ func New(o upstreams.Options) (*upstreams.Client, error) {
 		Answer:   []string{"X-Request-Id", "X-Generation-Id", "X-Ratelimit-*", "Retry-After", "Retry-After-Ms"},
 		IDs:      []string{"X-Generation-Id", "X-Request-Id"},
 		Check:    upstreams.KeyCheck{Path: "key", Models: "models", Unfit: unfit}, // anybody gets the list
+		List:     upstreams.List{Paths: []string{"models", "embeddings/models"}, Read: listed},
 	}, o)
+}
+
+// listed is what the list tells of a model.
+func listed(entry gjson.Result) (upstreams.Model, bool) {
+	m := upstreams.Model{
+		ID:        entry.Get("id").Str,
+		Created:   upstreams.Count(entry.Get("created")),
+		Window:    upstreams.Count(entry.Get("context_length")),
+		MaxOutput: upstreams.Count(entry.Get("top_provider.max_completion_tokens")),
+		Input:     upstreams.Kinds(entry.Get("architecture.input_modalities")),
+		Output:    upstreams.Kinds(entry.Get("architecture.output_modalities")),
+	}
+	if len(m.Output) > 0 {
+		m.Chat, m.Embeddings = new(slices.Contains(m.Output, "text")), new(slices.Contains(m.Output, "embeddings"))
+	}
+	if parameters := entry.Get("supported_parameters"); parameters.IsArray() {
+		m.Tools, m.Reasoning = new(holds(parameters, "tools")), new(holds(parameters, "reasoning"))
+	}
+	return m, true
+}
+
+func holds(list gjson.Result, word string) bool {
+	return slices.ContainsFunc(list.Array(), func(v gjson.Result) bool { return v.Str == word })
 }
 
 // unfit finds the keys that manage the account and its other keys.

@@ -31,6 +31,43 @@ var subject = upstreamstest.Subject{
 	ID:     "X-Generation-Id",
 	Check:  upstreamstest.Check{Folder: "testdata/check", Path: "key", Models: 2},
 	Embeds: upstreamstest.Embeds{Answer: upstreamstest.Embedded},
+	Lists: upstreamstest.Lists{
+		Path: "models", Entry: upstreamstest.ModelEntry, List: upstreamstest.ModelList, Recorded: "check/models.resp.json",
+		Want: []upstreams.Model{
+			{
+				ID: "openai/gpt-6.1-sol", Created: 1792454400, Window: 1050000, MaxOutput: 128000, Input: []string{"text", "image", "file"},
+				Output: []string{"text"}, Chat: new(true), Embeddings: new(false), Tools: new(true), Reasoning: new(true),
+			},
+			{
+				ID: "openrouter/auto", Created: 1699401600, Window: 2000000, Input: []string{"text"}, Output: []string{"text"},
+				Chat: new(true), Embeddings: new(false), Tools: new(false), Reasoning: new(false),
+			},
+		},
+	},
+}
+
+// Models that embed have a list of their own; without it there is still the first.
+func TestTheListOfModelsThatEmbed(t *testing.T) {
+	status := "200 OK"
+	server := upstreamstest.Serve(t, func(c *upstreamstest.Conn) {
+		if strings.HasSuffix(c.Request.URL.Path, "/embeddings/models") {
+			c.Send(upstreamstest.Reply(status, `{"data":[{"id":"qwen/embed","context_length":32768,"architecture":{"output_modalities":["embeddings"]}}]}`, upstreamstest.JSON))
+		} else {
+			c.Send(upstreamstest.Reply("200 OK", `{"data":[{"id":"a/b"},{"id":"qwen/embed"}]}`, upstreamstest.JSON))
+		}
+	})
+	u, err := openrouter.New(upstreams.Options{BaseURL: server.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	for _, want := range []int{2, 2} {
+		models, err := u.List(t.Context(), seal.NewSecret("sk-or-v1-good"))
+		if err != nil || len(models) != want {
+			t.Errorf("%+v, %v", models, err)
+		}
+		status = "500 Error"
+	}
 }
 
 // The list of models is anybody's: it proves nothing, and a key that was proved stays so without it.

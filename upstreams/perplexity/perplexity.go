@@ -32,6 +32,7 @@ func New(o upstreams.Options) (*upstreams.Client, error) {
 		Family:     family,
 		Embeddings: translateEmbeddings,
 		Check:      upstreams.KeyCheck{Path: routed, Models: routed, Narrow: true},
+		List:       upstreams.List{Paths: []string{"v1/models"}},
 	}
 	search, ok := searchChoices[o.Search]
 	if !ok {

@@ -25,6 +25,12 @@ var embeds = upstreamstest.Embeds{
 		"usage":{"prompt_tokens":2,"total_tokens":2,"cost":8e-09,"cost_details":{"currency":"USD","input_cost":8e-09,"total_cost":8e-09}}}`,
 }
 
+// Anybody gets the list of models.
+var lists = upstreamstest.Lists{
+	Path: "v1/models", Entry: upstreamstest.ModelEntry, List: upstreamstest.ModelList, Recorded: "list/models.resp.json",
+	Want: []upstreams.Model{{ID: "perplexity/sonar"}, {ID: "openai/gpt-6-luna"}},
+}
+
 // By the Agent API an answer is a response, and its stream ends with the whole of it.
 var agent = upstreamstest.Subject{
 	New:    perplexity.New,
@@ -32,6 +38,7 @@ var agent = upstreamstest.Subject{
 	ID:     "X-Request-Id",
 	Check:  check,
 	Embeds: embeds,
+	Lists:  lists,
 	Wire: &upstreamstest.Wire{
 		Path:          "v1/responses",
 		StreamPath:    "v1/responses",
@@ -57,6 +64,7 @@ var sonar = upstreamstest.Subject{
 	ID:     "X-Request-Id",
 	Check:  check,
 	Embeds: embeds,
+	Lists:  lists,
 	Wire: &upstreamstest.Wire{
 		Path:          "chat/completions",
 		StreamPath:    "chat/completions",

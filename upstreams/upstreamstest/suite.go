@@ -29,6 +29,7 @@ type Subject struct {
 	ID      string            // which of them is the provider's name for the request; "" if none is
 	Check   Check
 	Embeds  Embeds
+	Lists   Lists
 
 	Wire *Wire // how its provider speaks; nil: the dialect of OpenAI, which is passed through
 }
@@ -61,6 +62,7 @@ func Run(t *testing.T, s Subject) {
 		"many at one host": testMany,
 		"key check":        testKeyCheck,
 		"embeddings":       testEmbeddings,
+		"list of models":   testList,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
