@@ -17,7 +17,7 @@ func TestWithTheEmbeddedCatalogue(t *testing.T) {
 	r := router.New(router.Options{Catalogue: c, Providers: providers})
 	has := func(string) bool { return true }
 	reachable := map[router.Target]bool{}
-	for _, m := range r.Models(has) {
+	for _, m := range r.Models(has, nil) {
 		reachable[m.Target] = true
 		if got, _, err := r.Resolve(m.ID, has); err != nil || got != m.Target {
 			t.Errorf("%s is listed as %v and resolves to %v, %v", m.ID, m.Target, got, err)

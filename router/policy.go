@@ -181,6 +181,13 @@ func targetsOf(at string, list []string) (out []target, err error) {
 	return out, nil
 }
 
+// Aliases reports whether a name is an alias of the org's, or fits one with *: it then means what that says, whoever else
+// has a model of the name.
+func (p *Policy) Aliases(name string) bool {
+	_, ok := p.alias(name)
+	return ok
+}
+
 // alias returns what a name means to the org.
 func (p *Policy) alias(name string) ([]target, bool) {
 	if t, ok := p.exact[name]; ok {

@@ -212,3 +212,15 @@ func BenchmarkDefaultRules(b *testing.B) {
 		})
 	}
 }
+
+func TestNamesThatAreAliases(t *testing.T) {
+	p, err := Compile(Rules{Aliases: map[string][]string{"fast": {"openai"}, "gpt-4*": {"openrouter/a/b"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]bool{"fast": true, "gpt-4.1": true, "gpt-4": true, "faster": false, "openai/fast": false, "auto": false} {
+		if got := p.Aliases(name); got != want {
+			t.Errorf("%s: %v", name, got)
+		}
+	}
+}

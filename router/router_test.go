@@ -109,7 +109,7 @@ func TestModelsAreUniqueAndResolveToThemselves(t *testing.T) {
 		has := keys(list)
 		seen := map[string]bool{}
 		targets := map[Target]bool{}
-		for _, m := range r.Models(has) {
+		for _, m := range r.Models(has, nil) {
 			if got, _, err := r.Resolve(m.ID, has); err != nil || got != m.Target {
 				t.Errorf("keys %q: %s is listed as %v and resolves to %v, %v", list, m.ID, m.Target, got, err)
 			}
@@ -128,6 +128,52 @@ func TestModelsAreUniqueAndResolveToThemselves(t *testing.T) {
 		}
 		if seen["openai/gpt-5-mini"] != has("openai") || seen["gpt-5-mini"] != has("openai") || seen["openrouter/auto"] != has("openrouter") {
 			t.Errorf("keys %q: %v", list, seen)
+		}
+	}
+}
+
+// What providers list beside the catalogue is asked for by its full name, and by no other.
+func TestModelsThatOnlyTheirProviderLists(t *testing.T) {
+	r := New(Options{Catalogue: goods, Providers: all})
+	has := keys("openai perplexity openrouter")
+	lists := map[string][]string{
+		"openai":     {"ft:gpt-4o:acme::x", "gpt-5-mini", "gpt-99", "gpt-99", "openai/odd"},
+		"gemini":     {"of-a-provider-without-a-key"},
+		"perplexity": {"perplexity/sonar", "perplexity/new", "sonar"},
+		"openrouter": {"openrouter/auto", "openrouter/new", "gpt-99", "anthropic/claude-sonnet-5.5", "a b", ""},
+	}
+	got := map[string]Target{}
+	for _, m := range r.Models(has, func(p string) []string { return lists[p] }) {
+		if _, twice := got[m.ID]; twice {
+			t.Errorf("%s is there twice", m.ID)
+		}
+		got[m.ID] = m.Target
+		if target, _, err := r.Resolve(m.ID, has); err != nil || target != m.Target {
+			t.Errorf("%s is listed as %v and resolves to %v, %v", m.ID, m.Target, target, err)
+		}
+	}
+	for name, want := range map[string]Target{
+		"openai/ft:gpt-4o:acme::x":    {"openai", "ft:gpt-4o:acme::x"},
+		"openai/gpt-99":               {"openai", "gpt-99"},
+		"openai/openai/odd":           {"openai", "openai/odd"},
+		"gpt-5-mini":                  {"openai", "gpt-5-mini"},
+		"perplexity/perplexity/new":   {"perplexity", "perplexity/new"},
+		"perplexity/sonar":            {"perplexity", "perplexity/sonar"},
+		"openrouter/openrouter/new":   {"openrouter", "openrouter/new"},
+		"openrouter/auto":             {"openrouter", "openrouter/auto"},
+		"openrouter/gpt-99":           {"openrouter", "gpt-99"},
+		"gpt-99":                      {},
+		"ft:gpt-4o:acme::x":           {},
+		"openrouter/new":              {},
+		"perplexity/new":              {},
+		"of-a-provider-without-a-key": {},
+		"openrouter/openrouter/auto":  {},
+		"openrouter/":                 {},
+		"openai/openai/gpt-5-mini":    {},
+		"perplexity/perplexity/sonar": {},
+	} {
+		if got[name] != want {
+			t.Errorf("%s is listed as %v, want %v", name, got[name], want)
 		}
 	}
 }

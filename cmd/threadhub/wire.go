@@ -233,7 +233,7 @@ func (c callable) Models(ctx context.Context, caller orgs.Caller) ([]gateway.Mod
 		return nil, err
 	}
 	var models []gateway.Model
-	for _, m := range c.router.Models(func(provider string) bool { return keys[provider] }) {
+	for _, m := range c.router.Models(func(provider string) bool { return keys[provider] }, nil) {
 		models = append(models, gateway.Model{ID: m.ID, OwnedBy: m.OwnedBy, Target: m.Target})
 	}
 	return models, nil
