@@ -10,14 +10,15 @@ import (
 	"threadhub/internal/id"
 	"threadhub/internal/seal"
 	"threadhub/orgs"
+	"threadhub/upstreams"
 )
 
 type fakeModels struct{}
 
 func (fakeModels) Models(context.Context, orgs.Caller) ([]Model, error) {
 	return []Model{
-		{ID: "auto", OwnedBy: "threadhub", Created: 1700000000},
-		{ID: "openrouter/anthropic/claude", OwnedBy: "openrouter", Created: 1700000001},
+		{ID: "auto", OwnedBy: "threadhub", About: upstreams.Model{Created: 1700000000}},
+		{ID: "openrouter/anthropic/claude", OwnedBy: "openrouter", About: upstreams.Model{Created: 1700000001}},
 	}, nil
 }
 

@@ -107,6 +107,9 @@ func newHouse(t testing.TB, url string, o Options) *house {
 	pe, err := perplexity.New(upstreams.Options{BaseURL: h.sim.URL("perplexity")})
 	must(err)
 	o.Upstreams = map[string]upstreams.Upstream{"openai": oa, "gemini": ge, "perplexity": pe, "openrouter": or}
+	if o.Models == nil {
+		o.Models = NewListing(ListingOptions{Router: router, Catalogue: catalogue, Keys: h.orgs, Upstreams: o.Upstreams, Log: log})
+	}
 	o.Owner = h.lease.Owner()
 	o.DrainAccept = -1
 	h.Gateway = New(o)

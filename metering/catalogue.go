@@ -49,6 +49,9 @@ type Prices struct {
 // Priced reports whether the catalogue knows what m costs.
 func (m Model) Priced() bool { return m.Prices.known }
 
+// Embeds reports whether m is known to make embeddings: it is paid for what it reads, and writes nothing.
+func (m Model) Embeds() bool { return m.Prices.known && !m.Prices.output }
+
 // Embedded returns the catalogue that is built in.
 func Embedded() (*Catalogue, error) { return ParseCatalogue(embedded) }
 

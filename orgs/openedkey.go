@@ -3,6 +3,7 @@ package orgs
 import (
 	"context"
 	"slices"
+	"strconv"
 
 	"threadhub/internal/db"
 	"threadhub/internal/fault"
@@ -49,6 +50,17 @@ func (s *Service) ProviderKey(ctx context.Context, org id.Org, provider string) 
 func (s *Service) HasProviderKey(ctx context.Context, org id.Org) (map[string]bool, error) {
 	all, err := s.opened(ctx, org)
 	return all.has, err
+}
+
+// KeyInUse names the key that ProviderKey would return, without using it: another name once it is another key. "" when there
+// is none.
+func (s *Service) KeyInUse(ctx context.Context, org id.Org, provider string) (string, error) {
+	all, err := s.opened(ctx, org)
+	if err != nil || len(all.keys[provider]) == 0 {
+		return "", err
+	}
+	first := all.keys[provider][0]
+	return first.name + "/" + strconv.Itoa(first.version), nil
 }
 
 func (s *Service) opened(ctx context.Context, org id.Org) (providerKeys, error) {

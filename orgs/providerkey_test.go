@@ -78,6 +78,42 @@ func TestProviderKeysComeAndGo(t *testing.T) {
 	})
 }
 
+// A key in use has a name of its own, which tells nothing of it, and asking for that is no use of the key.
+func TestKeyInUse(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		s := w.open(t)
+		org := member(t, s, "acme").Org
+		seen := map[string]bool{"": true}
+		is := func(fresh bool) string {
+			t.Helper()
+			name, err := s.KeyInUse(t.Context(), org, "openai")
+			if err != nil || seen[name] == fresh || strings.Contains(name, "sk-") {
+				t.Errorf("the key in use is %q, seen before: %v, %v", name, seen[name], err)
+			}
+			seen[name] = true
+			return name
+		}
+		is(false) // there is none
+		put(t, s, org, "openai", "sk-first")
+		first := is(true)
+		if again := is(false); again != first {
+			t.Errorf("the same key is %q and %q", first, again)
+		}
+		put(t, s, org, "openai", "sk-second")
+		is(true)
+		if _, err := s.PutProviderKey(t.Context(), org, Actor{}, ProviderKeySpec{Provider: "openai", Name: "other", Key: seal.NewSecret("sk-third")}); err != nil {
+			t.Fatal(err)
+		}
+		is(false) // the first by name is still the one that is used
+		if list, err := s.ProviderKeys(t.Context(), org); err != nil || !list[0].LastUsedAt.IsZero() {
+			t.Errorf("it counts as used: %+v, %v", list, err)
+		}
+		if name, err := s.KeyInUse(t.Context(), member(t, s, "another").Org, "openai"); name != "" || err != nil {
+			t.Errorf("another org has the key %q, %v", name, err)
+		}
+	})
+}
+
 func TestProviderKeyIsReadRarely(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		s := w.open(t)

@@ -103,7 +103,9 @@ func openServer(ctx context.Context, cfg *config.Config, logTo io.Writer) (_ *se
 		FixedOrgs:    !cfg.Orgs.Create,
 		ProviderKeys: s.storage.orgs,
 		Purse:        s.storage.orgs,
-		Models:       callable{models, s.storage.orgs},
+		Models: gateway.NewListing(gateway.ListingOptions{
+			Router: models, Catalogue: catalogue, Keys: s.storage.orgs, Upstreams: providers, Log: s.log,
+		}),
 		Calls:        s.storage.calls,
 		Threads:      s.storage.threads,
 		Ledger:       s.storage.ledger,
@@ -220,24 +222,6 @@ func windows(cfg *config.Config) map[string]int64 {
 
 // Close ends every part, the last one first.
 func (s *server) Close() error { return s.parts.Close() }
-
-// callable lists the models of the providers an org has keys for.
-type callable struct {
-	router *router.Router
-	orgs   *orgs.Service
-}
-
-func (c callable) Models(ctx context.Context, caller orgs.Caller) ([]gateway.Model, error) {
-	keys, err := c.orgs.HasProviderKey(ctx, caller.Org)
-	if err != nil {
-		return nil, err
-	}
-	var models []gateway.Model
-	for _, m := range c.router.Models(func(provider string) bool { return keys[provider] }, nil) {
-		models = append(models, gateway.Model{ID: m.ID, OwnedBy: m.OwnedBy, Target: m.Target})
-	}
-	return models, nil
-}
 
 // storage is the open store with the rooms that keep things in it: what every command but migrate works with.
 type storage struct {
