@@ -168,6 +168,13 @@ func TestEmbeddingsHaveNoThread(t *testing.T) {
 				t.Errorf("%s: the call's warnings are %s", about, got)
 			}
 		}
+		h.everyKey()
+		for _, model := range []string{"gemini/gemini-embedding-2", "perplexity/pplx-embed-v1-4b"} { // with a warning of their own
+			r := h.embed(model, `"x"`, `,"user":"u"`, "X-Thread-Id", "t1").want(t, 200)
+			if got := r.header.Get("X-Threadhub-Warning"); got != "dropped=user;reason=unsupported, dropped=thread_id;reason=embeddings" {
+				t.Errorf("%s: warned of %q", model, got)
+			}
+		}
 		h.do("GET", "/api/threads/t1", "").want(t, 404)
 		for _, a := range h.attempts() {
 			if strings.Contains(string(a.Body), "thread_id") || strings.Contains(string(a.Body), "metadata") {

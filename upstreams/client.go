@@ -91,7 +91,8 @@ func (c *Client) Translate(r *Request) error {
 	if err != nil {
 		return err
 	}
-	r.words, r.Warnings = words, words.Warnings()
+	r.words = words
+	r.warn()
 	return nil
 }
 
@@ -104,7 +105,8 @@ func (c *Client) TranslateEmbeddings(r *Request) error {
 	if err != nil {
 		return err
 	}
-	r.words, r.Warnings = words, words.Warnings()
+	r.words = words
+	r.warn()
 	return nil
 }
 

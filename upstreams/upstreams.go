@@ -32,7 +32,8 @@ type Request struct {
 	// them; Chat, or of a stream the Next that brings its end, may add what the answer turned out to lack.
 	Warnings []string
 
-	words Wording // Translate: Body in the provider's own words; nil where those are Body's
+	words  Wording // Translate: Body in the provider's own words; nil where those are Body's
+	warned int     // how many of the warnings of words are in Warnings
 }
 
 // Upstream is one provider. Safe for concurrent use.

@@ -32,6 +32,13 @@ type Words interface {
 	End() (chunks [][]byte, err error)
 }
 
+// warn adds what words have warned of since the last time. Callers may have added warnings of their own.
+func (r *Request) warn() {
+	all := r.words.Warnings()
+	r.Warnings = append(r.Warnings, all[r.warned:]...)
+	r.warned = len(all)
+}
+
 // Complaint is what the provider says is wrong in an answer that began well, as it came: an error object, or the text of
 // one, in JSON. As an error of Words it becomes what the client is told of it.
 type Complaint []byte
@@ -59,7 +66,7 @@ func (k *call) wholeTranslated(r *Request, body []byte, err error) ([]byte, erro
 		return nil, err
 	}
 	body, err = r.words.Whole(body)
-	r.Warnings = r.words.Warnings()
+	r.warn()
 	if err != nil {
 		k.Body = body
 		return nil, k.told(err)
