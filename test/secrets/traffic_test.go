@@ -49,6 +49,7 @@ func (w *world) converse() {
 	n := 0
 	for _, d := range directives() {
 		for _, provider := range rig.Providers {
+			jobs <- func() { w.embed(provider, d) }
 			for _, stream := range []bool{false, true} {
 				n++
 				thread := fmt.Sprint("thread-", n)
@@ -65,6 +66,14 @@ func (w *world) converse() {
 	}
 	close(jobs)
 	wg.Wait()
+}
+
+// embed has words embedded, which nothing may keep: there is no thread for them.
+func (w *world) embed(provider, directive string) {
+	if directive != "" {
+		directive = "[[sim " + directive + "]]"
+	}
+	w.send("POST", "/v1/embeddings", w.admin.Key, fmt.Sprintf(`{"model":"%s/sim-1","input":["%s","%s %s"]}`, provider, w.plain, w.plain, directive))
 }
 
 func (w *world) ask(provider, directive string, stream bool, thread string) {
@@ -204,6 +213,12 @@ func (w *world) misplace() {
 // look reads everything there is to be read.
 func (w *world) look() {
 	key := w.admin.Key
+	// A provider that puts the key into its list of models, and ones that fail in other ways.
+	for _, d := range []string{"fault=echo_key", "status=401", "fault=garbage_head"} {
+		if err := w.sim.Play(simulator.Script{Path: "/models", Times: 1, Do: d}); err != nil {
+			w.t.Fatal(err)
+		}
+	}
 	for _, path := range []string{"/health", "/v1/models", "/v1/models/openai/gpt-5-mini", "/api/threads", "/api/threads/thread-1", "/api/orgs/" + w.admin.Org + "/providers/status"} {
 		w.send("GET", path, key, nil)
 	}
@@ -211,7 +226,7 @@ func (w *world) look() {
 	w.mu.Lock()
 	for _, s := range w.sinks {
 		for line := range strings.Lines(string(s.data)) {
-			if id, ok := strings.CutPrefix(line, "X-Request-Id: "); ok && strings.HasPrefix(s.name, "answer to POST /v1/chat") {
+			if id, ok := strings.CutPrefix(line, "X-Request-Id: "); ok && strings.HasPrefix(s.name, "answer to POST /v1/") {
 				ids = append(ids, strings.TrimSpace(id))
 			}
 		}
