@@ -20,7 +20,7 @@ func (g *Gateway) embeddings(x *request) {
 }
 
 // parseEmbeddings reads the request. It names no thread, whatever it says: there are no messages in it. Clients send
-// X-Thread-Id with all they ask for, as it is a setting of theirs, so it is no error here (docs/decisions/0012).
+// X-Thread-Id with all they ask for, as it is a setting of theirs, so it is no error here (docs/decisions/0014).
 func (g *Gateway) parseEmbeddings(x *request, e *exchange) (err error) {
 	chaos.Point("parse")
 	if e.embed, err = openai.ParseEmbeddings(x.body()); err != nil {
