@@ -30,6 +30,7 @@ func embedded(body []byte) (said complaint, ok bool) {
 	if !bytes.Contains(body, errorMember) {
 		return said, false
 	}
+	body = unlisted(body)
 	var answer struct {
 		Error   json.RawMessage `json:"error"`
 		Choices []struct {
@@ -60,10 +61,21 @@ func embedded(body []byte) (said complaint, ok bool) {
 	return parseError(found), true
 }
 
+// unlisted is the first element of an array, into which Google's compatible endpoint puts its errors; anything else is
+// itself.
+func unlisted(body []byte) []byte {
+	var list []json.RawMessage
+	if text := bytes.TrimLeft(body, " \t\r\n"); len(text) == 0 || text[0] != '[' || json.Unmarshal(text, &list) != nil || len(list) == 0 {
+		return body
+	}
+	return list[0]
+}
+
 func isNull(v json.RawMessage) bool { return len(v) == 0 || string(v) == "null" }
 
 // parseComplaint reads an error's body. What is not JSON says nothing.
 func parseComplaint(body []byte) complaint {
+	body = unlisted(body)
 	var top struct {
 		Error  json.RawMessage `json:"error"`
 		Detail json.RawMessage `json:"detail"`

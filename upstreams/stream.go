@@ -58,7 +58,7 @@ func (s *stream) Next() ([]byte, error) {
 	for s.err == nil {
 		event, err := s.events.Next()
 		if s.events.Noise() {
-			s.err = s.fault(nil, "upstream_protocol", "put something into its stream that is no event")
+			s.err = s.noise()
 			break
 		}
 		if err != nil {
@@ -75,14 +75,16 @@ func (s *stream) Next() ([]byte, error) {
 		case len(data) == 0: // a sign of life in the form of an event
 		case event.Name == "error":
 			s.err = s.complaint(data)
-		case data[0] != '{':
-			s.err = s.fault(nil, "upstream_protocol", "put something into its stream that is not JSON")
 		default:
-			if said, ok := embedded(data); ok {
+			said, failed := embedded(data)
+			switch {
+			case failed:
 				s.err = s.k.complain(said.status, said, nil)
-				break
+			case data[0] != '{':
+				s.err = s.fault(nil, "upstream_protocol", "put something into its stream that is not JSON")
+			default:
+				return data, nil
 			}
-			return data, nil
 		}
 	}
 	return nil, s.err
@@ -104,6 +106,15 @@ func (s *stream) complaint(data []byte) error {
 		said = parseComplaint(data)
 	}
 	return s.k.complain(said.status, said, nil)
+}
+
+// noise is the error of a stream that holds something that is no event: what the provider said, if it put its error there
+// as it is.
+func (s *stream) noise() error {
+	if said, ok := embedded(s.events.Stray()); ok {
+		return s.k.complain(said.status, said, nil)
+	}
+	return s.fault(nil, "upstream_protocol", "put something into its stream that is no event")
 }
 
 // ended is the error of a stream whose bytes ended without the end marker.

@@ -129,12 +129,3 @@ func (s *stream) nextTranslated() ([]byte, error) {
 	}
 	return nil, s.err
 }
-
-// noise is the error of a stream that holds something that is no event: what the provider said, if it put its error there
-// as it is.
-func (s *stream) noise() error {
-	if said, ok := embedded(s.events.Stray()); ok {
-		return s.k.complain(said.status, said, nil)
-	}
-	return s.fault(nil, "upstream_protocol", "put something into its stream that is no event")
-}

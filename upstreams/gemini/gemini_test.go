@@ -94,6 +94,7 @@ func TestErrors(t *testing.T) {
 	rejected := f{Kind: fault.Upstream, Code: "provider_key_rejected", Message: "key was refused", Final: true}
 	subject.Errors(t, "testdata/errors", map[string]f{
 		"400_api_key":   rejected,
+		"400_array":     {Kind: fault.Invalid, Message: "Invalid reasoning_effort: minimal."},
 		"400_field":     {Kind: fault.Invalid, Message: `Unknown name "foo" at 'generation_config'`},
 		"400_location":  rejected,
 		"400_signature": {Kind: fault.Invalid, Message: "missing a thought_signature"},

@@ -356,6 +356,11 @@ func testBrokenStream(t *testing.T, s Subject) {
 		{"an error and then the mark", good + Data(`{"error":{"message":"no","code":502}}`) + done, fault.Upstream, "upstream_error"},
 		{"an error that ends the bytes", good + `data: {"error":{"message":"no","code":"server_error"}}`, fault.Upstream, "upstream_error"},
 		{"an event named error", good + "event: error\n" + Data(`{"error":{"message":"slow","type":"tokens","code":"rate_limit_exceeded"}}`), fault.RateLimited, "rate_limit_exceeded"},
+		{"an error in an array", good + Data(`[{"error":{"message":"no","code":503,"status":"UNAVAILABLE"}}]`), fault.Upstream, "upstream_error"},
+		{"an error in an array between events", good + "[{\n  \"error\": {\"message\": \"no\", \"code\": 503}\n}]\n", fault.Upstream, "upstream_error"},
+		{"a page", good + "<!DOCTYPE html>\n<html>\n<h1>502</h1>\n</html>\n", fault.Upstream, "upstream_protocol"},
+		{"words", good + "upstream connect error\n", fault.Upstream, "upstream_protocol"},
+		{"a byte order mark", good + "\xEF\xBB\xBF" + Data(a), fault.Upstream, "upstream_protocol"},
 		{"an error in a text", good + Data(`{"error":"overloaded"}`), fault.Upstream, "upstream_error"},
 		{"a request the model refuses midway", good + Data(`{"error":{"message":"too long","code":"context_length_exceeded","param":"messages"}}`), fault.Invalid, "context_length_exceeded"},
 	}
