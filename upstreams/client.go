@@ -164,6 +164,23 @@ func (c *Client) Embed(ctx context.Context, r *Request) (*Answer, error) {
 	return k.ask(r, "embeddings")
 }
 
+// Read is Chat where nobody needs to be asked: the answer is in response, a recording above all. It closes the body.
+func (c *Client) Read(ctx context.Context, r *Request, response *http.Response) (*Answer, error) {
+	k := c.begin(ctx, r.Key, c.transport, c.options.HeaderTimeout, c.options.MaxBody)
+	return k.ended(k.receive(response, r))
+}
+
+// ended is what Chat returns. A call goes on only for as long as its stream does.
+func (k *call) ended(answer *Answer, err error) (*Answer, error) {
+	if err != nil || answer.Stream == nil {
+		k.end(nil)
+	}
+	if err != nil {
+		return nil, k.failed(err)
+	}
+	return answer, nil
+}
+
 // begin makes a call whose answer has to begin within patience, and holds at most so many bytes where it is whole.
 func (c *Client) begin(ctx context.Context, key seal.Secret, via *http.Transport, patience time.Duration, most int64) *call {
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -214,6 +231,11 @@ func (k *call) do(request *http.Request, r *Request) (*Answer, error) {
 	if err != nil {
 		return nil, k.unanswered(err)
 	}
+	return k.receive(response, r)
+}
+
+// receive takes the answer whose header has come.
+func (k *call) receive(response *http.Response, r *Request) (*Answer, error) {
 	k.watch.within(k.client.options.IdleTimeout)
 	k.http2 = response.ProtoMajor == 2
 	k.Status = response.StatusCode
@@ -221,6 +243,7 @@ func (k *call) do(request *http.Request, r *Request) (*Answer, error) {
 	k.UpstreamID = k.client.requestID(k.Header)
 	answer := &Answer{Status: k.Status, UpstreamID: k.UpstreamID, Header: k.Header}
 	stream := r != nil && r.Stream
+	var err error
 	if response.StatusCode == http.StatusOK && stream && isEventStream(response.Header) {
 		answer.Stream, err = k.stream(response, r)
 	} else if answer.Body, err = k.whole(response, stream); r != nil && r.words != nil {
@@ -234,14 +257,7 @@ func (k *call) do(request *http.Request, r *Request) (*Answer, error) {
 
 // ask sends r to path, or where its words say, and ends the call unless its answer is a stream.
 func (k *call) ask(r *Request, path string) (*Answer, error) {
-	answer, err := k.send(r, path)
-	if err != nil || answer.Stream == nil {
-		k.end(nil)
-	}
-	if err != nil {
-		return nil, k.failed(err)
-	}
-	return answer, nil
+	return k.ended(k.send(r, path))
 }
 
 func (k *call) send(r *Request, path string) (*Answer, error) {

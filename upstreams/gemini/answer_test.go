@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -114,46 +113,6 @@ func TestStreamOfTheMapping(t *testing.T) {
 		c = strings.Replace(c, `,"native_finish_reason":"STOP"`, "", 1)
 		upstreamstest.Same(t, "chunk", []byte(c), []byte(strings.TrimPrefix(want[i], "data: ")))
 	}
-}
-
-// TestCuts ends every recorded stream after each of its bytes: no end is good unless Gemini said why it ended.
-func TestCuts(t *testing.T) {
-	paths, err := filepath.Glob("testdata/stream/*.sse")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, path := range paths {
-		if strings.Contains(path, "error_mid_raw") {
-			continue
-		}
-		whole, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for n := range len(whole) {
-			chunks, err := play(asked(), bytes.NewReader(whole[:n]))
-			said := bytes.Contains(whole[:n], []byte(`"finishReason"`)) || bytes.Contains(whole[:n], []byte(`"blockReason"`))
-			if err == io.EOF && !said {
-				t.Errorf("%s: a good end after byte %d", path, n)
-			}
-			upstreamstest.Accumulated(t, chunks)
-		}
-		one, end := play(asked(), iotestOneByte{bytes.NewReader(whole)})
-		all, same := play(asked(), bytes.NewReader(whole))
-		if strings.Join(one, "\n") != strings.Join(all, "\n") || fault.From(end).Code != fault.From(same).Code {
-			t.Errorf("%s: byte by byte it is another stream", path)
-		}
-	}
-}
-
-// iotestOneByte reads one byte at a time.
-type iotestOneByte struct{ io.Reader }
-
-func (r iotestOneByte) Read(p []byte) (int, error) {
-	if len(p) > 1 {
-		p = p[:1]
-	}
-	return r.Reader.Read(p)
 }
 
 // TestAnswers holds what no recording shows.

@@ -32,6 +32,7 @@ var wire = upstreamstest.Wire{
 	},
 	Last:    `{"candidates":[{"content":{"parts":[{"text":""}],"role":"model"},"finishReason":"STOP","index":0}],` + usage + `}`,
 	Endless: true,
+	Marks:   []string{`"finishReason"`, `"blockReason"`},
 }
 
 const usage = `"usageMetadata":{"promptTokenCount":3,"candidatesTokenCount":2,"totalTokenCount":5},"modelVersion":"m","responseId":"r"`
@@ -40,6 +41,7 @@ var subject = upstreamstest.Subject{
 	New:    gemini.New,
 	Header: map[string]string{"X-Gemini-Service-Tier": "standard", "Retry-After": "2"},
 	Wire:   &wire,
+	More:   `,"logprobs":true,"web_search_options":{}`,
 	Check:  upstreamstest.Check{Folder: "testdata/check", Path: "models", Models: 3, Refused: []string{"400_api_key", "400_location"}},
 	Embeds: upstreamstest.Embeds{
 		Path:   "models/m:batchEmbedContents",
@@ -113,11 +115,41 @@ func TestErrors(t *testing.T) {
 }
 
 func TestStreams(t *testing.T) {
-	subject.Streams(t, "testdata/stream", map[string]upstreamstest.Fault{
-		"cut":           {Kind: fault.Upstream, Code: "upstream_truncated"},
-		"error_mid":     {Kind: fault.Upstream, Code: "upstream_error", Message: "The model is overloaded"},
-		"error_mid_raw": {Kind: fault.Upstream, Code: "upstream_error", Message: "Internal error encountered"},
+	type f = upstreamstest.Fault
+	subject.Streams(t, "testdata/stream", map[string]f{
+		"continuation":   {},
+		"cut":            {Kind: fault.Upstream, Code: "upstream_truncated"},
+		"error_mid":      {Kind: fault.Upstream, Code: "upstream_error", Message: "The model is overloaded"},
+		"error_mid_raw":  {Kind: fault.Upstream, Code: "upstream_error", Message: "Internal error encountered"},
+		"grounding":      {},
+		"max_tokens":     {},
+		"n2":             {},
+		"plain":          {},
+		"plain_lf":       {},
+		"prompt_blocked": {},
+		"safety":         {},
+		"thinking":       {},
+		"tool":           {},
 	})
+}
+
+// A stream that was asked for without alt=sse is one array that grows. Nobody here asks so, and what has gone wrong then is
+// not taken for a stream.
+func TestNoEventStream(t *testing.T) {
+	raw, err := os.ReadFile("testdata/stream/no_alt_sse.resp.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []string{upstreamstest.JSON, "Content-Type: text/event-stream"} {
+		a, err := ask(t, upstreamstest.Replies(t, upstreamstest.Reply("200 OK", string(raw), kind)), "m", "a", true)
+		if err == nil {
+			_, err = a.Stream.Next()
+			a.Stream.Close()
+		}
+		if !fault.HasCode(err, "upstream_protocol") {
+			t.Errorf("%s: %v", kind, err)
+		}
+	}
 }
 
 // ask asks Gemini, played by server, for model.

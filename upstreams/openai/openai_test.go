@@ -64,13 +64,57 @@ func TestErrors(t *testing.T) {
 }
 
 func TestStreams(t *testing.T) {
-	subject.Streams(t, "testdata/stream", map[string]upstreamstest.Fault{
-		"cut_clean_no_done": {Kind: fault.Upstream, Code: "upstream_truncated"},
-		"error_mid":         {Kind: fault.Upstream, Code: "upstream_error", Message: "The server had an error"},
-		"error_event":       {Kind: fault.RateLimited, Code: "rate_limit_exceeded", Message: "during generation"},
+	type f = upstreamstest.Fault
+	subject.Streams(t, "testdata/stream", map[string]f{
+		"audio":                {},
+		"content_filter":       {},
+		"cut_clean_no_done":    {Kind: fault.Upstream, Code: "upstream_truncated"},
+		"error_event":          {Kind: fault.RateLimited, Code: "rate_limit_exceeded", Message: "during generation"},
+		"error_mid":            {Kind: fault.Upstream, Code: "upstream_error", Message: "The server had an error"},
+		"length":               {},
+		"logprobs":             {},
+		"moderation":           {},
+		"plain":                {},
+		"refusal":              {},
+		"text_then_tool":       {},
+		"tool_custom":          {},
+		"tool_parallel":        {},
+		"tool_single":          {},
+		"unicode":              {},
+		"usage":                {},
+		"usage_no_obfuscation": {},
+		"web_search":           {},
 	})
 }
 
-func TestAnswers(t *testing.T) { subject.Answers(t, "testdata/chat", nil) }
+// What other servers have been seen to do to event streams is read as the standard says, and what is no stream is an
+// error.
+func TestOddStreams(t *testing.T) {
+	type f = upstreamstest.Fault
+	subject.Streams(t, "../../internal/sse/testdata", map[string]f{
+		"bom_crlf":             {},
+		"cr_only":              {},
+		"empty":                {Kind: fault.Upstream, Code: "upstream_truncated"},
+		"fields_and_comments":  {},
+		"json_instead":         {Kind: fault.Invalid, Param: "stream", Message: "stream not supported"},
+		"long_line":            {},
+		"multi_line_data":      {},
+		"no_final_blank_line":  {},
+		"no_space_after_colon": {},
+	})
+}
+
+func TestAnswers(t *testing.T) {
+	type f = upstreamstest.Fault
+	subject.Answers(t, "testdata/chat", map[string]f{
+		"audio_out": {}, "content_filter": {}, "empty_choices": {}, "image": {}, "json_schema": {}, "length": {}, "length_all_reasoning": {},
+		"logprobs": {}, "moderation": {}, "n2": {}, "plain": {}, "reasoning": {}, "refusal": {}, "tool_custom": {}, "tool_parallel": {},
+		"tool_results": {}, "tool_single": {}, "unicode": {}, "web_search": {},
+	})
+}
+
+func TestEveryFileIsUsed(t *testing.T) {
+	upstreamstest.Unused(t, "chat/*.resp.json", "check/models.resp.json", "errors/*.http", "stream/*.sse")
+}
 
 func TestEmbeddings(t *testing.T) { subject.Embedded(t, "testdata/embeddings") }

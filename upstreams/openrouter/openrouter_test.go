@@ -127,17 +127,30 @@ func TestErrors(t *testing.T) {
 }
 
 func TestStreams(t *testing.T) {
-	subject.Streams(t, "testdata/stream", map[string]upstreamstest.Fault{
-		"comments_only":     {Kind: fault.Upstream, Code: "upstream_truncated"},
-		"error_first":       {Kind: fault.RateLimited, Code: "rate_limit_exceeded", Message: "free-models-per-day"},
-		"error_mid_numeric": {Kind: fault.Upstream, Code: "upstream_error", Message: "disconnected unexpectedly"},
+	type f = upstreamstest.Fault
+	subject.Streams(t, "testdata/stream", map[string]f{
+		"annotations":               {},
+		"comments_only":             {Kind: fault.Upstream, Code: "upstream_truncated"},
+		"error_first":               {Kind: fault.RateLimited, Code: "rate_limit_exceeded", Message: "free-models-per-day"},
+		"error_mid_numeric":         {Kind: fault.Upstream, Code: "upstream_error", Message: "disconnected unexpectedly"},
+		"plain_usage_empty_choices": {},
+		"plain_usage_with_choice":   {},
+		"reasoning":                 {},
+		"tool_call":                 {},
 	})
 }
 
 func TestAnswers(t *testing.T) {
-	subject.Answers(t, "testdata/chat", map[string]upstreamstest.Fault{
+	type f = upstreamstest.Fault
+	subject.Answers(t, "testdata/chat", map[string]f{
+		"annotations": {}, "byok": {}, "gemini_tool": {}, "images_out": {}, "metadata": {}, "perplexity_sonar": {}, "plain": {},
+		"reasoning": {}, "reasoning_claude": {},
 		"error_200": {Kind: fault.Upstream, Code: "upstream_error", Message: "Provider returned error"},
 	})
 }
 
 func TestEmbeddings(t *testing.T) { subject.Embedded(t, "testdata/embeddings") }
+
+func TestEveryFileIsUsed(t *testing.T) {
+	upstreamstest.Unused(t, "chat/*.resp.json", "check/key.resp.json", "check/models.resp.json", "errors/*.http", "stream/*.sse")
+}

@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"testing/iotest"
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
@@ -162,39 +161,6 @@ func TestStreamedIsWhole(t *testing.T) {
 		if folder == "agent" {
 			if diff := cmp.Diff(want.Usage, got.Usage()); diff != "" {
 				t.Errorf("%s: %s", stream, diff)
-			}
-		}
-	}
-}
-
-// TestCuts ends every recorded stream after each of its bytes: no end is good before the provider's own mark.
-func TestCuts(t *testing.T) {
-	for _, folder := range []string{"agent", "sonar"} {
-		for _, name := range recorded(t, folder, ".sse", 3) {
-			raw := upstreamstest.File(t, name+".sse")
-			whole, end := play(asked(folder), bytes.NewReader(raw))
-			all := upstreamstest.Accumulated(t, whole)
-			mark := -1
-			for _, m := range []string{`"type":"response.completed"`, `"object":"chat.completion.done"`} {
-				mark = max(mark, bytes.Index(raw, []byte(m)))
-			}
-			for n := range len(raw) {
-				chunks, err := play(asked(folder), bytes.NewReader(raw[:n]))
-				if err == io.EOF && n < mark {
-					t.Fatalf("%s: a good end after byte %d", name, n)
-				}
-				if err == nil {
-					t.Fatalf("%s: no end after byte %d", name, n)
-				}
-				// What came is a beginning of what would have come.
-				text := gjson.GetBytes(upstreamstest.Accumulated(t, chunks).Message(), "content").Str
-				if !strings.HasPrefix(gjson.GetBytes(all.Message(), "content").Str, text) {
-					t.Fatalf("%s: after byte %d it says %q", name, n, text)
-				}
-			}
-			chunks, again := play(asked(folder), iotest.OneByteReader(bytes.NewReader(raw)))
-			if strings.Join(chunks, "\n") != strings.Join(whole, "\n") || fmt.Sprint(again) != fmt.Sprint(end) {
-				t.Errorf("%s: byte by byte it is another stream", name)
 			}
 		}
 	}

@@ -50,8 +50,10 @@ var agent = upstreamstest.Subject{
 		Delta: func(text string) string {
 			return `{"type":"response.output_text.delta","sequence_number":4,"item_id":"msg_1","output_index":0,"content_index":0,"delta":` + strconv.Quote(text) + `}`
 		},
-		Last: `{"type":"response.completed","response":{"id":"resp_1","model":"m","status":"completed","error":null,"output":[],"usage":{"input_tokens":3,"output_tokens":2}}}`,
+		Last:  `{"type":"response.completed","response":{"id":"resp_1","model":"m","status":"completed","error":null,"output":[],"usage":{"input_tokens":3,"output_tokens":2}}}`,
+		Marks: []string{`"response.completed"`},
 	},
+	More: `,"tools":[{"type":"function","function":{"name":"get_weather"}}]`,
 }
 
 // sonar is asked in the older form, which is nearly OpenAI's.
@@ -72,6 +74,7 @@ var sonar = upstreamstest.Subject{
 		Answer:        upstreamstest.Answer,
 		Delta:         upstreamstest.Delta,
 		Last:          `{"id":"1","object":"chat.completion.done","choices":[{"index":0,"delta":{"content":""},"finish_reason":"stop"}]}`,
+		Marks:         []string{`"chat.completion.done"`, "[DONE]"},
 	},
 }
 
@@ -106,10 +109,20 @@ func TestErrors(t *testing.T) {
 }
 
 func TestStreams(t *testing.T) {
-	agent.Streams(t, "testdata/agent", map[string]upstreamstest.Fault{
-		"stream_failed": {Kind: fault.Upstream, Code: "upstream_error", Message: "model overloaded"},
+	type f = upstreamstest.Fault
+	agent.Streams(t, "testdata/agent", map[string]f{
+		"stream":               {},
+		"stream_failed":        {Kind: fault.Upstream, Code: "upstream_error", Message: "model overloaded"},
+		"stream_function_call": {},
 	})
-	sonar.Streams(t, "testdata/sonar", nil)
+	sonar.Streams(t, "testdata/sonar", map[string]f{"stream_concise": {}, "stream_full": {}, "stream_full_done": {}})
+}
+
+func TestEveryFileIsUsed(t *testing.T) {
+	upstreamstest.Unused(t,
+		"agent/preset.req.json", "agent/stream.req.json", "agent/tools.req.json", "agent/*.resp.json", "agent/*.want.json", "agent/*.sse", "agent/*.want.jsonl",
+		"sonar/plain.req.json", "sonar/*.resp.json", "sonar/*.want.json", "sonar/*.sse", "sonar/*.want.jsonl",
+		"errors/*.http", "mapping/10_pplx.in.openai.json", "mapping/10_pplx.out.agent.json", "check/router/v1/models.resp.json")
 }
 
 // What the provider complains of at the end of an answer is told, with its key masked, and what the answer took is kept.

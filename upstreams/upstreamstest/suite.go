@@ -31,7 +31,8 @@ type Subject struct {
 	Embeds  Embeds
 	Lists   Lists
 
-	Wire *Wire // how its provider speaks; nil: the dialect of OpenAI, which is passed through
+	Wire *Wire  // how its provider speaks; nil: the dialect of OpenAI, which is passed through
+	More string // what recorded streams were asked for beside messages: members, beginning with a comma
 }
 
 // Key is the provider key the suite uses. It must come out nowhere but in the header for it.
@@ -100,9 +101,11 @@ func (c client) Chat(ctx context.Context, r *upstreams.Request) (*upstreams.Answ
 	return c.Client.Chat(ctx, r)
 }
 
-func ask(stream bool) *upstreams.Request {
+func ask(stream bool) *upstreams.Request { return askFor("", stream) }
+
+func askFor(more string, stream bool) *upstreams.Request {
 	return &upstreams.Request{
-		Body:    fmt.Appendf(nil, `{"model":"m","messages":[{"role":"user","content":"hi"}],"stream":%v}`, stream),
+		Body:    fmt.Appendf(nil, `{"model":"m","messages":[{"role":"user","content":"hi"}],"stream":%v%s}`, stream, more),
 		Model:   "m",
 		Stream:  stream,
 		Key:     seal.NewSecret(Key),

@@ -15,10 +15,21 @@ type Wire struct {
 	Delta            func(text string) string // the payload of an event that says text
 	Last             string                   // the payload of the event that ends a stream
 	Endless          bool                     // the event does not end it alone: the bytes must end as well
+	Marks            []string                 // one of these is in each stream that has ended well
+}
+
+// over reports whether a stream may have ended well after these bytes.
+func (w Wire) over(raw string) bool {
+	for _, m := range w.Marks {
+		if strings.Contains(raw, m) {
+			return true
+		}
+	}
+	return false
 }
 
 // openAI is the wire of those who speak its dialect.
-var openAI = Wire{Path: "chat/completions", StreamPath: "chat/completions", Authorization: "Authorization", Answer: Answer, Delta: Delta, Last: "[DONE]"}
+var openAI = Wire{Path: "chat/completions", StreamPath: "chat/completions", Authorization: "Authorization", Answer: Answer, Delta: Delta, Last: "[DONE]", Marks: []string{"[DONE]"}}
 
 // wire is how the subject's provider speaks.
 func (s Subject) wire() Wire {
