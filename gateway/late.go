@@ -34,11 +34,7 @@ func (g *Gateway) late(e *exchange) error {
 // difference is what must be added to estimated to make it actual.
 func difference(actual, estimated metering.Charge) metering.Charge {
 	d := actual
-	d.Input -= estimated.Input
-	d.Cached -= estimated.Cached
-	d.CacheWrite -= estimated.CacheWrite
-	d.Output -= estimated.Output
-	d.Reasoning -= estimated.Reasoning
+	d.Tokens = actual.Tokens.Minus(estimated.Tokens)
 	d.Cost -= estimated.Cost
 	if actual.Computed != nil && estimated.Computed != nil {
 		c := *actual.Computed - *estimated.Computed

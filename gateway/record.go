@@ -61,6 +61,9 @@ func (g *Gateway) record(e *exchange, end ending) error {
 	if dropRecord {
 		return nil
 	}
+	if u := end.usage; u != nil && u.Total != u.Sum() {
+		g.opts.Log.Warn("the provider's usage does not add up; its parts are believed", "request_id", e.id, "provider", e.target.Provider, "total", u.Total, "sum", u.Sum())
+	}
 	u, closing := g.recordUnit(e, end)
 	chaos.Point("record")
 	err := g.opts.Store.Commit(context.Background(), u)
@@ -98,7 +101,7 @@ func (g *Gateway) recordUnit(e *exchange, end ending) (*db.Unit, *calls.Closing)
 	cost, status := priced(e.charge)
 	facts := calls.Facts{
 		ModelServed: clean(end.served), Status: statusOf(end.err), FinishReason: clean(end.finish),
-		Usage: openai.AppendUsage(nil, usageOf(e.charge)), CostUSD: cost, CostStatus: status,
+		Usage: openai.AppendUsage(nil, e.charge.Usage()), CostUSD: cost, CostStatus: status,
 		LatencyMS: now.Sub(e.arrived).Milliseconds(), FirstTokenMS: sinceMS(e.arrived, e.first), OverheadMS: e.overhead(),
 		Warnings: e.ask.Warnings,
 	}
@@ -177,12 +180,6 @@ func priced(c metering.Charge) (usd, status string) {
 		usd = c.Cost.String()
 	}
 	return usd, string(c.Status)
-}
-
-func usageOf(c metering.Charge) *openai.Usage {
-	u := &openai.Usage{Input: c.Input, Cached: c.Cached, CacheWrite: c.CacheWrite, Output: c.Output, Reasoning: c.Reasoning}
-	u.Total = u.Sum()
-	return u
 }
 
 // overhead is what of the time since arrival was not spent waiting for the provider, in milliseconds.

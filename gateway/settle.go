@@ -128,7 +128,7 @@ func (s *Settler) settle(ctx context.Context, c *calls.Call) error {
 	facts := calls.Facts{
 		ModelServed: clean(got.Model()), FinishReason: clean(got.FinishReason()),
 		Status: answerFor(fault.New(fault.Internal, "")).status, CostUSD: cost, CostStatus: status,
-		Usage: openai.AppendUsage(nil, usageOf(charge)),
+		Usage: openai.AppendUsage(nil, charge.Usage()),
 	}
 	closing := &calls.Closing{
 		Org: c.Org, ID: c.ID, Epoch: c.Epoch, RecordID: string(id.NewRequest()), Outcome: calls.Incomplete, Reason: reasonLost, Facts: facts,

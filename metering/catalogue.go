@@ -31,6 +31,8 @@ type Model struct {
 	LongAbove int64              // with more prompt tokens than this Long prices the whole request; 0: never
 	Long      Prices             //
 	Request   PicoUSD            // for each call, whatever its tokens
+	Search    PicoUSD            // for each search of the web
+	Searched  PicoUSD            // for a call that searched, however often
 	Fees      map[string]PicoUSD // other fees by the provider's name for them; Cost holds none, as usage does not count them
 }
 
@@ -44,6 +46,8 @@ type Prices struct {
 	CacheWrite PicoUSD // likewise
 	Output     PicoUSD
 	Reasoning  PicoUSD // as output, unless the provider lists it apart
+
+	AudioInput, AudioOutput, ImageOutput PicoUSD // likewise: as input, and as output
 }
 
 // Priced reports whether the catalogue knows what m costs.
@@ -75,6 +79,10 @@ type list struct {
 	CacheWrite *int64 `json:"cache_write"`
 	Output     *int64 `json:"output"`
 	Reasoning  *int64 `json:"reasoning"`
+
+	AudioInput  *int64 `json:"audio_input"`
+	AudioOutput *int64 `json:"audio_output"`
+	ImageOutput *int64 `json:"image_output"`
 }
 
 // ParseCatalogue reads a catalogue in the form of prices.json. Its version is the file's date and a hash of its bytes.
@@ -155,6 +163,10 @@ func (r row) model() (Model, error) {
 		switch name {
 		case "request", "request_low": // what every call pays at least; usage does not tell a higher grade
 			m.Request = fee
+		case "google_search_query", "search_query", "web_search", "web_search_call":
+			m.Search = fee
+		case "google_search_request":
+			m.Searched = fee
 		default:
 			if m.Fees == nil {
 				m.Fees = map[string]PicoUSD{}
@@ -180,6 +192,9 @@ func (l list) prices() (p Prices, ok bool) {
 	p.CacheWrite = pick(l.CacheWrite, p.Input)
 	p.Output = pick(l.Output, 0)
 	p.Reasoning = pick(l.Reasoning, p.Output)
+	p.AudioInput = pick(l.AudioInput, p.Input)
+	p.AudioOutput = pick(l.AudioOutput, p.Output)
+	p.ImageOutput = pick(l.ImageOutput, p.Output)
 	return p, ok
 }
 

@@ -18,6 +18,7 @@ type Charge struct {
 	Cost     PicoUSD  // what is charged
 	Computed *PicoUSD // by our catalogue; nil when it has no price
 	Provider *PicoUSD // what the provider said; nil when it said nothing credible
+	Vendor   *PicoUSD // what of that the vendor behind the provider sends its own bill for; nil when nothing
 	Status   Status
 	Version  string // of the catalogue
 }
@@ -44,16 +45,17 @@ const maxReported = PicoUSD(1_000_000 * 1_000_000_000_000)
 // be, and e stands in.
 //
 // What the provider says it charged goes before what we compute. OpenRouter, asked with a key of the vendor that the
-// org keeps there, charges only its fee, and the vendor sends its bill to the org: a vendor's cost above OpenRouter's
-// own is added to it. Zero tokens that a provider reports stay zero.
+// org keeps there, charges only its fee, and the vendor sends its bill to the org: that is added to it, and also where
+// OpenRouter does not say whose key it was and the vendor's cost is above its own. Zero tokens that a provider reports
+// stay zero.
 func (c *Catalogue) Charge(provider, model string, u *openai.Usage, e Estimate) Charge {
 	charge := Charge{Tokens: e.tokens(), Version: c.version}
 	known := false
 	if u != nil {
-		if t := (Tokens{u.Input, u.Cached, u.CacheWrite, u.Output, u.Reasoning}); t.Credible() {
+		if t := TokensOf(u); t.Credible() {
 			charge.Tokens, known = t, true
 		}
-		charge.Provider = reported(u)
+		charge.Provider, charge.Vendor = reported(u)
 	}
 	m, _ := c.Lookup(provider, model)
 	if cost, ok := Cost(m, charge.Tokens); ok {
@@ -72,16 +74,18 @@ func (c *Catalogue) Charge(provider, model string, u *openai.Usage, e Estimate) 
 	return charge
 }
 
-// reported returns what the provider says it charged; nil if it did not say, or what cannot be.
-func reported(u *openai.Usage) *PicoUSD {
+// reported returns what the provider says it charged, and what of that the vendor behind it charges; nil if it did not
+// say, or what cannot be.
+func reported(u *openai.Usage) (all, vendors *PicoUSD) {
 	cost, ok := dollars(u.Cost)
 	if !ok {
-		return nil
+		return nil, nil
 	}
-	if vendor, ok := dollars(u.UpstreamCost); ok && vendor > cost {
+	if vendor, ok := dollars(u.UpstreamCost); ok && vendor > 0 && (u.BYOK || vendor > cost) {
 		cost += vendor
+		vendors = &vendor
 	}
-	return &cost
+	return &cost, vendors
 }
 
 func dollars(text string) (PicoUSD, bool) {

@@ -17,10 +17,16 @@ func TestCharge(t *testing.T) {
 		}
 		return p.String()
 	}
+	vendors := func(c Charge) string {
+		if c.Vendor == nil {
+			return ""
+		}
+		return " " + c.Vendor.String()
+	}
 	for _, x := range []struct {
 		about, provider, model string
 		usage                  *openai.Usage
-		want                   string // status, cost, computed, provider's
+		want                   string // status, cost, computed, provider's; the vendor's, if there is one
 		tokens                 Tokens
 	}{
 		{"usage and a price", "openai", "gpt-5-mini", &openai.Usage{Input: 1000, Output: 100}, "computed 0.00045 0.00045 -", Tokens{Input: 1000, Output: 100}},
@@ -34,7 +40,11 @@ func TestCharge(t *testing.T) {
 		{"also where we have no price", "openrouter", "openrouter/auto", &openai.Usage{Input: 1000, Cost: "1.92e-05"}, "reported 0.0000192 - 0.0000192", Tokens{Input: 1000}},
 		{"also when it is zero", "openrouter", "meta/free", &openai.Usage{Input: 1000, Cost: "0"}, "reported 0 - 0", Tokens{Input: 1000}},
 		{"also beside usage that cannot be", "openrouter", "openai/gpt-6-luna", &openai.Usage{Input: -1, Cost: "0.5"}, "reported 0.5 0.0000151 0.5", Tokens{Input: 101, Output: 10}},
-		{"with a key of the vendor, its bill too", "openrouter", "openai/gpt-6-luna", &openai.Usage{Input: 1000, Cost: "0.00001", UpstreamCost: "0.0002"}, "reported 0.00021 0.0001 0.00021", Tokens{Input: 1000}},
+		{"with a key of the vendor, its bill too", "openrouter", "openai/gpt-6-luna", &openai.Usage{Input: 1000, Cost: "0.00001", UpstreamCost: "0.0002"}, "reported 0.00021 0.0001 0.00021 0.0002", Tokens{Input: 1000}},
+		{"whatever the fee is", "openrouter", "openai/gpt-6-luna", &openai.Usage{Input: 1000, Cost: "0.0003", UpstreamCost: "0.0002", BYOK: true}, "reported 0.0005 0.0001 0.0005 0.0002", Tokens{Input: 1000}},
+		{"with a key of the vendor that charged nothing", "openrouter", "openai/gpt-6-luna", &openai.Usage{Input: 1000, Cost: "0", UpstreamCost: "0", BYOK: true}, "reported 0 0.0001 0", Tokens{Input: 1000}},
+		{"every class", "gemini", "gemini-2.5-flash", &openai.Usage{Input: 1, Cached: 2, CacheWrite: 3, AudioInput: 4, ToolInput: 5, Output: 6, Reasoning: 7, AudioOutput: 8, ImageOutput: 9, Searches: 2},
+			"computed 0.03508176 0.03508176 -", Tokens{1, 2, 3, 4, 5, 6, 7, 8, 9, 2}},
 		{"without one the vendor's part is inside", "openrouter", "openai/gpt-6-luna", &openai.Usage{Input: 1000, Cost: "0.0002", UpstreamCost: "0.0002"}, "reported 0.0002 0.0001 0.0002", Tokens{Input: 1000}},
 		{"a figure below zero", "openrouter", "openai/gpt-6-luna", &openai.Usage{Input: 1000, Cost: "-1"}, "computed 0.0001 0.0001 -", Tokens{Input: 1000}},
 		{"a figure beyond belief", "openrouter", "openai/gpt-6-luna", &openai.Usage{Input: 1000, Cost: "1e30"}, "computed 0.0001 0.0001 -", Tokens{Input: 1000}},
@@ -42,7 +52,7 @@ func TestCharge(t *testing.T) {
 		{"a vendor's figure beyond belief", "openrouter", "openai/gpt-6-luna", &openai.Usage{Input: 1000, Cost: "0.1", UpstreamCost: "9e99"}, "reported 0.1 0.0001 0.1", Tokens{Input: 1000}},
 	} {
 		got := c.Charge(x.provider, x.model, x.usage, seen)
-		if s := fmt.Sprintf("%s %s %s %s", got.Status, got.Cost, show(got.Computed), show(got.Provider)); s != x.want {
+		if s := fmt.Sprintf("%s %s %s %s", got.Status, got.Cost, show(got.Computed), show(got.Provider)) + vendors(got); s != x.want {
 			t.Errorf("%s: got %q, want %q", x.about, s, x.want)
 		}
 		if got.Tokens != x.tokens || got.Version != c.Version() {

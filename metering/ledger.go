@@ -51,15 +51,16 @@ func (l *Ledger) Put(u *db.Unit, line *Line) {
 	l.stage.Put(u, line, lineSize)
 }
 
-const lineSize = 400 // bytes, roughly
+const lineSize = 450 // bytes, roughly
 
 // Lines returns the lines of one call in the order of its attempts; none if there is no such call in the org.
 func Lines(ctx context.Context, store db.Store, org id.Org, call id.Request) ([]Line, error) {
 	var lines []Line
 	err := store.Query(ctx, org, db.Query{
 		SQL: `SELECT n, kind, key_id, user_id, COALESCE(team_id, ''), COALESCE(thread_id, ''), provider, model,
-			input_tokens, cached_tokens, cache_write_tokens, output_tokens, reasoning_tokens,
-			cost_pico, computed_pico, provider_pico, CAST(status AS text), maybe_billed, price_version, at
+			input_tokens, cached_tokens, cache_write_tokens, audio_input_tokens, tool_input_tokens,
+			output_tokens, reasoning_tokens, audio_output_tokens, image_output_tokens, searches,
+			cost_pico, computed_pico, provider_pico, vendor_pico, CAST(status AS text), maybe_billed, price_version, at
 			FROM ledger WHERE org_id = $1 AND call_id = $2 ORDER BY n, kind`,
 		Args: []any{string(org), string(call)},
 		Each: func(r db.Row) error {
@@ -77,15 +78,17 @@ func scanLine(r db.Row) (Line, error) {
 		line                       Line
 		key, user, team, thread    string
 		cost                       int64
-		computed, provider, status = new(*int64), new(*int64), ""
+		computed, provider, vendor = new(*int64), new(*int64), new(*int64)
+		status                     string
 		at                         db.Time
 	)
 	c := &line.Charge
 	err := r.Scan(&line.N, &line.Kind, &key, &user, &team, &thread, &line.Provider, &line.Model,
-		&c.Input, &c.Cached, &c.CacheWrite, &c.Output, &c.Reasoning,
-		&cost, computed, provider, &status, &line.MaybeBilled, &c.Version, &at)
+		&c.Input, &c.Cached, &c.CacheWrite, &c.AudioInput, &c.ToolInput,
+		&c.Output, &c.Reasoning, &c.AudioOutput, &c.ImageOutput, &c.Searches,
+		&cost, computed, provider, vendor, &status, &line.MaybeBilled, &c.Version, &at)
 	line.Key, line.User, line.Team, line.Thread = id.Key(key), id.User(user), id.Team(team), id.Thread(thread)
-	c.Cost, c.Computed, c.Provider, c.Status = PicoUSD(cost), (*PicoUSD)(*computed), (*PicoUSD)(*provider), Status(status)
+	c.Cost, c.Computed, c.Provider, c.Vendor, c.Status = PicoUSD(cost), (*PicoUSD)(*computed), (*PicoUSD)(*provider), (*PicoUSD)(*vendor), Status(status)
 	line.At = at.Time
 	return line, err
 }

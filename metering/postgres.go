@@ -12,17 +12,21 @@ func insertPostgres(lines []*Line) db.Statement {
 	}
 	return db.Statement{
 		SQL: `INSERT INTO ledger (org_id, call_id, n, kind, key_id, user_id, team_id, thread_id, provider, model,
-				input_tokens, cached_tokens, cache_write_tokens, output_tokens, reasoning_tokens,
-				cost_pico, computed_pico, provider_pico, status, maybe_billed, price_version)
+				input_tokens, cached_tokens, cache_write_tokens, audio_input_tokens, tool_input_tokens,
+				output_tokens, reasoning_tokens, audio_output_tokens, image_output_tokens, searches,
+				cost_pico, computed_pico, provider_pico, vendor_pico, status, maybe_billed, price_version)
 			SELECT u.org_id, u.call_id, u.n, u.kind, u.key_id, u.user_id, u.team_id, u.thread_id, u.provider, u.model,
-				u.input_tokens, u.cached_tokens, u.cache_write_tokens, u.output_tokens, u.reasoning_tokens,
-				u.cost_pico, u.computed_pico, u.provider_pico, u.status::cost_status, u.maybe_billed, u.price_version
+				u.input_tokens, u.cached_tokens, u.cache_write_tokens, u.audio_input_tokens, u.tool_input_tokens,
+				u.output_tokens, u.reasoning_tokens, u.audio_output_tokens, u.image_output_tokens, u.searches,
+				u.cost_pico, u.computed_pico, u.provider_pico, u.vendor_pico, u.status::cost_status, u.maybe_billed, u.price_version
 			FROM unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[],
 				$11::bigint[], $12::bigint[], $13::bigint[], $14::bigint[], $15::bigint[],
-				$16::bigint[], $17::bigint[], $18::bigint[], $19::text[], $20::boolean[], $21::text[])
+				$16::bigint[], $17::bigint[], $18::bigint[], $19::bigint[], $20::bigint[],
+				$21::bigint[], $22::bigint[], $23::bigint[], $24::bigint[], $25::text[], $26::boolean[], $27::text[])
 			AS u (org_id, call_id, n, kind, key_id, user_id, team_id, thread_id, provider, model,
-				input_tokens, cached_tokens, cache_write_tokens, output_tokens, reasoning_tokens,
-				cost_pico, computed_pico, provider_pico, status, maybe_billed, price_version)
+				input_tokens, cached_tokens, cache_write_tokens, audio_input_tokens, tool_input_tokens,
+				output_tokens, reasoning_tokens, audio_output_tokens, image_output_tokens, searches,
+				cost_pico, computed_pico, provider_pico, vendor_pico, status, maybe_billed, price_version)
 			JOIN calls c ON c.org_id = u.org_id AND c.call_id = u.call_id
 			WHERE c.close_xid = pg_current_xact_id() OR u.kind <> '` + Use + `' AND c.state = 'closed'
 			ON CONFLICT DO NOTHING`,
@@ -35,8 +39,9 @@ type columns struct {
 	org, call, kind, key, user, provider, model, status, version []string
 	team, thread                                                 []*string
 	n                                                            []int32
-	input, cached, write, output, reasoning, cost                []int64
-	computed, reported                                           []*int64
+	input, cached, write, audioIn, toolIn                        []int64
+	output, reasoning, audioOut, imageOut, searches, cost        []int64
+	computed, reported, vendor                                   []*int64
 	maybe                                                        []bool
 }
 
@@ -55,11 +60,17 @@ func (c *columns) add(l *Line) {
 	c.input = append(c.input, ch.Input)
 	c.cached = append(c.cached, ch.Cached)
 	c.write = append(c.write, ch.CacheWrite)
+	c.audioIn = append(c.audioIn, ch.AudioInput)
+	c.toolIn = append(c.toolIn, ch.ToolInput)
 	c.output = append(c.output, ch.Output)
 	c.reasoning = append(c.reasoning, ch.Reasoning)
+	c.audioOut = append(c.audioOut, ch.AudioOutput)
+	c.imageOut = append(c.imageOut, ch.ImageOutput)
+	c.searches = append(c.searches, ch.Searches)
 	c.cost = append(c.cost, int64(ch.Cost))
 	c.computed = append(c.computed, (*int64)(ch.Computed))
 	c.reported = append(c.reported, (*int64)(ch.Provider))
+	c.vendor = append(c.vendor, (*int64)(ch.Vendor))
 	c.status = append(c.status, string(ch.Status))
 	c.maybe = append(c.maybe, l.MaybeBilled)
 	c.version = append(c.version, ch.Version)
@@ -68,7 +79,8 @@ func (c *columns) add(l *Line) {
 func (c *columns) args() []any {
 	return []any{
 		c.org, c.call, c.n, c.kind, c.key, c.user, c.team, c.thread, c.provider, c.model,
-		c.input, c.cached, c.write, c.output, c.reasoning, c.cost, c.computed, c.reported, c.status, c.maybe, c.version,
+		c.input, c.cached, c.write, c.audioIn, c.toolIn, c.output, c.reasoning, c.audioOut, c.imageOut, c.searches,
+		c.cost, c.computed, c.reported, c.vendor, c.status, c.maybe, c.version,
 	}
 }
 

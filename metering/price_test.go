@@ -48,6 +48,15 @@ func TestCost(t *testing.T) {
 		{"cached tokens are prompt too", "openai", "gpt-6.1-sol", Tokens{Cached: 200_000, CacheWrite: 72_001, Output: 1000}, "0.415005"},
 		{"output is not", "openai", "gpt-6.1-sol", Tokens{Input: 1000, Output: 300_000}, "3.002"},
 		{"long cache writes without a price cost as long input", "openai", "gpt-5.5", Tokens{Input: 272_000, CacheWrite: 1}, "2.72001"},
+		{"sound has a price of its own", "openai", "gpt-audio-mini", Tokens{Input: 29, AudioInput: 12, Output: 6, AudioOutput: 12}, "0.0003918"},
+		{"or costs as text", "openai", "gpt-5-mini", Tokens{AudioInput: 1000, AudioOutput: 1000}, "0.00225"},
+		{"pictures cost as what is written", "gemini", "gemini-3.8-flash", Tokens{ImageOutput: 1290}, "0.0048375"},
+		{"what tools found costs as input", "gemini", "gemini-2.5-flash", Tokens{Input: 8, ToolInput: 60, AudioInput: 32}, "0.0000524"},
+		{"each search has a fee", "gemini", "gemini-3.8-flash", Tokens{Input: 8, Searches: 2}, "0.028006"},
+		{"or the first one", "gemini", "gemini-2.5-flash", Tokens{Input: 10, Searches: 2}, "0.035003"},
+		{"what tools found is prompt too", "openai", "gpt-6.1-sol", Tokens{Input: 272_000, ToolInput: 1}, "1.088004"},
+		{"pictures without a price", "openai", "text-embedding-3-small", Tokens{ImageOutput: 1}, ""},
+		{"searches below none", "gemini", "gemini-3.8-flash", Tokens{Searches: -1}, ""},
 		{"embeddings", "openai", "text-embedding-3-small", Tokens{Input: 1000}, "0.00002"},
 		{"embeddings that write", "openai", "text-embedding-3-small", Tokens{Input: 1000, Output: 1}, ""},
 		{"no price", "openrouter", "openrouter/auto", Tokens{Input: 1}, ""},
@@ -71,19 +80,34 @@ func TestCostAgreesWithBigArithmetic(t *testing.T) {
 	tokens := rapid.Int64Range(0, MaxTokens)
 	rapid.Check(t, func(t *rapid.T) {
 		draw := func(name string) PicoUSD { return PicoUSD(price.Draw(t, name)) }
+		prices := func(kind string, draw func(string) PicoUSD) Prices {
+			return Prices{
+				known: true, output: true, Input: draw(kind + " input"), Cached: draw(kind + " cached"), CacheWrite: draw(kind + " write"),
+				Output: draw(kind + " output"), Reasoning: draw(kind + " reasoning"),
+				AudioInput: draw(kind + " heard"), AudioOutput: draw(kind + " spoken"), ImageOutput: draw(kind + " drawn"),
+			}
+		}
 		m := Model{
-			Prices:  Prices{known: true, output: true, Input: draw("input"), Cached: draw("cached"), CacheWrite: draw("write"), Output: draw("output"), Reasoning: draw("reasoning")},
-			Long:    Prices{known: true, output: true, Input: draw("long input"), Cached: draw("long cached"), CacheWrite: draw("long write"), Output: draw("long output"), Reasoning: draw("long reasoning")},
-			Request: draw("request"),
+			Prices:  prices("usual", draw),
+			Long:    prices("long", draw),
+			Request: draw("request"), Search: draw("search"), Searched: draw("searched"),
 		}
 		m.LongAbove = rapid.Int64Range(0, 2*MaxTokens).Draw(t, "above")
-		u := Tokens{tokens.Draw(t, "i"), tokens.Draw(t, "c"), tokens.Draw(t, "w"), tokens.Draw(t, "o"), tokens.Draw(t, "r")}
+		var n [10]int64
+		for i := range n {
+			n[i] = tokens.Draw(t, "tokens")
+		}
+		u := Tokens{n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7], n[8], n[9]}
 		p := m.Prices
-		if m.LongAbove > 0 && u.Input+u.Cached+u.CacheWrite > m.LongAbove {
+		if m.LongAbove > 0 && u.Input+u.Cached+u.CacheWrite+u.AudioInput+u.ToolInput > m.LongAbove {
 			p = m.Long
 		}
 		want := big.NewInt(int64(m.Request))
-		for _, x := range [][2]int64{{int64(p.Input), u.Input}, {int64(p.Cached), u.Cached}, {int64(p.CacheWrite), u.CacheWrite}, {int64(p.Output), u.Output}, {int64(p.Reasoning), u.Reasoning}} {
+		for _, x := range [][2]int64{
+			{int64(p.Input), u.Input}, {int64(p.Cached), u.Cached}, {int64(p.CacheWrite), u.CacheWrite}, {int64(p.AudioInput), u.AudioInput}, {int64(p.Input), u.ToolInput},
+			{int64(p.Output), u.Output}, {int64(p.Reasoning), u.Reasoning}, {int64(p.AudioOutput), u.AudioOutput}, {int64(p.ImageOutput), u.ImageOutput},
+			{int64(m.Search), u.Searches}, {int64(m.Searched), min(u.Searches, 1)},
+		} {
 			want.Add(want, new(big.Int).Mul(big.NewInt(x[0]), big.NewInt(x[1])))
 		}
 		got, ok := Cost(m, u)
@@ -122,7 +146,8 @@ func TestHoldIsNeverLessThanTheCost(t *testing.T) {
 		if most == 0 {
 			most = m.Window
 		}
-		u := Tokens{Input: in - cached - write, Cached: cached, CacheWrite: write}
+		heard := rapid.Int64Range(0, in-cached-write).Draw(t, "heard")
+		u := Tokens{Input: in - cached - write - heard, Cached: cached, CacheWrite: write, AudioInput: heard}
 		if m.Prices.output {
 			out := rapid.Int64Range(0, most*int64(n)).Draw(t, "out")
 			u.Reasoning = rapid.Int64Range(0, out).Draw(t, "reasoning")

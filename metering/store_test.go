@@ -107,7 +107,7 @@ func line(org id.Org, call id.Request, n int) *Line {
 	cost := PicoUSD(1_250_000_000)
 	return &Line{
 		Org: org, Call: call, N: n, Key: "AbCdEfGhIjKl", User: "usr_1", Provider: "openai", Model: "gpt-5-mini",
-		Charge: Charge{Tokens: Tokens{1, 2, 3, 4, 5}, Cost: cost, Computed: &cost, Status: Computed, Version: "2026-11.00000000"},
+		Charge: Charge{Tokens: Tokens{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}, Cost: cost, Computed: &cost, Status: Computed, Version: "2026-11.00000000"},
 	}
 }
 
@@ -136,7 +136,7 @@ func testRoundTrip(t *testing.T, b *books) {
 	var want []Line
 	var lines []*Line
 	for n, l := range []Line{
-		{Team: "team_1", Thread: "a:thread", MaybeBilled: true, Charge: Charge{Status: Reported, Cost: small, Provider: &small}},
+		{Team: "team_1", Thread: "a:thread", MaybeBilled: true, Charge: Charge{Status: Reported, Cost: small, Provider: &small, Vendor: &large, Tokens: Tokens{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}}},
 		{Charge: Charge{Status: Computed, Cost: large, Computed: &large}},
 		{Charge: Charge{Status: Estimated, Cost: none, Computed: &none, Provider: &large}},
 		{Charge: Charge{Status: Unpriced, Tokens: Tokens{Input: MaxTokens, Reasoning: MaxTokens}}},

@@ -33,6 +33,7 @@ func TestAnswerFixtures(t *testing.T) {
 			Usage struct {
 				Prompt     int64 `json:"prompt_tokens"`
 				Completion int64 `json:"completion_tokens"`
+				Total      int64 `json:"total_tokens"`
 				Cost       json.Number
 			}
 		}
@@ -43,7 +44,7 @@ func TestAnswerFixtures(t *testing.T) {
 			t.Errorf("%s: %q %q, %d choices; want %+v", name, a.ID, a.Model, len(a.Choices), want)
 			continue
 		}
-		if u := a.Usage; u == nil || a.UsageInvalid || u.Sum() != want.Usage.Prompt+want.Usage.Completion || u.Cost != want.Usage.Cost.String() {
+		if u := a.Usage; u == nil || a.UsageInvalid || u.Sum() != want.Usage.Total || u.Total != u.Sum() || u.prompt() != want.Usage.Prompt || u.completion() < want.Usage.Completion || u.Cost != want.Usage.Cost.String() {
 			t.Errorf("%s: usage %+v, want %+v", name, u, want.Usage)
 		}
 		for i, c := range a.Choices {

@@ -128,6 +128,9 @@ func TestStreamFixtures(t *testing.T) {
 				t.Errorf("%s: usage %+v", name, u)
 			}
 		}
+		if u := a.Usage(); u != nil && u.Sum() != u.Total {
+			t.Errorf("%s: the classes of %+v do not add up", name, u)
+		}
 		compareWithOracle(t, name, chunks, a)
 	}
 }

@@ -29,9 +29,21 @@ func TestParseUsage(t *testing.T) {
 	f(`{"prompt_tokens":12.0,"completion_tokens":1e2}`, &Usage{Input: 12, Output: 100, Total: 112})
 	f(`{"prompt_tokens":8,"total_tokens":8}`, &Usage{Input: 8, Total: 8})
 	f(`{"prompt_tokens":100,"completion_tokens":50,"total_tokens":999,"prompt_tokens_details":{"cached_tokens":60,"cache_write_tokens":30,"audio_tokens":1},"completion_tokens_details":{"reasoning_tokens":44}}`,
-		&Usage{Input: 10, Cached: 60, CacheWrite: 30, Output: 6, Reasoning: 44, Total: 999})
+		&Usage{Input: 9, Cached: 60, CacheWrite: 30, AudioInput: 1, Output: 6, Reasoning: 44, Total: 999})
 	f(`{"prompt_tokens":10,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":8,"cache_write_tokens":8},"completion_tokens_details":{"reasoning_tokens":8}}`,
 		&Usage{Cached: 8, CacheWrite: 2, Reasoning: 5, Total: 15}) // details cut to what they are of
+	f(`{"prompt_tokens":100,"completion_tokens":50,"prompt_tokens_details":{"cached_tokens":60,"audio_tokens":20,"cached_tokens_details":{"audio_tokens":15},"tool_tokens":7,"text_tokens":80},"completion_tokens_details":{"audio_tokens":12,"image_tokens":30,"reasoning_tokens":5},"num_search_queries":3}`,
+		&Usage{Input: 28, Cached: 60, AudioInput: 5, ToolInput: 7, Output: 3, Reasoning: 5, AudioOutput: 12, ImageOutput: 30, Total: 150, Searches: 3})
+	f(`{"prompt_tokens":10,"completion_tokens":10,"prompt_tokens_details":{"audio_tokens":8,"tool_tokens":8},"completion_tokens_details":{"audio_tokens":8,"image_tokens":8}}`,
+		&Usage{AudioInput: 8, ToolInput: 2, AudioOutput: 8, ImageOutput: 2, Total: 20})
+	f(`{"prompt_tokens":58,"completion_tokens":17,"total_tokens":155}`, &Usage{Input: 58, Output: 17, Reasoning: 80, Total: 155}) // thoughts in the total alone
+	f(`{"prompt_tokens":9,"completion_tokens":3,"total_tokens":42,"completion_tokens_details":{"reasoning_tokens":30}}`, &Usage{Input: 9, Output: 3, Reasoning: 30, Total: 42})
+	f(`{"prompt_tokens":9,"completion_tokens":3,"total_tokens":13,"completion_tokens_details":{"reasoning_tokens":0}}`, &Usage{Input: 9, Output: 3, Total: 13}) // a total that does not add up is not believed
+	f(`{"prompt_tokens":9,"completion_tokens":3,"total_tokens":2}`, &Usage{Input: 9, Output: 3, Total: 2})
+	f(`{"prompt_tokens":1,"completion_tokens":1,"server_tool_use_details":{"web_search_requests":2}}`, &Usage{Input: 1, Output: 1, Total: 2, Searches: 2})
+	f(`{"prompt_tokens":1,"completion_tokens":1,"server_tool_use":{"web_search_requests":2},"server_tool_use_details":null}`, &Usage{Input: 1, Output: 1, Total: 2, Searches: 2})
+	f(`{"prompt_tokens":1,"completion_tokens":1,"cost":0,"is_byok":true,"cost_details":{"upstream_inference_cost":0.5}}`, &Usage{Input: 1, Output: 1, Total: 2, Cost: "0", UpstreamCost: "0.5", BYOK: true})
+	f(`{"prompt_tokens":1,"completion_tokens":1,"cost":0.1,"is_byok":false,"cost_details":{"upstream_inference_cost":0.5}}`, &Usage{Input: 1, Output: 1, Total: 2, Cost: "0.1"})
 	f(`{"prompt_tokens":1,"completion_tokens":1,"prompt_tokens_details":null,"completion_tokens_details":null,"cost":null,"cost_details":null}`, &Usage{Input: 1, Output: 1, Total: 2})
 	f(`{"prompt_tokens":1,"completion_tokens":1,"cost":0.00042,"cost_details":{"upstream_inference_cost":1.92e-05}}`,
 		&Usage{Input: 1, Output: 1, Total: 2, Cost: "0.00042", UpstreamCost: "1.92e-05"})
@@ -43,7 +55,8 @@ func TestParseUsage(t *testing.T) {
 		`[]`, `7`, `"x"`, `{"prompt_tokens":1`, `{"prompt_tokens":-1}`, `{"prompt_tokens":1e30}`, `{"prompt_tokens":100000001}`, `{"prompt_tokens":"9"}`,
 		`{"prompt_tokens":1.5}`, `{"prompt_tokens":true}`, `{"prompt_tokens":{}}`, `{"prompt_tokens":1e999999}`, `{"prompt_tokens":18446744073709551617}`,
 		`{"prompt_tokens":1,"completion_tokens":-1}`, `{"prompt_tokens":1,"total_tokens":-1}`, `{"prompt_tokens":1,"prompt_tokens_details":{"cached_tokens":-5}}`,
-		`{"prompt_tokens":1,"completion_tokens_details":{"reasoning_tokens":"x"}}`, `{"prompt_tokens":1,"cost":-1}`, `{"prompt_tokens":1,"cost":"free"}`, `{"prompt_tokens":1,"cost":"NaN"}`,
+		`{"prompt_tokens":1,"completion_tokens_details":{"reasoning_tokens":"x"}}`, `{"prompt_tokens":1,"completion_tokens_details":{"image_tokens":-1}}`,
+		`{"prompt_tokens":1,"num_search_queries":1.5}`, `{"prompt_tokens":1,"prompt_tokens_details":{"cached_tokens_details":{"audio_tokens":"1"}}}`, `{"prompt_tokens":1,"cost":-1}`, `{"prompt_tokens":1,"cost":"free"}`, `{"prompt_tokens":1,"cost":"NaN"}`,
 		`{"prompt_tokens":1,"cost":"0x10"}`, `{"prompt_tokens":1,"cost":1e30}`, `{"prompt_tokens":1,"cost":true}`, `{"prompt_tokens":1,"cost_details":{"upstream_inference_cost":-0.1}}`,
 	} {
 		if u, err := ParseUsage([]byte(in)); u != nil || !fault.Is(err, fault.Upstream) || !fault.HasCode(err, "upstream_protocol") {
@@ -59,9 +72,14 @@ func TestAppendUsage(t *testing.T) {
 	if string(got) != want {
 		t.Errorf("%s", got)
 	}
-	back, err := ParseUsage(got[1:])
-	if err != nil || *back != *u {
-		t.Errorf("%+v, %v", back, err)
+	all := &Usage{
+		Input: 1, Cached: 2, CacheWrite: 3, AudioInput: 4, ToolInput: 5, Output: 6, Reasoning: 7, AudioOutput: 8, ImageOutput: 9, Total: 45, Searches: 2,
+	}
+	for _, u := range []*Usage{u, all} {
+		back, err := ParseUsage(AppendUsage(nil, u))
+		if err != nil || *back != *u || u.Sum() != u.Total {
+			t.Errorf("%+v, %v, want %+v", back, err, u)
+		}
 	}
 }
 
@@ -92,7 +110,7 @@ func FuzzParseUsage(f *testing.F) {
 		if err != nil || u == nil {
 			return
 		}
-		for _, n := range []int64{u.Input, u.Cached, u.CacheWrite, u.Output, u.Reasoning, u.Total} {
+		for _, n := range []int64{u.Input, u.Cached, u.CacheWrite, u.AudioInput, u.ToolInput, u.Output, u.Reasoning, u.AudioOutput, u.ImageOutput, u.Total, u.Searches} {
 			if n < 0 || n > MaxUsage {
 				t.Fatalf("%q: %+v", raw, u)
 			}

@@ -31,6 +31,7 @@ type stream struct {
 	ask    *Request
 	words  Words    // ask's, of a provider that speaks another dialect; nil: it does not
 	chunks [][]byte // translated, and not yet returned
+	used   bool     // of a stream that broke, what it took has been asked for
 	err    error    // what Next returns from now on
 	done   atomic.Bool
 	close  sync.Once

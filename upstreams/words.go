@@ -30,6 +30,10 @@ type Words interface {
 	// End is called when the bytes have ended without an end marker: nil if that is a good end for this provider, with
 	// the chunks that are still to be told, as for Event.
 	End() (chunks [][]byte, err error)
+
+	// Used is called when the stream has ended in an error: what the answer is known to have taken, if no chunk has told
+	// it yet.
+	Used() (chunks [][]byte)
 }
 
 // warn adds what words have warned of since the last time. Callers may have added warnings of their own.
@@ -120,7 +124,11 @@ func (s *stream) nextTranslated() ([]byte, error) {
 		s.chunks = chunks
 	}
 	if s.err != nil {
-		s.ask.Warnings = s.words.Warnings()
+		s.ask.warn()
+	}
+	if len(s.chunks) == 0 && !s.done.Load() && !s.used {
+		s.used = true
+		s.chunks = s.words.Used()
 	}
 	if len(s.chunks) > 0 {
 		chunk := s.chunks[0]

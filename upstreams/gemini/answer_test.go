@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"threadhub/internal/fault"
-	"threadhub/internal/sse"
 	"threadhub/openai"
 	"threadhub/upstreams/upstreamstest"
 )
@@ -50,36 +49,14 @@ func TestGrounding(t *testing.T) {
 		t.Fatal(err)
 	}
 	got = bytes.Replace(got, []byte(`,"native_finish_reason":"STOP"`), nil, 1)
+	got = bytes.Replace(got, []byte(`,"num_search_queries":1`), nil, 1)
 	upstreamstest.Same(t, "grounding", got, upstreamstest.File(t, "mapping/09_grounding.expect.openai.json"))
 }
 
-// play reads an event stream as an upstream does, and returns the chunks and what ended them.
-func play(w *words, r io.Reader) (chunks []string, err error) {
-	keep := func(more [][]byte) {
-		for _, c := range more {
-			chunks = append(chunks, string(c))
-		}
-	}
-	events := sse.NewReader(r, 0)
-	for {
-		e, err := events.Next()
-		if err == io.EOF {
-			more, err := w.End()
-			keep(more)
-			if err == nil {
-				err = io.EOF
-			}
-			return chunks, err
-		}
-		if err != nil || e.Unterminated {
-			return chunks, truncated()
-		}
-		more, _, err := w.Event(e.Name, e.Data)
-		keep(more)
-		if err != nil {
-			return chunks, err
-		}
-	}
+// play reads an event stream, and returns the chunks and what ended them.
+func play(t testing.TB, w *words, r io.Reader) (chunks []string, err error) {
+	t.Helper()
+	return upstreamstest.Play(t, "gemini", w, r)
 }
 
 // TestRecordedStreams says of each recorded stream what the client gets: testdata/stream/*.chunks.
@@ -88,7 +65,7 @@ func TestRecordedStreams(t *testing.T) {
 		"continuation": "", "cut": "upstream_truncated", "grounding": "", "max_tokens": "", "n2": "", "plain": "", "plain_lf": "",
 		"prompt_blocked": "", "safety": "", "thinking": "", "tool": "",
 	} {
-		chunks, err := play(asked(), bytes.NewReader(upstreamstest.File(t, "stream/"+name+".sse")))
+		chunks, err := play(t, asked(), bytes.NewReader(upstreamstest.File(t, "stream/"+name+".sse")))
 		if code == "" && err != io.EOF || code != "" && !fault.HasCode(err, code) {
 			t.Errorf("%s: ended in %v", name, err)
 		}
@@ -100,7 +77,7 @@ func TestRecordedStreams(t *testing.T) {
 }
 
 func TestStreamOfTheMapping(t *testing.T) {
-	chunks, err := play(asked(), bytes.NewReader(upstreamstest.File(t, "mapping/07_stream.in.gemini.sse")))
+	chunks, err := play(t, asked(), bytes.NewReader(upstreamstest.File(t, "mapping/07_stream.in.gemini.sse")))
 	if err != io.EOF {
 		t.Fatal(err)
 	}
@@ -144,7 +121,7 @@ func TestAnswers(t *testing.T) {
 		{"an index beyond all sense", `{"candidates":[{"index":1e9}]}`, "", "upstream_protocol"},
 	} {
 		a, err := asked().Whole([]byte(c.body))
-		chunks, streamed := play(asked(), strings.NewReader("data: "+c.body+"\n\n"))
+		chunks, streamed := play(t, asked(), strings.NewReader("data: "+c.body+"\n\n"))
 		whole := fault.From(err)
 		if c.code != "" {
 			inStream := fault.From(streamed)
@@ -182,7 +159,7 @@ func TestThereAndBack(t *testing.T) {
 	} {
 		var message []byte
 		if strings.HasSuffix(name, ".sse") {
-			chunks, err := play(asked(), bytes.NewReader(upstreamstest.File(t, name)))
+			chunks, err := play(t, asked(), bytes.NewReader(upstreamstest.File(t, name)))
 			if err != io.EOF {
 				t.Fatal(err)
 			}

@@ -177,8 +177,10 @@ func (c *candidate) appendAnnotations(dst []byte) []byte {
 				return true
 			}
 			web := chunks[i].Get("web")
-			if !web.Exists() {
-				web = chunks[i].Get("maps")
+			for _, other := range []string{"retrievedContext", "maps"} {
+				if !web.Exists() {
+					web = chunks[i].Get(other)
+				}
 			}
 			if url := text(web.Get("uri")); url != "" {
 				if o.n++; o.n > 1 {
@@ -277,31 +279,50 @@ func appendToken(dst []byte, v gjson.Result) []byte {
 }
 
 // appendUsage appends usageMetadata as the API shows usage: what tools of the server read is part of the prompt, thoughts
-// are part of the completion, and the total is the sum of both.
-func appendUsage(dst []byte, v gjson.Result) []byte {
+// are part of the completion. searches are those of the web.
+func appendUsage(dst []byte, v gjson.Result, searches int) []byte {
 	count := func(name string) int64 { return v.Get(name).Int() }
 	n := func(name string, n int64) { dst = strconv.AppendInt(append(dst, name...), n, 10) }
+	some := func(name string, count int64) {
+		if count > 0 {
+			n(name, count)
+		}
+	}
 	prompt := count("promptTokenCount") + count("toolUsePromptTokenCount")
 	completion := count("candidatesTokenCount") + count("thoughtsTokenCount")
 	n(`{"prompt_tokens":`, prompt)
 	n(`,"completion_tokens":`, completion)
-	n(`,"total_tokens":`, prompt+completion)
+	total := prompt + completion
+	if v.Get("totalTokenCount").Exists() {
+		total = count("totalTokenCount")
+	}
+	n(`,"total_tokens":`, total)
 	n(`,"prompt_tokens_details":{"cached_tokens":`, count("cachedContentTokenCount"))
-	dst = appendModalities(dst, v.Get("promptTokensDetails"))
+	some(`,"audio_tokens":`, ofModality(v.Get("promptTokensDetails"), "AUDIO"))
+	some(`,"image_tokens":`, ofModality(v.Get("promptTokensDetails"), "IMAGE"))
+	some(`,"tool_tokens":`, count("toolUsePromptTokenCount"))
+	if heard := ofModality(v.Get("cacheTokensDetails"), "AUDIO"); heard > 0 {
+		n(`,"cached_tokens_details":{"audio_tokens":`, heard)
+		dst = append(dst, '}')
+	}
 	n(`},"completion_tokens_details":{"reasoning_tokens":`, count("thoughtsTokenCount"))
-	dst = appendModalities(dst, v.Get("candidatesTokensDetails"))
-	return append(dst, `}}`...)
+	some(`,"audio_tokens":`, ofModality(v.Get("candidatesTokensDetails"), "AUDIO"))
+	some(`,"image_tokens":`, ofModality(v.Get("candidatesTokensDetails"), "IMAGE"))
+	dst = append(dst, '}')
+	some(`,"num_search_queries":`, int64(searches))
+	return append(dst, '}')
 }
 
-func appendModalities(dst []byte, v gjson.Result) []byte {
-	each(v, func(_ int, m gjson.Result) bool {
-		switch m.Get("modality").Str {
-		case "AUDIO":
-			dst = strconv.AppendInt(append(dst, `,"audio_tokens":`...), m.Get("tokenCount").Int(), 10)
-		case "IMAGE":
-			dst = strconv.AppendInt(append(dst, `,"image_tokens":`...), m.Get("tokenCount").Int(), 10)
+// ofModality adds up the tokens of one modality.
+func ofModality(details gjson.Result, modality string) (n int64) {
+	each(details, func(_ int, m gjson.Result) bool {
+		if m.Get("modality").Str == modality {
+			n += m.Get("tokenCount").Int()
 		}
 		return true
 	})
-	return dst
+	return n
 }
+
+// searches counts what the candidate was grounded with.
+func (c *candidate) searches() int { return int(c.grounding.Get("webSearchQueries.#").Int()) }

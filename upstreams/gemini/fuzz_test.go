@@ -94,7 +94,7 @@ func FuzzStream(f *testing.F) {
 	seeds(f, "stream/*.sse")
 	seeds(f, "mapping/*.sse")
 	f.Fuzz(func(t *testing.T, stream []byte) {
-		chunks, err := play(asked(), bytes.NewReader(stream))
+		chunks, err := play(t, asked(), bytes.NewReader(stream))
 		for _, c := range chunks {
 			if !json.Valid([]byte(c)) {
 				t.Fatalf("%q", c)

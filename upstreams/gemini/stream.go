@@ -177,12 +177,31 @@ func (w *words) End() (chunks [][]byte, err error) {
 		s.extras(c)
 		s.last(c, reason)
 	}
-	if s.usage.Exists() {
-		s.b = append(append(s.b, s.head...), `],"usage":`...)
-		s.b = append(appendUsage(s.b, s.usage), '}')
-		s.ends = append(s.ends, len(s.b))
-	}
+	s.took()
 	return s.flush(), err
+}
+
+// Used is upstreams.Words's. The usage runs along, and is the best that is known of an answer that was cut.
+func (w *words) Used() [][]byte {
+	s := &w.stream
+	s.b, s.ends = s.b[:0], s.ends[:0]
+	s.took()
+	return s.flush()
+}
+
+// took writes the chunk that says what the answer took, once.
+func (s *stream) took() {
+	if !s.usage.Exists() {
+		return
+	}
+	searches := 0
+	for i := range s.candidates {
+		searches += s.candidates[i].searches()
+	}
+	s.b = append(append(s.b, s.head...), `],"usage":`...)
+	s.b = append(appendUsage(s.b, s.usage, searches), '}')
+	s.ends = append(s.ends, len(s.b))
+	s.usage = gjson.Result{}
 }
 
 // extras writes what can be told of a candidate only once it is there.

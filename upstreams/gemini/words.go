@@ -17,7 +17,8 @@ type words struct {
 	logprobs bool
 	dialect  dialect
 
-	stream stream
+	searched int // how often the web was, for a whole answer
+	stream   stream
 }
 
 // Path is upstreams.Words's.
@@ -42,11 +43,11 @@ func (w *words) Whole(body []byte) ([]byte, error) {
 		if !used.IsObject() {
 			return nil, err
 		}
-		return append(appendUsage([]byte(`{"usage":`), used), '}'), err
+		return append(appendUsage([]byte(`{"usage":`), used, w.searched), '}'), err
 	}
 	if used.IsObject() {
 		o.key("usage")
-		o.b = appendUsage(o.b, used)
+		o.b = appendUsage(o.b, used, w.searched)
 	}
 	return append(o.b, '}'), nil
 }
@@ -102,6 +103,7 @@ func (w *words) choice(dst []byte, v gjson.Result) ([]byte, error) {
 		return nil, protocol("answered with a candidate that cannot be")
 	}
 	c := candidate{index: int(index), finish: v.Get("finishReason").Str, grounding: v.Get("groundingMetadata")}
+	w.searched += c.searches()
 	var content, thoughts, calls, images []byte
 	each(v.Get("content.parts"), func(_ int, v gjson.Result) bool {
 		p := takeApart(v)

@@ -15,7 +15,6 @@ import (
 	"github.com/tidwall/gjson"
 
 	"threadhub/internal/fault"
-	"threadhub/internal/sse"
 	"threadhub/metering"
 	"threadhub/openai"
 	"threadhub/upstreams"
@@ -81,49 +80,21 @@ func wantAnswer(t testing.TB, name string, whole []byte) *openai.Answer {
 	return a
 }
 
-// play reads an event stream as an upstream does, and returns the chunks and what ended them.
-func play(w upstreams.Words, r io.Reader) (chunks []string, err error) {
-	keep := func(more [][]byte) {
-		for _, c := range more {
-			chunks = append(chunks, string(c))
-		}
-	}
-	events := sse.NewReader(r, 0)
-	for {
-		e, err := events.Next()
-		if err == io.EOF {
-			more, err := w.End()
-			keep(more)
-			return chunks, err
-		}
-		if err != nil || e.Unterminated {
-			return chunks, cut()
-		}
-		data := bytes.Trim(e.Data, " \t\r\n")
-		if len(data) == 0 {
-			continue
-		}
-		more, end, err := w.Event(e.Name, data)
-		keep(more)
-		if err != nil {
-			return chunks, err
-		}
-		if end {
-			return chunks, io.EOF
-		}
-	}
+// play reads an event stream, and returns the chunks and what ended them.
+func play(t testing.TB, w upstreams.Words, r io.Reader) (chunks []string, err error) {
+	t.Helper()
+	return upstreamstest.Play(t, "perplexity", w, r)
 }
 
 // TestRecordedStreams says of each recorded stream what the client gets: testdata/*/*.want.jsonl.
 func TestRecordedStreams(t *testing.T) {
 	for _, folder := range []string{"agent", "sonar"} {
 		for _, name := range recorded(t, folder, ".sse", 3) {
-			chunks, err := play(asked(folder), bytes.NewReader(upstreamstest.File(t, name+".sse")))
+			chunks, err := play(t, asked(folder), bytes.NewReader(upstreamstest.File(t, name+".sse")))
 			upstreamstest.Golden(t, name+".want.jsonl", []byte(strings.Join(chunks, "\n")+"\n"))
 			a := upstreamstest.Accumulated(t, chunks)
 			if strings.HasSuffix(name, "_failed") {
-				var said upstreams.Complaint
-				if !errors.As(err, &said) || gjson.GetBytes(said, "code").Str != "overloaded" {
+				if !fault.HasCode(err, "upstream_error") || err.Error() != "perplexity: model overloaded" {
 					t.Errorf("%s: ended in %v", name, err)
 				}
 				continue
@@ -146,7 +117,7 @@ func TestStreamedIsWhole(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := wantAnswer(t, whole, body)
-		chunks, err := play(asked(folder), bytes.NewReader(upstreamstest.File(t, stream+".sse")))
+		chunks, err := play(t, asked(folder), bytes.NewReader(upstreamstest.File(t, stream+".sse")))
 		if err != io.EOF {
 			t.Fatal(err)
 		}
@@ -213,11 +184,11 @@ func TestAnswers(t *testing.T) {
 	} {
 		whole, err := asked("agent").Whole([]byte(c.body))
 		event := `{"type":"response.completed","response":` + c.body + `}`
-		chunks, streamed := play(asked("agent"), strings.NewReader("data: "+event+"\n\n"))
+		chunks, streamed := play(t, asked("agent"), strings.NewReader("data: "+event+"\n\n"))
 		var said upstreams.Complaint
 		switch {
 		case c.code == "complaint":
-			if !errors.As(err, &said) || !errors.As(streamed, &said) {
+			if !errors.As(err, &said) || !fault.HasCode(streamed, "upstream_error") {
 				t.Errorf("%s: %v, %v", c.about, err, streamed)
 			}
 			if gjson.GetBytes(whole, "usage.cost").Raw != "0.5" || upstreamstest.Accumulated(t, chunks).Usage().Cost != "0.5" {
@@ -301,7 +272,7 @@ func TestStreams(t *testing.T) {
 				`{"id":"d","type":"function","function":{"name":"get_weather","arguments":"{}"}}]}`,
 		},
 	} {
-		chunks, err := play(asked("agent"), strings.NewReader(c.stream))
+		chunks, err := play(t, asked("agent"), strings.NewReader(c.stream))
 		if err != io.EOF {
 			t.Errorf("%s: ended in %v", c.about, err)
 		}
@@ -310,13 +281,12 @@ func TestStreams(t *testing.T) {
 		}
 	}
 	for about, last := range map[string]string{
-		"an error":                      frame(`{"type":"error","code":"c","message":"m"}`),
-		"a failure with its response":   frame(`{"type":"response.failed","response":` + responseOf("failed", `,"error":{"code":"c"}`, "") + `}`),
-		"a failure beside its response": frame(`{"type":"response.failed","error":{"code":"c"},"response":` + responseOf("failed", "", "") + `}`),
+		"an error":                      frame(`{"type":"error","code":"rate_limit_exceeded","message":"m"}`),
+		"a failure with its response":   frame(`{"type":"response.failed","response":` + responseOf("failed", `,"error":{"code":"rate_limit_exceeded"}`, "") + `}`),
+		"a failure beside its response": frame(`{"type":"response.failed","error":{"code":"rate_limit_exceeded"},"response":` + responseOf("failed", "", "") + `}`),
 	} {
-		chunks, err := play(asked("agent"), strings.NewReader(delta("a", "x")+last))
-		var said upstreams.Complaint
-		if !errors.As(err, &said) || gjson.GetBytes(said, "code").Str != "c" {
+		chunks, err := play(t, asked("agent"), strings.NewReader(delta("a", "x")+last))
+		if !fault.HasCode(err, "rate_limit_exceeded") {
 			t.Errorf("%s: %v", about, err)
 		}
 		if got := string(upstreamstest.Accumulated(t, chunks).Message()); got != `{"role":"assistant","content":"x"}` {
@@ -325,7 +295,7 @@ func TestStreams(t *testing.T) {
 	}
 	for _, junk := range []string{"hello", "[1]", `{"type":`} {
 		for _, folder := range []string{"agent", "sonar"} {
-			if _, err := play(asked(folder), strings.NewReader(frame(junk))); !fault.HasCode(err, "upstream_protocol") {
+			if _, err := play(t, asked(folder), strings.NewReader(frame(junk))); !fault.HasCode(err, "upstream_protocol") {
 				t.Errorf("%s: %s ended in %v", folder, junk, err)
 			}
 		}
@@ -397,7 +367,7 @@ func TestSonarThoughtsInStreams(t *testing.T) {
 		fmt.Fprintf(&stream, `data: {"id":"1","created":%d,"model":"m","object":"chat.completion.chunk","citations":["https://a.example/"],"choices":[{"index":0,"delta":{"role":"assistant","content":"%s"}}]}`+"\n\n", i, piece)
 	}
 	stream.WriteString(`data: {"object":"chat.completion.chunk","choices":[{"index":0,"delta":{},"finish_reason":"length"}]}` + "\n\ndata: [DONE]\n\n")
-	chunks, err := play(asked("sonar"), strings.NewReader(stream.String()))
+	chunks, err := play(t, asked("sonar"), strings.NewReader(stream.String()))
 	if err != io.EOF {
 		t.Fatal(err)
 	}

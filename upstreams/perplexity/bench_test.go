@@ -77,7 +77,7 @@ func BenchmarkStream(b *testing.B) {
 			b.SetBytes(int64(len(raw)))
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, err := play(asked(name[:5]), bytes.NewReader(raw)); err != io.EOF {
+				if _, err := play(b, asked(name[:5]), bytes.NewReader(raw)); err != io.EOF {
 					b.Fatal(err)
 				}
 			}

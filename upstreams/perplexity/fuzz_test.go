@@ -101,7 +101,7 @@ func FuzzStream(f *testing.F) {
 	f.Add([]byte("data: {\"choices\":[{\"delta\":{\"content\":\"<think>\"}}]}\n\ndata: [DONE]\n\n"))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		for _, folder := range []string{"agent", "sonar"} {
-			chunks, err := play(asked(folder), bytes.NewReader(raw))
+			chunks, err := play(t, asked(folder), bytes.NewReader(raw))
 			for _, c := range chunks {
 				if !json.Valid([]byte(c)) {
 					t.Fatalf("%s: %s", folder, c)

@@ -95,25 +95,34 @@ func sonarSources(results, citations gjson.Result) (s []source) {
 	return s
 }
 
-// appendSonarUsage appends a usage in OpenAI's form; nil if there is none. Here reasoning is not part of what was
-// completed, and there it is.
+// appendSonarUsage appends a usage in OpenAI's form; nil if there is none.
 func appendSonarUsage(dst []byte, u gjson.Result) []byte {
+	return appendSonarTokens(dst, u, u.Get("cost"))
+}
+
+// appendSonarTokens appends a usage with this cost. Here the reasoning and what was read of the sources stand beside what
+// was completed and what was asked, in OpenAI's form they are parts of it.
+func appendSonarTokens(dst []byte, u, cost gjson.Result) []byte {
 	if !u.IsObject() {
 		return nil
 	}
-	prompt, completion, total, reasoning := u.Get("prompt_tokens"), u.Get("completion_tokens"), u.Get("total_tokens"), u.Get("reasoning_tokens")
-	dst = raw(append(dst, '{'), "prompt_tokens", prompt.Raw)
-	if reasoning.Type == gjson.Number && completion.Type == gjson.Number {
-		completed := completion.Int() + reasoning.Int()
-		dst = strconv.AppendInt(member(dst, "completion_tokens"), completed, 10)
-		dst = strconv.AppendInt(member(dst, "total_tokens"), prompt.Int()+completed, 10)
-		dst = append(append(append(member(dst, "completion_tokens_details"), `{"reasoning_tokens":`...), reasoning.Raw...), '}')
+	count := func(name string) int64 { return u.Get(name).Int() }
+	reasoning, cited := count("reasoning_tokens"), count("citation_tokens")
+	dst = append(dst, '{')
+	if reasoning == 0 && cited == 0 {
+		dst = raw(dst, "prompt_tokens", u.Get("prompt_tokens").Raw)
+		dst = raw(dst, "completion_tokens", u.Get("completion_tokens").Raw)
+		dst = raw(dst, "total_tokens", u.Get("total_tokens").Raw)
 	} else {
-		dst = raw(dst, "completion_tokens", completion.Raw)
-		dst = raw(dst, "total_tokens", total.Raw)
+		prompt, completion := count("prompt_tokens")+cited, count("completion_tokens")+reasoning
+		dst = strconv.AppendInt(member(dst, "prompt_tokens"), prompt, 10)
+		dst = strconv.AppendInt(member(dst, "completion_tokens"), completion, 10)
+		dst = strconv.AppendInt(member(dst, "total_tokens"), prompt+completion, 10)
+		dst = append(strconv.AppendInt(append(member(dst, "prompt_tokens_details"), `{"tool_tokens":`...), cited, 10), '}')
+		dst = append(strconv.AppendInt(append(member(dst, "completion_tokens_details"), `{"reasoning_tokens":`...), reasoning, 10), '}')
 	}
 	for _, name := range []string{"search_context_size", "citation_tokens", "num_search_queries"} {
 		dst = raw(dst, name, u.Get(name).Raw)
 	}
-	return append(appendCost(dst, u.Get("cost")), '}')
+	return append(appendCost(dst, cost), '}')
 }

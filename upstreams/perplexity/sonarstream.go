@@ -59,6 +59,17 @@ var endMark = []byte("[DONE]")
 // End is Words'.
 func (w *sonarWords) End() ([][]byte, error) { return nil, cut() }
 
+// Used is Words'. The tokens run along, but what they cost comes with the end.
+func (w *sonarWords) Used() [][]byte {
+	s := &w.stream
+	s.reset()
+	if s.began {
+		s.took(appendSonarTokens(nil, gjson.Parse(s.usage), gjson.Result{}))
+		s.usage = ""
+	}
+	return s.list
+}
+
 // keep remembers the newest of what comes again and again, and returns the chunk.
 func (s *sonarStream) keep(chunk gjson.Result) gjson.Result {
 	for key, v := range members(chunk) {

@@ -63,6 +63,9 @@ func (w *agentWords) Event(name string, data []byte) (chunks [][]byte, end bool,
 // End is Words'. Bytes that end before the end of the answer are an answer that was cut.
 func (w *agentWords) End() ([][]byte, error) { return nil, cut() }
 
+// Used is Words'. What an answer took comes with its end.
+func (w *agentWords) Used() [][]byte { return nil }
+
 func cut() error {
 	return fault.New(fault.Upstream, "perplexity ended its stream before the answer was complete").WithCode("upstream_truncated")
 }

@@ -97,10 +97,18 @@ func (s Subject) replay(t *testing.T, raw string, want Fault) {
 			t.Fatalf("a good end after byte %d, of %q", n, got)
 		case !good && !slices.Contains(cut, code(err)):
 			t.Fatalf("after byte %d it ended in %v", n, err)
-		case !good && !(len(got) <= len(whole) && alike(got, whole[:len(got)])):
+		case !good && !begins(got, whole):
 			t.Fatalf("after byte %d it had said %q", n, got)
 		}
 	}
+}
+
+// begins reports whether a stream that was cut had said what the whole one says first. What it took so far may come after.
+func begins(got, whole []string) bool {
+	if n := len(got); n > 0 && strings.Contains(got[n-1], `"choices":[],"usage":{`) {
+		got = got[:n-1]
+	}
+	return len(got) <= len(whole) && alike(got, whole[:len(got)])
 }
 
 // play has u read a stream from what is its body, and returns what it said and what ended it.

@@ -402,7 +402,7 @@ func testBrokenStream(t *testing.T, s Subject) {
 		(&Conn{Conn: c}).Reset()
 	}
 	server.mu.Unlock()
-	_, err = an.Stream.Next()
+	err = next(an.Stream)
 	wantFault(t, "a reset", err, fault.Upstream, "upstream_reset")
 	_, again := an.Stream.Next()
 	if !errors.Is(again, err) {

@@ -148,8 +148,7 @@ func testClose(t *testing.T, s Subject) {
 	}
 	ended := make(chan error)
 	go func() {
-		_, err := a.Stream.Next()
-		ended <- err
+		ended <- next(a.Stream)
 	}()
 	for range 2 { // twice is once
 		if err := a.Stream.Close(); err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"threadhub/openai"
+	"threadhub/upstreams"
 )
 
 var update = flag.Bool("update", false, "write what comes out as what is expected")
@@ -63,4 +65,20 @@ func Accumulated(t testing.TB, chunks []string) *openai.Accumulator {
 		}
 	}
 	return &a
+}
+
+// Play has what a client reads streams with read one with w, and returns the chunks and what ended them: io.EOF for a good
+// end, else a fault.
+func Play(t testing.TB, provider string, w upstreams.Words, body io.Reader) (chunks []string, err error) {
+	t.Helper()
+	c, err := upstreams.NewClient(upstreams.Dialect{
+		Provider: provider, BaseURL: "https://provider.test",
+		Translate: func(*upstreams.Request) (upstreams.Words, error) { return w, nil },
+	}, upstreams.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	s := Subject{Wire: &Wire{}}
+	return s.play(t, client{c}, body)
 }
