@@ -91,7 +91,10 @@ func (x *request) fail(err error) {
 	switch f.Kind {
 	case fault.Unauthorized:
 		h.Set("WWW-Authenticate", `Bearer realm="threadhub"`)
-	case fault.Unavailable:
+	case fault.Unavailable, fault.RateLimited, fault.Upstream, fault.Timeout: // it may pass, but not at once
+		if f.Final {
+			break
+		}
 		setRetry(rc, max(f.Retry, time.Second))
 	default:
 		setRetry(rc, f.Retry)

@@ -7,16 +7,13 @@ import (
 	"time"
 )
 
-// links are addresses in what Google says: of its documentation, at best.
-var links = regexp.MustCompile(`\bhttps?://\S+`)
-
 // precondition is what only the organisation can mend: where it is, and how it pays.
 var precondition = regexp.MustCompile(`(?i)\b(location|country|region|billing)\b`)
 
 // google adds what Google says beside the message (google.rpc.Status): its word for the status, and details by type. It
 // has no headers for how long to wait, and answers a bad key with 400.
 func (said *complaint) google(status string, details []any) {
-	said.message = strings.TrimSpace(links.ReplaceAllString(said.message, "(link)"))
+	said.message = strings.TrimSpace(said.message)
 	if status == "NOT_FOUND" && strings.HasPrefix(said.message, "models/") {
 		said.code, said.param = "model_not_found", "model"
 	}

@@ -2,6 +2,7 @@ package upstreams
 
 import (
 	"net/http"
+	"regexp"
 	"strings"
 	"time"
 
@@ -33,7 +34,7 @@ func (k *call) complain(status int, said complaint, h http.Header) error {
 	code := said.word(k.key)
 	name := k.client.dialect.Provider
 	told := func(kind fault.Kind, otherwise string) *fault.Error {
-		text := scrub(said.message, k.key)
+		text := k.client.fit(said.message, k.key)
 		if text == "" {
 			text = otherwise
 		}
@@ -53,8 +54,8 @@ func (k *call) complain(status int, said complaint, h http.Header) error {
 		k.client.options.Log.Warn("the provider refused a key", "provider", name, "status", status, "upstream_id", k.UpstreamID)
 		return k.client.keyRejected("was refused by the provider")
 	case status == http.StatusPaymentRequired:
-		return fault.New(fault.Upstream, "%s: the organisation's account has no credit left for this request", name).
-			WithCode("provider_out_of_credit").NoRetry()
+		return fault.New(fault.RateLimited, "%s: the organisation's account has no credit left for this request", name).
+			WithCode("insufficient_quota").NoRetry()
 	case status == http.StatusTooManyRequests && (code == "insufficient_quota" || said.kind == "insufficient_quota"):
 		return fault.New(fault.RateLimited, "%s: the organisation's quota is used up", name).WithCode("insufficient_quota").NoRetry()
 	case status == http.StatusTooManyRequests:
@@ -63,13 +64,11 @@ func (k *call) complain(status int, said complaint, h http.Header) error {
 		return k.pass(told(fault.Invalid, "the request was refused"), code, said)
 	case status == http.StatusNotFound:
 		return k.pass(told(fault.NotFound, "not found"), code, said)
-	case status == http.StatusConflict:
-		return k.pass(told(fault.Conflict, "the request met another"), code, said)
 	case status == http.StatusRequestEntityTooLarge:
 		return k.pass(told(fault.TooLarge, "the request is too large"), code, said)
 	case status == http.StatusGatewayTimeout:
 		return after(told(fault.Timeout, "the provider ran out of time"), "upstream_timeout", wait)
-	default: // 408, 5xx, the edges' 52x, and what nobody has documented
+	default: // 408, 409, 425, 5xx, the edges' 52x, and what nobody has documented
 		return after(told(fault.Upstream, "the provider failed"), "upstream_error", wait)
 	}
 }
@@ -156,6 +155,15 @@ func token(s string, limit int) string {
 		return ""
 	}
 	return s
+}
+
+// links are addresses in what a provider says: of its documentation, at best.
+var links = regexp.MustCompile(`\bhttps?://[^\s"'<>]+`)
+
+// fit is scrub for a client: it is not told either where this gateway asks.
+func (c *Client) fit(text, key string) string {
+	text = links.ReplaceAllString(text, "(link)")
+	return scrub(strings.ReplaceAll(text, c.base.Host, "(upstream)"), key)
 }
 
 const masked = "[secret]"

@@ -101,7 +101,7 @@ func TestUpstream(t *testing.T) { upstreamstest.Run(t, subject) }
 func TestErrors(t *testing.T) {
 	type f = upstreamstest.Fault
 	rejected := f{Kind: fault.Upstream, Code: "provider_key_rejected", Message: "key was refused", Final: true}
-	broke := f{Kind: fault.Upstream, Code: "provider_out_of_credit", Message: "no credit left", Final: true}
+	broke := f{Kind: fault.RateLimited, Code: "insufficient_quota", Message: "no credit left", Final: true}
 	subject.Errors(t, "testdata/errors", map[string]f{
 		"400":              {Kind: fault.Invalid, Message: "openai/gpt-99 is not a valid model ID"},
 		"400_provider":     {Kind: fault.Invalid, Message: "Provider returned error (Google AI Studio: Invalid value at 'tools')"},

@@ -26,12 +26,12 @@ func testRefusals(t *testing.T, s Subject) {
 	}{
 		400: {fault.Invalid, ""},
 		401: {fault.Upstream, "provider_key_rejected"},
-		402: {fault.Upstream, "provider_out_of_credit"},
+		402: {fault.RateLimited, "insufficient_quota"},
 		403: {fault.Upstream, "provider_key_rejected"},
 		404: {fault.NotFound, ""},
 		405: {fault.Upstream, "upstream_error"},
 		408: {fault.Upstream, "upstream_error"},
-		409: {fault.Conflict, ""},
+		409: {fault.Upstream, "upstream_error"},
 		413: {fault.TooLarge, ""},
 		418: {fault.Upstream, "upstream_error"},
 		422: {fault.Invalid, ""},
@@ -58,6 +58,15 @@ func testRefusals(t *testing.T, s Subject) {
 				t.Errorf("%d with %q: the message is %q", status, body, m)
 			}
 		}
+	}
+
+	// Where a provider is, and where it sends people to read, is no business of clients.
+	server := Serve(t, func(c *Conn) {
+		c.Send(Reply("400 Bad Request", `{"error":{"message":"see https://provider.example/docs?a=b and http://`+c.Request.Host+`/v1/x, or ask `+c.Request.Host+` again"}}`, JSON))
+	})
+	_, err := s.open(t, server).Chat(t.Context(), ask(false))
+	if m := fault.From(err).Message; !strings.HasSuffix(m, ": see (link) and (link) or ask (upstream) again") {
+		t.Errorf("the message is %q", m)
 	}
 
 	for header, want := range map[string]time.Duration{
