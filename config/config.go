@@ -50,6 +50,10 @@ type Upstream struct {
 	// Of Perplexity alone.
 	API    string // which of its APIs is spoken: agent or sonar
 	Search string // how Sonar models are made to search: web_search, required or auto
+
+	// Of OpenRouter alone.
+	Referer, Title string // what it shows as the app that asks, where the client does not say; "" is nothing
+	Adapt          bool   // change what it does in its own way into what clients of OpenAI expect
 }
 
 // Auth is how callers' keys are checked.

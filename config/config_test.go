@@ -178,6 +178,7 @@ func TestEveryNameReachesItsField(t *testing.T) {
 		"redis_url": "redis://h:1", "qdrant_url": "http://h:1", "encryption_key": goodKey, "secret_key": strings.Repeat("s", 40), "max_body_bytes": "1MiB",
 		"profiling": "true", "orgs.create": "false", "auth.failures_per_minute": "7", "streams.max_line_bytes": "2MiB", "log.level": "warn", "log.format": "text",
 		"upstreams.perplexity.api": "sonar", "upstreams.perplexity.search": "auto",
+		"upstreams.openrouter.referer": "https://app.example", "upstreams.openrouter.title": "An App", "upstreams.openrouter.adapt": "true",
 	}
 	for _, s := range settings(Default()) {
 		text := other[s.path]
@@ -288,6 +289,7 @@ func TestWrongValues(t *testing.T) {
 	f("printable ASCII", "OPENAI_API_KEY=sk one")
 	f("without a user", "THREADHUB_UPSTREAMS__OPENAI__BASE_URL=https://me:hunter2@h/v1")
 	f("must be a URL", "THREADHUB_UPSTREAMS__OPENAI__BASE_URL=file:///etc/passwd")
+	f("must be at most 256 characters of printable ASCII", "THREADHUB_UPSTREAMS__OPENROUTER__TITLE=a\nb")
 	f("whole number", "THREADHUB_UPSTREAMS__OPENAI__DEFAULT_WINDOW=1e6")
 	f("agent or sonar", "THREADHUB_UPSTREAMS__PERPLEXITY__API=chat")
 	f("web_search, required or auto", "THREADHUB_UPSTREAMS__PERPLEXITY__SEARCH=always")

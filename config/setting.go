@@ -54,6 +54,12 @@ func settings(c *Config) []setting {
 			)
 		}
 	}
+	u := c.Upstreams["openrouter"]
+	s = append(s,
+		header("upstreams.openrouter.referer", "address of the app that it shows, where the client names none", &u.Referer),
+		header("upstreams.openrouter.title", "name of the app that it shows, where the client names none", &u.Title),
+		boolean("upstreams.openrouter.adapt", "require parameters, and tell reasoning under both names", &u.Adapt),
+	)
 	s = append(s,
 		duration("timeouts.connect", "dial and TLS handshake with a provider", &t.Connect, short, long),
 		duration("timeouts.headers", "until the first header byte of a provider's stream", &t.Headers, short, long),

@@ -116,6 +116,16 @@ func model(path, about string, field *string) setting {
 	})
 }
 
+// header is what goes into a header. Empty: not set.
+func header(path, about string, field *string) setting {
+	return plain(path, about, field, func(text string) error {
+		if len(text) > 256 || strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r > '~' }) {
+			return errors.New("must be at most 256 characters of printable ASCII")
+		}
+		return nil
+	})
+}
+
 func notGraphic(r rune) bool { return r <= ' ' || r > '~' }
 
 // baseURL is the root of a provider's API. A slash at its end is dropped.

@@ -313,8 +313,7 @@ func (g *Gateway) fit(_ context.Context, e *exchange) (err error) {
 // what only their family of models understands (signatures of thoughts, above all), which SDKs do not send back. What a
 // client does send stands. Providers of the OpenAI dialect get the client's own bytes in any case.
 func (g *Gateway) restore(e *exchange) (map[int][]byte, error) {
-	f, ok := g.opts.Upstreams[e.target.Provider].(upstreams.Families)
-	if !ok || f.Family(e.target.Model) == "" {
+	if t, ok := g.opts.Upstreams[e.target.Provider].(upstreams.Translator); !ok || !t.Translates() {
 		return nil, nil
 	}
 	stored, err := e.turn.Stored()

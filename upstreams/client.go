@@ -34,6 +34,11 @@ type Dialect struct {
 	Embeddings func(*Request) (Wording, error) // Translate of a request for embeddings
 	Authorize  func(h http.Header, key string) // puts the key where the provider looks for it
 	Family     func(model string) string       // Families'; nil: all its models understand each other
+
+	// What the operator wants of chats at a provider that speaks the dialect of OpenAI. nil: nothing.
+	Introduce func(h http.Header)        // adds headers to a request for an answer, with those of the client in it
+	Ask       func(body []byte) []byte   // the request that is sent for body, which it leaves alone
+	Said      func(answer []byte) []byte // what is told of a whole answer, or of a chunk
 }
 
 // Client asks a provider. It is its Upstream, and safe for concurrent use.
@@ -109,6 +114,9 @@ func (c *Client) TranslateEmbeddings(r *Request) error {
 	r.warn()
 	return nil
 }
+
+// Translates is Translator's.
+func (c *Client) Translates() bool { return c.dialect.Translate != nil }
 
 // Family is Families'.
 func (c *Client) Family(model string) string {
@@ -246,8 +254,15 @@ func (k *call) receive(response *http.Response, r *Request) (*Answer, error) {
 	var err error
 	if response.StatusCode == http.StatusOK && stream && isEventStream(response.Header) {
 		answer.Stream, err = k.stream(response, r)
-	} else if answer.Body, err = k.whole(response, stream); r != nil && r.words != nil {
-		answer.Body, err = k.wholeTranslated(r, answer.Body, err)
+	} else {
+		answer.Body, err = k.whole(response, stream)
+		switch said := k.client.dialect.Said; {
+		case r == nil:
+		case r.words != nil:
+			answer.Body, err = k.wholeTranslated(r, answer.Body, err)
+		case err == nil && said != nil && !k.embeds:
+			answer.Body = said(answer.Body)
+		}
 	}
 	if err != nil {
 		return nil, err
@@ -262,8 +277,11 @@ func (k *call) ask(r *Request, path string) (*Answer, error) {
 
 func (k *call) send(r *Request, path string) (*Answer, error) {
 	body := r.Body
-	if r.words != nil {
+	switch {
+	case r.words != nil:
 		path, body = r.words.Path(), r.words.Body()
+	case k.client.dialect.Ask != nil && !k.embeds:
+		body = k.client.dialect.Ask(body)
 	}
 	request, err := k.request(http.MethodPost, path, bytes.NewReader(body))
 	if err != nil {
@@ -274,6 +292,9 @@ func (k *call) send(r *Request, path string) (*Answer, error) {
 		if v := r.Header.Get(name); v != "" && len(v) <= maxForward && printable(v) {
 			h[name] = []string{v}
 		}
+	}
+	if k.client.dialect.Introduce != nil {
+		k.client.dialect.Introduce(h)
 	}
 	if r.Stream {
 		h["Accept"] = []string{"text/event-stream"}

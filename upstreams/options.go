@@ -26,6 +26,9 @@ type Options struct {
 
 	API    string // perplexity: which of its APIs to speak, "agent" or "sonar"; "" is the first
 	Search string // perplexity: how Sonar models are made to search, "web_search", "required" or "auto"; "" is the first
+
+	Referer, Title string // openrouter: what it shows as the app that asks, where a client does not say; "" is nothing
+	Adapt          bool   // openrouter: change what it does in its own way into what clients of OpenAI expect
 }
 
 func (o Options) withDefaults() Options {

@@ -51,6 +51,14 @@ func (k *call) stream(response *http.Response, r *Request) (Stream, error) {
 // found by type assertion, and leaves the last payload alone.
 func (s *stream) Ready() bool { return s.err != nil || len(s.chunks) > 0 || s.events.Ready() }
 
+// Warnings are the request's and those that the answer gave rise to so far. They may be found by type assertion.
+func (s *stream) Warnings() []string {
+	if s.words == nil {
+		return nil
+	}
+	return s.words.Warnings()
+}
+
 // Next is Stream's.
 func (s *stream) Next() ([]byte, error) {
 	if s.words != nil {
@@ -83,6 +91,8 @@ func (s *stream) Next() ([]byte, error) {
 				s.err = s.k.complain(said.status, said, nil)
 			case data[0] != '{':
 				s.err = s.fault(nil, "upstream_protocol", "put something into its stream that is not JSON")
+			case s.k.client.dialect.Said != nil:
+				return s.k.client.dialect.Said(data), nil
 			default:
 				return data, nil
 			}

@@ -90,6 +90,12 @@ type Families interface {
 	Family(model string) string
 }
 
+// Translator is an Upstream that says whether its provider has words of its own: one that has none gets the client's bytes.
+// It is found by type assertion.
+type Translator interface {
+	Translates() bool
+}
+
 // Answer is what a provider said. Close it once, also after an error of Next.
 type Answer struct {
 	Status     int         // the provider's HTTP status
@@ -104,7 +110,7 @@ type Stream interface {
 	// Next returns the payload of the next data event: one JSON chunk of the OpenAI dialect, good until the next
 	// call. io.EOF means the provider ended the stream with its end marker. Any other error is a fault:
 	// upstream_truncated, upstream_reset, upstream_stalled, upstream_protocol, upstream_oversize, or the code of an
-	// error the provider put into the stream.
+	// error the provider put into the stream. What is known of the usage of an answer that broke comes before it.
 	Next() ([]byte, error)
 	io.Closer
 }

@@ -194,6 +194,9 @@ func (s *server) openUpstreams() (map[string]upstreams.Upstream, error) {
 			Log:            s.log,
 			API:            s.cfg.Upstreams[name].API,
 			Search:         s.cfg.Upstreams[name].Search,
+			Referer:        s.cfg.Upstreams[name].Referer,
+			Title:          s.cfg.Upstreams[name].Title,
+			Adapt:          s.cfg.Upstreams[name].Adapt,
 		})
 		if err != nil {
 			return nil, err

@@ -1,10 +1,13 @@
-// Package openrouter is the upstream of OpenRouter, which speaks OpenAI's dialect. Bytes pass through as they are; all
-// that stands here is how this provider differs.
+// Package openrouter is the upstream of OpenRouter, which speaks OpenAI's dialect. Bytes pass through as they are, unless
+// the operator wants what is OpenRouter's own way changed into what clients of OpenAI expect; all that stands here is how
+// this provider differs.
 package openrouter
 
 import (
 	"encoding/json"
+	"net/http"
 	"slices"
+	"strings"
 
 	"github.com/tidwall/gjson"
 
@@ -13,15 +16,38 @@ import (
 
 // New returns the upstream. It connects to nothing yet; Close it when the last call has ended.
 func New(o upstreams.Options) (*upstreams.Client, error) {
-	return upstreams.NewClient(upstreams.Dialect{
-		Provider: "openrouter",
-		BaseURL:  "https://openrouter.ai/api/v1",
-		Forward:  []string{"Http-Referer", "X-Title", "X-Openrouter-Title", "X-Openrouter-Categories", "X-Session-Id"},
-		Answer:   []string{"X-Request-Id", "X-Generation-Id", "X-Ratelimit-*", "Retry-After", "Retry-After-Ms"},
-		IDs:      []string{"X-Generation-Id", "X-Request-Id"},
-		Check:    upstreams.KeyCheck{Path: "key", Models: "models", Unfit: unfit}, // anybody gets the list
-		List:     upstreams.List{Paths: []string{"models", "embeddings/models"}, Read: listed},
-	}, o)
+	d := upstreams.Dialect{
+		Provider:  "openrouter",
+		BaseURL:   "https://openrouter.ai/api/v1",
+		Forward:   []string{"Http-Referer", "X-Title", "X-Openrouter-Title", "X-Openrouter-Categories", "X-Session-Id"},
+		Answer:    []string{"X-Request-Id", "X-Generation-Id", "X-Ratelimit-*", "Retry-After", "Retry-After-Ms"},
+		IDs:       []string{"X-Generation-Id", "X-Request-Id"},
+		Check:     upstreams.KeyCheck{Path: "key", Models: "models", Unfit: unfit}, // anybody gets the list
+		List:      upstreams.List{Paths: []string{"models", "embeddings/models"}, Read: listed},
+		Family:    family,
+		Introduce: func(h http.Header) { introduce(h, o.Referer, o.Title) },
+	}
+	if o.Adapt {
+		d.Ask, d.Said = requireParameters, repeatReasoning
+	}
+	return upstreams.NewClient(d, o)
+}
+
+// family names the models that understand what others of them left in a conversation, their reasoning above all: those of
+// one vendor. What a router chose was one of them, and is not known.
+func family(model string) string {
+	vendor, _, _ := strings.Cut(strings.TrimPrefix(model, "~"), "/")
+	return vendor
+}
+
+// introduce says which app asks, where the client does not say it.
+func introduce(h http.Header, referer, title string) {
+	if referer != "" && h.Get("Http-Referer") == "" {
+		h["Http-Referer"] = []string{referer}
+	}
+	if title != "" && h.Get("X-Openrouter-Title") == "" && h.Get("X-Title") == "" { // the older name still works
+		h["X-Openrouter-Title"] = []string{title}
+	}
 }
 
 // listed is what the list tells of a model.
