@@ -58,9 +58,10 @@ type Facts struct {
 	InputBytes     int64    `json:"input_bytes,omitempty"` // of what the model reads, for the estimate where usage is missing
 	ThreadMode     string   `json:"thread_mode,omitempty"`
 	ThreadOmitted  int      `json:"thread_omitted,omitempty"` // messages left out to fit the model's window
-	Warnings       []string `json:"warnings,omitempty"`
+	Warnings       []string `json:"warnings,omitempty"`       // the second part has those of the first, too
 
 	ModelServed  string          `json:"model_served,omitempty"`
+	Vendor       string          `json:"vendor,omitempty"` // whom an aggregator (OpenRouter) asked
 	Status       int             `json:"status,omitempty"` // the HTTP status the client was given
 	FinishReason string          `json:"finish_reason,omitempty"`
 	Usage        json.RawMessage `json:"usage,omitempty"`

@@ -33,6 +33,7 @@ type ending struct {
 	outBytes int64 // generated, for the estimate where usage is missing
 	sources  openai.Sources
 	served   string
+	vendor   string
 	finish   string
 }
 
@@ -100,7 +101,7 @@ func (g *Gateway) recordUnit(e *exchange, end ending) (*db.Unit, *calls.Closing)
 	}
 	cost, status := priced(e.charge)
 	facts := calls.Facts{
-		ModelServed: clean(end.served), Status: statusOf(end.err), FinishReason: clean(end.finish),
+		ModelServed: clean(end.served), Vendor: clean(end.vendor), Status: statusOf(end.err), FinishReason: clean(end.finish),
 		Usage: openai.AppendUsage(nil, e.charge.Usage()), CostUSD: cost, CostStatus: status,
 		LatencyMS: now.Sub(e.arrived).Milliseconds(), FirstTokenMS: sinceMS(e.arrived, e.first), OverheadMS: e.overhead(),
 		Warnings: e.ask.Warnings,
@@ -154,7 +155,7 @@ var done = []byte("[DONE]")
 // provenance is where an answer came from: what was known when its call was opened, and when it was closed.
 func provenance(call id.Request, opened, closed calls.Facts, attempts int) threads.Provenance {
 	return threads.Provenance{
-		RequestID: call, Provider: opened.Provider, Model: opened.Model, ModelRequested: opened.ModelRequested, ModelServed: closed.ModelServed,
+		RequestID: call, Provider: opened.Provider, Model: opened.Model, ModelRequested: opened.ModelRequested, ModelServed: closed.ModelServed, Vendor: closed.Vendor,
 		Route: opened.Route, Reason: opened.Why, Attempts: attempts, LatencyMS: closed.LatencyMS, FirstTokenMS: closed.FirstTokenMS,
 		FinishReason: closed.FinishReason, Usage: closed.Usage, CostUSD: orNull(closed.CostUSD), CostStatus: closed.CostStatus,
 	}

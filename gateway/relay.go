@@ -36,12 +36,13 @@ type relay struct {
 	release func()
 	unwatch func() bool
 
-	taken int    // bytes of payloads so far
-	out   []byte // framed; read up to read
-	read  int
-	over  error     // how the provider's stream ended; nil while it runs
-	ended bool      // that is recorded, and out holds the last of it
-	wrote time.Time // when the client was last given something
+	taken  int    // bytes of payloads so far
+	warned int    // how many of the warnings are in the header
+	out    []byte // framed; read up to read
+	read   int
+	over   error     // how the provider's stream ended; nil while it runs
+	ended  bool      // that is recorded, and out holds the last of it
+	wrote  time.Time // when the client was last given something
 
 	kept     kept // what the client was given, should this process die
 	recorded bool
@@ -64,6 +65,7 @@ func (g *Gateway) relay(x *request, e *exchange) {
 	r.chunked = x.rc.Request.Header.IsHTTP11()
 	e.generated = new(openai.Accumulator)
 	g.answerHeaders(x, e)
+	r.warned = len(e.ask.Warnings)
 	x.rc.SetContentType("text/event-stream; charset=utf-8")
 	x.rc.Response.Header.Set("Cache-Control", "no-cache")
 	x.rc.Response.Header.Set("X-Accel-Buffering", "no")
@@ -180,7 +182,8 @@ func (r *relay) next() error {
 	}
 	if chunk.UsageSpan != [2]int{} && r.e.req.IncludeUsage {
 		cost, status := priced(r.g.charge(r.e, r.e.generated.Usage(), r.e.generated.TextBytes()))
-		chunk.Payload = openai.AppendUsageCost(chunk.Payload, chunk.UsageSpan, cost, status)
+		late := r.e.ask.Warnings[r.warned:] // the others are in the header
+		chunk.Payload = chunk.WithCost(cost, status, late)
 	}
 	r.out = r.e.tape.event(r.out, chunk.Payload)
 	return nil
@@ -215,7 +218,7 @@ func (r *relay) ending(err error) ending {
 	e, got := r.e, r.e.generated
 	end := ending{
 		outcome: calls.Complete, state: calls.OK, status: e.answer.Status, upstreamID: e.answer.UpstreamID,
-		usage: got.Usage(), outBytes: got.TextBytes(), served: got.Model(), finish: got.FinishReason(),
+		usage: got.Usage(), outBytes: got.TextBytes(), served: got.Model(), vendor: got.Vendor(), finish: got.FinishReason(),
 	}
 	if !got.Empty() || got.Finished() { // what was filtered, or thought to the end of its room, is an answer without a word
 		end.message, end.others, end.sources = got.Message(), got.Others(), got.Sources()

@@ -55,6 +55,7 @@ type callShape struct {
 	Stream         bool            `json:"stream"`
 	ModelRequested string          `json:"model_requested"`
 	ModelServed    *string         `json:"model_served"`
+	Vendor         string          `json:"vendor,omitempty"` // whom OpenRouter asked
 	Provider       string          `json:"provider"`
 	Model          string          `json:"model"`
 	Route          routeShape      `json:"route"`
@@ -90,6 +91,7 @@ type attemptShape struct {
 	TotalMS     int64      `json:"total_ms"`
 	CostUSD     *string    `json:"cost_usd"`
 	CostStatus  *string    `json:"cost_status"`
+	VendorUSD   *string    `json:"vendor_cost_usd,omitempty"` // of it, what the vendor behind OpenRouter bills to the org itself
 	StartedAt   time.Time  `json:"started_at"`
 	EndedAt     *time.Time `json:"ended_at"`
 }
@@ -98,7 +100,7 @@ func shapeOfCall(c *calls.Call, lines []metering.Line) callShape {
 	f := c.Facts
 	s := callShape{
 		ID: c.ID, Object: "request", Kind: f.Kind, Status: c.State, Reason: orNull(c.Reason), Thread: orNull(c.Thread), ThreadMode: f.ThreadMode,
-		Stream: f.Stream, ModelRequested: f.ModelRequested, ModelServed: orNull(f.ModelServed), Provider: f.Provider, Model: f.Model,
+		Stream: f.Stream, ModelRequested: f.ModelRequested, ModelServed: orNull(f.ModelServed), Vendor: f.Vendor, Provider: f.Provider, Model: f.Model,
 		Route: routeShape{f.Route, f.Why}, HTTPStatus: f.Status, FinishReason: orNull(f.FinishReason), Attempts: []attemptShape{}, Usage: f.Usage,
 		CostUSD: orNull(f.CostUSD), CostStatus: orNull(f.CostStatus), LatencyMS: f.LatencyMS, FirstTokenMS: f.FirstTokenMS,
 		OverheadMS: json.RawMessage(f.OverheadMS), Warnings: f.Warnings, CreatedAt: c.OpenedAt, EndedAt: timeOrNull(c.ClosedAt),
@@ -134,6 +136,9 @@ func shapeOfAttempt(a calls.Attempt, lines []metering.Line) attemptShape {
 		if l.N == a.N && l.Kind == metering.Use {
 			cost, status := priced(l.Charge)
 			s.CostUSD, s.CostStatus = orNull(cost), &status
+			if v := l.Charge.Vendor; v != nil {
+				s.VendorUSD = orNull(v.String())
+			}
 		}
 	}
 	return s

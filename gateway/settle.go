@@ -126,7 +126,7 @@ func (s *Settler) settle(ctx context.Context, c *calls.Call) error {
 	charge := s.Catalogue.Charge(c.Facts.Provider, c.Facts.Model, got.Usage(), metering.Estimate{In: c.Facts.InputBytes, Out: got.TextBytes()})
 	cost, status := priced(charge)
 	facts := calls.Facts{
-		ModelServed: clean(got.Model()), FinishReason: clean(got.FinishReason()),
+		ModelServed: clean(got.Model()), Vendor: clean(got.Vendor()), FinishReason: clean(got.FinishReason()),
 		Status: answerFor(fault.New(fault.Internal, "")).status, CostUSD: cost, CostStatus: status,
 		Usage: openai.AppendUsage(nil, charge.Usage()),
 	}

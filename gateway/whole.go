@@ -37,7 +37,7 @@ func (g *Gateway) finish(x *request, e *exchange, given []byte) (*openai.Answer,
 	end.given = given
 	a, err := openai.ParseAnswer(e.answer.Body)
 	if a != nil {
-		end.usage, end.served, end.outBytes, end.sources = a.Usage, a.Model, a.TextBytes(), a.Sources
+		end.usage, end.served, end.vendor, end.outBytes, end.sources = a.Usage, a.Model, a.Vendor, a.TextBytes(), a.Sources
 		for i, c := range a.Choices {
 			if i == 0 {
 				end.message, end.finish = c.Message, c.FinishReason

@@ -11,6 +11,7 @@ type Answer struct {
 	Raw     []byte // the body: as received, but that runs of bytes that are not UTF-8 are U+FFFD
 	ID      string
 	Model   string   // the model that answered
+	Vendor  string   // who, by OpenRouter's word, that is from; "" if nobody says
 	Choices []Choice // by index; none is unusual but allowed
 	Usage   *Usage   // nil if the provider gave none, or none that can be
 	// UsageInvalid says that it gave one that cannot be.
@@ -107,6 +108,8 @@ func ParseAnswer(raw []byte) (*Answer, error) {
 			a.ID = text(v)
 		case "model":
 			a.Model = text(v)
+		case "provider":
+			a.Vendor = text(v)
 		case "error":
 			failure = v
 		case "choices":

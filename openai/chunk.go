@@ -23,6 +23,23 @@ type Chunk struct {
 	// Either it has no choices, or (OpenRouter) it repeats the end of choices that are over.
 	UsageOnly bool
 	UsageSpan [2]int // the usage object within Payload; zero if there is none, or null
+
+	repeats Span // of UsageOnly: the choices that are over, within Payload
+}
+
+// WithCost returns the payload as AppendUsageCost does, in the API's own form: what is there for its usage alone repeats no
+// choices.
+func (c *Chunk) WithCost(costUSD, status string, warnings []string) []byte {
+	payload, usage := c.Payload, c.UsageSpan
+	if !c.repeats.empty() {
+		const none = "[]"
+		payload = slices.Concat(payload[:c.repeats[0]], []byte(none), payload[c.repeats[1]:])
+		if usage[0] > c.repeats[0] {
+			shorter := c.repeats[1] - c.repeats[0] - len(none)
+			usage[0], usage[1] = usage[0]-shorter, usage[1]-shorter
+		}
+	}
+	return AppendUsageCost(payload, usage, costUSD, status, warnings)
 }
 
 // Accumulator adds the chunks of a stream up to the message they make. The zero value is ready. Strings are joined as
@@ -30,6 +47,7 @@ type Chunk struct {
 // could hold (lone halves, NUL) stays. How much may come is for the caller to limit, by TextBytes.
 type Accumulator struct {
 	id, model    string
+	vendor       string
 	choices      []choice
 	usage        *Usage
 	usageInvalid bool
@@ -55,7 +73,7 @@ func (a *Accumulator) Add(payload []byte) (Chunk, error) {
 		return c, protocol("the provider sent an event that is not a JSON object")
 	}
 	// The first walk proves the whole payload, so that a broken one adds nothing.
-	var id, model, choices, usage, failure, citations, results Span
+	var id, model, vendor, choices, usage, failure, citations, results Span
 	s.enter()
 	for n := 0; ; n++ {
 		_, name, ok := s.key(n)
@@ -68,6 +86,8 @@ func (a *Accumulator) Add(payload []byte) (Chunk, error) {
 			id = v
 		case "model":
 			model = v
+		case "provider":
+			vendor = v
 		case "choices":
 			choices = v
 		case "usage":
@@ -89,6 +109,7 @@ func (a *Accumulator) Add(payload []byte) (Chunk, error) {
 	}
 	keepString(&a.id, id.of(payload))
 	keepString(&a.model, model.of(payload))
+	keepString(&a.vendor, vendor.of(payload))
 	keepList(&a.sources.Citations, citations.of(payload))
 	keepList(&a.sources.SearchResults, results.of(payload))
 	before := a.text
@@ -101,6 +122,9 @@ func (a *Accumulator) Add(payload []byte) (Chunk, error) {
 	if isObject(usage.of(payload)) {
 		c.UsageSpan = usage
 		c.UsageOnly = !a.brought && !c.Finish && (!some || !open)
+		if c.UsageOnly && some {
+			c.repeats = choices
+		}
 		u, err := ParseUsage(usage.of(payload))
 		a.usage, a.usageInvalid = u, err != nil
 	}
@@ -266,6 +290,9 @@ func (a *Accumulator) ID() string { return a.id }
 
 // Model returns the model that answered.
 func (a *Accumulator) Model() string { return a.model }
+
+// Vendor returns who, by OpenRouter's word, the answer is from; "" if nobody says.
+func (a *Accumulator) Vendor() string { return a.vendor }
 
 // TextBytes returns the bytes of all text the model wrote so far, in all choices and of every kind; not those of sound and
 // pictures.

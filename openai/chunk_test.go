@@ -431,7 +431,7 @@ func FuzzAccumulator(f *testing.F) {
 				t.Fatalf("accepted %q", p)
 			}
 			if c.UsageSpan != [2]int{} {
-				if out := AppendUsageCost(c.Payload, c.UsageSpan, "1", "reported"); !json.Valid(out) {
+				if out := c.WithCost("1", "reported", []string{"a\"b"}); !json.Valid(out) {
 					t.Fatalf("%q became %q", c.Payload, out)
 				}
 			}

@@ -238,9 +238,9 @@ func AppendUsage(dst []byte, u *Usage) []byte {
 }
 
 // AppendUsageCost returns payload with what the answer cost put into its usage object, which is at span: `cost_usd`, a
-// string of dollars, or null if costUSD is "", and `cost_status`. Members of these names that were there are replaced.
-// An empty span changes nothing. The result is always new memory.
-func AppendUsageCost(payload []byte, span [2]int, costUSD, status string) []byte {
+// string of dollars, or null if costUSD is "", and `cost_status`; and `warnings`, if there are any. Members of these names
+// that were there are replaced. An empty span changes nothing. The result is always new memory.
+func AppendUsageCost(payload []byte, span [2]int, costUSD, status string, warnings []string) []byte {
 	at := Span(span)
 	if at.empty() || at[0] < 0 || at[0] > at[1] || at[1] > len(payload) {
 		return append([]byte(nil), payload...)
@@ -250,7 +250,8 @@ func AppendUsageCost(payload []byte, span [2]int, costUSD, status string) []byte
 	var gone []bool
 	kept := 0
 	walk(usage, func(m Member) {
-		drop := string(m.Name) == "cost_usd" || string(m.Name) == "cost_status"
+		name := string(m.Name)
+		drop := name == "cost_usd" || name == "cost_status" || name == "warnings" && len(warnings) > 0
 		items = append(items, Span{m.Key[0], m.Value[1]})
 		gone = append(gone, drop)
 		if !drop {
@@ -279,6 +280,13 @@ func AppendUsageCost(payload []byte, span [2]int, costUSD, status string) []byte
 		out = appendString(out, costUSD)
 	}
 	out = appendString(append(out, `,"cost_status":`...), status)
+	if len(warnings) > 0 {
+		out = append(out, `,"warnings":[`...)
+		for i, w := range warnings {
+			out = appendString(comma(out, i), w)
+		}
+		out = append(out, ']')
+	}
 	out = append(out, '}')
 	return append(out, payload[at[1]:]...)
 }

@@ -87,7 +87,7 @@ func TestAppendUsageCost(t *testing.T) {
 	f := func(before, usage, after, cost, want string) {
 		t.Helper()
 		payload := before + usage + after
-		got := string(AppendUsageCost([]byte(payload), [2]int{len(before), len(before) + len(usage)}, cost, "computed"))
+		got := string(AppendUsageCost([]byte(payload), [2]int{len(before), len(before) + len(usage)}, cost, "computed", nil))
 		if got != before+want+after || !json.Valid([]byte(got)) {
 			t.Errorf("%s: %s, want %s", payload, got, want)
 		}
@@ -97,8 +97,50 @@ func TestAppendUsageCost(t *testing.T) {
 	f(``, `{ }`, ``, "1", `{ "cost_usd":"1","cost_status":"computed"}`)
 	f(``, `{"cost_usd":"9","a":1,"cost_status":"x"}`, ``, "1", `{"a":1,"cost_usd":"1","cost_status":"computed"}`)
 	f(``, `{"cost_usd":"9"}`, ``, "1", `{"cost_usd":"1","cost_status":"computed"}`)
-	if got := string(AppendUsageCost([]byte(`{"usage":null}`), [2]int{}, "1", "x")); got != `{"usage":null}` {
+	if got := string(AppendUsageCost([]byte(`{"usage":null}`), [2]int{}, "1", "x", []string{"y"})); got != `{"usage":null}` {
 		t.Errorf("no usage: %s", got)
+	}
+}
+
+func TestWarningsStandInTheUsage(t *testing.T) {
+	const payload = `{"usage":{"a":1,"warnings":7}}`
+	for want, warnings := range map[string][]string{
+		`{"usage":{"a":1,"warnings":7,"cost_usd":"1","cost_status":"x"}}`:                          nil,
+		`{"usage":{"a":1,"cost_usd":"1","cost_status":"x","warnings":["dropped=search","\"y\""]}}`: {"dropped=search", `"y"`},
+	} {
+		if got := string(AppendUsageCost([]byte(payload), [2]int{9, len(payload) - 1}, "1", "x", warnings)); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
+	}
+}
+
+// A usage that comes with choices that are over (OpenRouter) is told as OpenAI tells it, wherever it stands.
+func TestUsageChunksAreOpenAIs(t *testing.T) {
+	const usage, end = `"usage":{"prompt_tokens":8,"completion_tokens":10}`, `[ {"index":0,"delta":{"role":"assistant","content":""},"finish_reason":"stop","native_finish_reason":"x"}]`
+	const priced = `"usage":{"prompt_tokens":8,"completion_tokens":10,"cost_usd":"1","cost_status":"reported"}`
+	for last, want := range map[string]string{
+		`{"id":"x", "choices" :` + end + `, ` + usage + `,"z":1}`: `{"id":"x", "choices" :[], ` + priced + `,"z":1}`,
+		`{` + usage + `,"choices":` + end + `}`:                   `{` + priced + `,"choices":[]}`,
+		`{"choices":[],` + usage + `}`:                            `{"choices":[],` + priced + `}`,
+		`{` + usage + `}`:                                         `{` + priced + `}`,
+	} {
+		var a Accumulator
+		if _, err := a.Add([]byte(`{"choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"}]}`)); err != nil {
+			t.Fatal(err)
+		}
+		c, err := a.Add([]byte(last))
+		if err != nil || !c.UsageOnly || c.Finish {
+			t.Fatalf("%s: %+v, %v", last, c, err)
+		}
+		if got := string(c.WithCost("1", "reported", nil)); got != want {
+			t.Errorf("%s became %s", last, got)
+		}
+	}
+	// What ends its choice is more than a usage.
+	var a Accumulator
+	c, err := a.Add([]byte(`{"choices":` + end + `,` + usage + `}`))
+	if got := string(c.WithCost("1", "reported", nil)); err != nil || c.UsageOnly || got != `{"choices":`+end+`,`+priced+`}` {
+		t.Errorf("%s, %v", got, err)
 	}
 }
 

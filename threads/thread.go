@@ -69,6 +69,7 @@ type Provenance struct {
 	Model          string            `json:"model,omitempty"` // asked of the provider
 	ModelRequested string            `json:"model_requested,omitempty"`
 	ModelServed    string            `json:"model_served,omitempty"`
+	Vendor         string            `json:"vendor,omitempty"` // whom an aggregator (OpenRouter) asked
 	Route          string            `json:"route,omitempty"`
 	Reason         string            `json:"reason,omitempty"`
 	Attempts       int               `json:"attempts,omitempty"`

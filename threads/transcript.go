@@ -218,7 +218,7 @@ type line struct {
 
 // provenanceNames are the members of an answer that are where it came from, and not the answer.
 var provenanceNames = map[string]bool{
-	"request_id": true, "provider": true, "model_requested": true, "model_served": true, "route": true, "reason": true, "attempts": true,
+	"request_id": true, "provider": true, "model_requested": true, "model_served": true, "vendor": true, "route": true, "reason": true, "attempts": true,
 	"latency_ms": true, "first_token_ms": true, "finish_reason": true, "usage": true, "cost_usd": true, "cost_status": true, "choices": true,
 }
 

@@ -69,9 +69,7 @@ func (w *agentWords) Whole(body []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if w.searches && len(s.sources) == 0 {
-		w.warnings = append(w.warnings, notSearchedWarning)
-	}
+	w.missed(&s)
 	out := append(make([]byte, 0, len(body)), '{')
 	out = raw(out, "id", r.id)
 	out = raw(out, "object", `"chat.completion"`)
@@ -87,7 +85,13 @@ func (w *agentWords) Whole(body []byte) ([]byte, error) {
 	return append(out, '}'), nil
 }
 
-// notSearchedWarning says of an answer that should rest on a search that it does not.
+// missed warns of an answer that should rest on a search and does not. One that calls a function is none yet.
+func (w *agentWords) missed(s *said) {
+	if w.searches && len(s.sources) == 0 && len(s.calls) == 0 {
+		w.warnings = append(w.warnings, notSearchedWarning)
+	}
+}
+
 const notSearchedWarning = "dropped=search;reason=" + notSearched
 
 // message appends the members of the message.

@@ -222,17 +222,59 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// A Sonar model that did not search says so beside its answer.
+// A Sonar model that did not search says so beside its answer, whole and streamed, by either API.
 func TestAnswersWithoutASearch(t *testing.T) {
-	w, err := toAgent(t, user("sonar", ""))
-	if err != nil {
-		t.Fatal(err)
+	const (
+		text    = `{"type":"message","content":[{"type":"output_text","text":"a"}]}`
+		call    = `{"type":"function_call","call_id":"c","name":"f","arguments":"{}"}`
+		results = `{"type":"search_results","results":[{"id":1,"url":"https://a.example/"}]}`
+		tool    = `,"tools":[{"type":"function","function":{"name":"f"}}]`
+	)
+	chat := func(kind, more string) string {
+		return `{"id":"1","object":"` + kind + `","model":"m","choices":[{"index":0,"message":{"role":"assistant","content":"a"},"delta":{"content":"a"},"finish_reason":"stop"}]` + more + `}`
 	}
-	if _, err := w.Whole([]byte(responseOf("completed", "", `{"type":"message","content":[{"type":"output_text","text":"a"}]}`))); err != nil {
-		t.Fatal(err)
+	agent := func(output string) (whole, last string) {
+		whole = responseOf("completed", "", output)
+		return whole, `{"type":"response.completed","response":` + whole + `}`
 	}
-	if got := strings.Join(w.Warnings(), ""); got != "dropped=search;reason=not_searched" {
-		t.Errorf("warned of %q", got)
+	older := func(more string) (whole, last string) {
+		return chat("chat.completion", more), chat("chat.completion.done", more)
+	}
+	for _, c := range []struct {
+		about, request string
+		to             func(testing.TB, string) (upstreams.Words, error)
+		answer         func(string) (whole, last string)
+		of             string
+		warned         bool
+	}{
+		{"a Sonar model", user("sonar", ""), toAgent, agent, text, true},
+		{"one that searched", user("sonar", ""), toAgent, agent, results + "," + text, false},
+		{"one that calls a function", user("sonar-pro", tool), toAgent, agent, call, false},
+		{"one that was told not to", user("sonar", `,"disable_search":true`), toAgent, agent, text, false},
+		{"another model", user("m/m", ""), toAgent, agent, text, false},
+		{"the older API", user("sonar", ""), toSonar, older, "", true},
+		{"the older API, searched", user("sonar", ""), toSonar, older, `,"citations":["https://a.example/"]`, false},
+		{"the older API, told not to", user("sonar-pro", `,"disable_search":true`), toSonar, older, "", false},
+		{"the older API, another model", user("m", ""), toSonar, older, "", false},
+	} {
+		whole, last := c.answer(c.of)
+		want := ""
+		if c.warned {
+			want = "dropped=search;reason=not_searched"
+		}
+		w, err := c.to(t, c.request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Whole([]byte(whole)); err != nil || strings.Join(w.Warnings(), "") != want {
+			t.Errorf("%s: warned of %q, %v", c.about, w.Warnings(), err)
+		}
+		if w, err = c.to(t, c.request); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := play(t, w, strings.NewReader("data: "+last+"\n\n")); err != io.EOF || strings.Join(w.Warnings(), "") != want {
+			t.Errorf("%s, streamed: warned of %q, %v", c.about, w.Warnings(), err)
+		}
 	}
 }
 

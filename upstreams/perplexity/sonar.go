@@ -45,8 +45,11 @@ func translateSonar(r *upstreams.Request) (upstreams.Words, error) {
 		return nil, err
 	}
 	s.out = raw(s.out, "max_tokens", s.takeTokens())
+	_, searches := presets[s.model]
 	for _, name := range carried {
-		s.out = raw(s.out, name, s.take(name))
+		v := s.take(name)
+		s.out = raw(s.out, name, v)
+		searches = searches && !(name == "disable_search" && v == "true")
 	}
 	for _, name := range filters {
 		s.out = raw(s.out, name, s.take(name))
@@ -66,7 +69,7 @@ func translateSonar(r *upstreams.Request) (upstreams.Words, error) {
 	if err := s.rest(); err != nil {
 		return nil, err
 	}
-	return &sonarWords{request: append(s.out, '}'), warnings: s.lost.Warnings}, nil
+	return &sonarWords{request: append(s.out, '}'), warnings: s.lost.Warnings, searches: searches}, nil
 }
 
 func (s *sonar) effort() {

@@ -10,6 +10,7 @@ import (
 type sonarWords struct {
 	request  []byte
 	warnings []string
+	searches bool // the model is one that searches for every answer
 	stream   sonarStream
 }
 
@@ -28,6 +29,7 @@ func (w *sonarWords) Whole(body []byte) ([]byte, error) {
 		return nil, protocol("answered with something that is no answer")
 	}
 	sources := sonarSources(root.Get("search_results"), root.Get("citations"))
+	w.missed(sources)
 	out := append(make([]byte, 0, len(body)+256), '{')
 	out = raw(out, "id", orEmpty(root.Get("id").Raw))
 	out = raw(out, "object", `"chat.completion"`)
@@ -58,6 +60,13 @@ func (w *sonarWords) Whole(body []byte) ([]byte, error) {
 		out = append(member(out, "usage"), usage...)
 	}
 	return append(out, '}'), nil
+}
+
+// missed warns of an answer that should rest on a search and does not.
+func (w *sonarWords) missed(sources []source) {
+	if w.searches && len(sources) == 0 {
+		w.warnings = append(w.warnings, notSearchedWarning)
+	}
 }
 
 // appendSonarMessage appends a message's members: its thoughts apart from what it says.

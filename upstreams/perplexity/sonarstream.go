@@ -25,7 +25,7 @@ func (w *sonarWords) Event(_ string, data []byte) (list [][]byte, end bool, err 
 	s := &w.stream
 	s.reset()
 	if bytes.Equal(data, endMark) {
-		s.complete()
+		w.complete()
 		return s.list, true, nil
 	}
 	if data[0] != '{' || !json.Valid(data) {
@@ -48,7 +48,7 @@ func (w *sonarWords) Event(_ string, data []byte) (list [][]byte, end bool, err 
 		s.finish = reason.Str
 	}
 	if v.Get("object").Str == "chat.completion.done" {
-		s.complete()
+		w.complete()
 		return s.list, true, nil
 	}
 	return s.list, false, nil
@@ -119,12 +119,14 @@ func (s *sonarStream) tellBoth(thought, content string) {
 }
 
 // complete says what is left at the end.
-func (s *sonarStream) complete() {
+func (w *sonarWords) complete() {
+	s := &w.stream
 	if !s.began {
 		return
 	}
 	s.tellBoth(s.thinking.end())
 	sources := sonarSources(gjson.Parse(s.results), gjson.Parse(s.citations))
+	w.missed(sources)
 	more := raw(nil, "citations", s.citations)
 	if s.citations == "" { // in concise mode
 		more = appendLegacy(nil, sources)

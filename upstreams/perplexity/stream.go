@@ -164,9 +164,7 @@ func (w *agentWords) complete(r response) error {
 	if err != nil {
 		return err
 	}
-	if w.searches && len(s.sources) == 0 {
-		w.warnings = append(w.warnings, notSearchedWarning)
-	}
+	w.missed(&s.said)
 	s.last(s.annotations(), appendLegacy(nil, s.sources), finish, appendUsage(nil, r.usage))
 	return nil
 }
