@@ -147,6 +147,42 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
+// An end that the API has no word for is told as stop, with a warning; and so are more calls than were wanted at a time.
+func TestRemarks(t *testing.T) {
+	const call = `{"functionCall":{"name":"f"}}`
+	const single = `"parallel_tool_calls":false,"tools":[{"type":"function","function":{"name":"f"}}]`
+	for _, c := range []struct{ asked, finish, parts, want string }{
+		{"", "STOP", `{"text":"a"}`, ""},
+		{"", "MAX_TOKENS", `{"text":"a"}`, ""},
+		{"", "SAFETY", "", ""},
+		{"", "OTHER", `{"text":"a"}`, "changed=finish_reason;reason=OTHER"},
+		{"", "NO_IMAGE", "", "changed=finish_reason;reason=NO_IMAGE"},
+		{"", "MALFORMED_FUNCTION_CALL", `{"text":"a"}`, "changed=finish_reason;reason=MALFORMED_FUNCTION_CALL"},
+		{"", `NEW\r\nX-Evil: 1`, `{"text":"a"}`, "changed=finish_reason;reason=other"},
+		{single, "STOP", call, ""},
+		{single, "STOP", call + "," + call, "dropped=parallel_tool_calls;reason=unsupported"},
+		{"", "STOP", call + "," + call, ""},
+	} {
+		body := `{"candidates":[{"content":{"parts":[` + c.parts + `]},"finishReason":"` + c.finish + `"}]}`
+		for _, streamed := range []bool{false, true} {
+			w, err := translated(t, chatOf("gemini-3.8-flash", hi, c.asked))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if streamed {
+				if _, err := play(t, w, strings.NewReader("data: "+body+"\n\n")); !errors.Is(err, io.EOF) {
+					t.Error(err)
+				}
+			} else if _, err := w.Whole([]byte(body)); err != nil {
+				t.Error(err)
+			}
+			if got := strings.Join(w.Warnings(), ", "); got != c.want {
+				t.Errorf("%s, streamed %v: warned of %q, want %q", body, streamed, got, c.want)
+			}
+		}
+	}
+}
+
 // TestThereAndBack gives an answer back as a client, or a thread, would: signatures stand where they stood.
 func TestThereAndBack(t *testing.T) {
 	for name, want := range map[string]string{

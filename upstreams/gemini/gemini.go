@@ -83,6 +83,7 @@ func (d dialect) translate(r *upstreams.Request) (upstreams.Words, error) {
 		model:    r.Model,
 		searches: t.searches,
 		logprobs: t.logprobs,
+		single:   t.chat.parallel.Type == gjson.False,
 		dialect:  d,
 	}, nil
 }

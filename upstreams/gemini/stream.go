@@ -174,6 +174,7 @@ func (w *words) End() (chunks [][]byte, err error) {
 			s.b, s.ends, err = s.b[:0], s.ends[:0], malformed(c.finish)
 			break
 		}
+		w.remark(c)
 		s.extras(c)
 		s.last(c, reason)
 	}

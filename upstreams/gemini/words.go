@@ -1,6 +1,7 @@
 package gemini
 
 import (
+	"slices"
 	"strconv"
 
 	"github.com/tidwall/gjson"
@@ -15,6 +16,7 @@ type words struct {
 	model    string
 	searches bool // the answer may say where it found what
 	logprobs bool
+	single   bool // the client wants one call at a time, which Gemini cannot be told
 	dialect  dialect
 
 	searched int // how often the web was, for a whole answer
@@ -50,6 +52,24 @@ func (w *words) Whole(body []byte) ([]byte, error) {
 		o.b = appendUsage(o.b, used, w.searched)
 	}
 	return append(o.b, '}'), nil
+}
+
+// remark warns of an end that the API has no word for, and of more calls than the client wanted at a time.
+func (w *words) remark(c *candidate) {
+	reason, _ := c.reason()
+	if c.finish != "STOP" && c.finish != "" && (reason == "stop" || reason == "tool_calls") {
+		w.warn("changed=finish_reason;reason=" + plain(c.finish))
+	}
+	if w.single && c.calls > 1 {
+		w.warn("dropped=parallel_tool_calls;reason=unsupported")
+	}
+}
+
+// warn adds a warning that is not there yet.
+func (w *words) warn(text string) {
+	if !slices.Contains(w.warnings, text) && len(w.warnings) < maxWarnings {
+		w.warnings = append(w.warnings, text)
+	}
 }
 
 // head writes what an answer and each of its chunks begin with. The model is the one that answered.
@@ -125,6 +145,7 @@ func (w *words) choice(dst []byte, v gjson.Result) ([]byte, error) {
 		return true
 	})
 	c.usable = len(content) > 0 || len(calls) > 0 || len(images) > 0
+	w.remark(&c)
 	reason, broken := c.reason()
 	switch {
 	case broken && !c.usable:
