@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"fmt"
 	"net/http"
-	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -138,21 +137,18 @@ func TestTheHeadOfAStreamComesFirst(t *testing.T) {
 
 // What an answer turned out to lack is kept with its call, also where it came to light after the head of a stream.
 func TestLateWarningsAreKept(t *testing.T) {
-	raw, err := os.ReadFile("../upstreams/perplexity/testdata/agent/stream_function_call.sse")
-	if err != nil {
-		t.Fatal(err)
-	}
-	whole, err := os.ReadFile("../upstreams/perplexity/testdata/agent/function_call.resp.json")
-	if err != nil {
-		t.Fatal(err)
-	}
+	const whole = `{"id":"resp_1","object":"response","created_at":1,"status":"completed","model":"perplexity/sonar","output":[{"type":"message",` +
+		`"id":"msg_1","role":"assistant","status":"completed","content":[{"type":"output_text","text":"hello","annotations":[]}]}],` +
+		`"usage":{"input_tokens":1,"output_tokens":1,"total_tokens":2}}`
+	const raw = "event: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"sequence_number\":1,\"item_id\":\"msg_1\",\"delta\":\"hello\"}\n\n" +
+		"event: response.completed\ndata: {\"type\":\"response.completed\",\"sequence_number\":2,\"response\":" + whole + "}\n\n"
 	const early, late = "dropped=seed;reason=unsupported", "dropped=search;reason=not_searched"
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		h.playing("openrouter", perplexity.New, func(c *upstreamstest.Conn) {
 			if gjson.GetBytes(c.Body, "stream").Bool() {
-				c.Send(upstreamstest.EventStream + string(raw))
+				c.Send(upstreamstest.EventStream + raw)
 			} else {
-				c.Send(upstreamstest.Reply("200 OK", string(whole), upstreamstest.JSON))
+				c.Send(upstreamstest.Reply("200 OK", whole, upstreamstest.JSON))
 			}
 			c.Close()
 		})

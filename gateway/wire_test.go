@@ -268,7 +268,7 @@ func (s streamed) check(r heard, code string) {
 	}
 }
 
-// payloads takes an event stream apart, which must be of nothing but data and comments, in lines that end in LF.
+// payloads takes an event stream apart, which must be of nothing but data with ids, and comments, in lines that end in LF.
 func (s streamed) payloads(body []byte) (list []string) {
 	s.Helper()
 	rest := string(body)
@@ -277,7 +277,7 @@ func (s streamed) payloads(body []byte) (list []string) {
 		var data []string
 		for line := range strings.SplitSeq(event, "\n") {
 			value, ok := strings.CutPrefix(line, "data: ")
-			if !whole || strings.ContainsAny(line, "\r") || !ok && !strings.HasPrefix(line, ":") {
+			if !whole || strings.ContainsAny(line, "\r") || !ok && !strings.HasPrefix(line, ":") && !strings.HasPrefix(line, "id: ") {
 				s.Fatalf("%s: no event: %.200q", s.about, event)
 			}
 			if ok {

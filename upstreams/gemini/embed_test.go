@@ -103,7 +103,7 @@ func TestEmbeddingsAnswers(t *testing.T) {
 			"one of lists":             answer("[1,2]", `[[1],[2]]`),
 			"one that is smaller":      answer("[1,2]", "[1]"),
 			"one that is larger":       answer("[1,2]", "[1,2,3]"),
-			"the form of a single one": `{"embedding":{"values":[1,2]}}`,
+			"the form of a single one": string(upstreamstest.File(t, "embed/single.resp.json")),
 		} {
 			if got, err := e.Whole([]byte(body)); !fault.HasCode(err, "upstream_protocol") {
 				t.Errorf("%s, packed %v: %s, %v", about, packed, got, err)

@@ -423,7 +423,7 @@ func TestShapes(t *testing.T) {
 	upstreamstest.Unused(t, append(shaped,
 		"generate/continuation_2.req.json", // the second half of an answer is not asked for
 		"generate/*.resp.json", "generate/*.want.json", "stream/*.sse", "stream/*.chunks", "stream/no_alt_sse.resp.json", "errors/*.http",
-		"check/models.resp.json", "mapping/0[1-4]_*.in.openai.json", "mapping/0[1-4]_*.out.gemini.json", "mapping/07_stream.in.gemini.sse",
+		"check/models.resp.json", "embed/batch.*.json", "embed/single.resp.json", "mapping/0[1-4]_*.in.openai.json", "mapping/0[1-4]_*.out.gemini.json", "mapping/07_stream.in.gemini.sse",
 		"mapping/07_stream.expect.openai.sse", "mapping/09_grounding.in.gemini.json", "mapping/09_grounding.expect.openai.json")...)
 }
 

@@ -1,10 +1,11 @@
 package gemini
 
 import (
-	"slices"
 	"strconv"
 
 	"github.com/tidwall/gjson"
+
+	"threadhub/upstreams"
 )
 
 // words is one request in Gemini's words, and what reads its answer.
@@ -67,9 +68,9 @@ func (w *words) remark(c *candidate) {
 
 // warn adds a warning that is not there yet.
 func (w *words) warn(text string) {
-	if !slices.Contains(w.warnings, text) && len(w.warnings) < maxWarnings {
-		w.warnings = append(w.warnings, text)
-	}
+	all := upstreams.Losses{Warnings: w.warnings}
+	all.Warn(text)
+	w.warnings = all.Warnings
 }
 
 // head writes what an answer and each of its chunks begin with. The model is the one that answered.

@@ -114,7 +114,7 @@ func TestAnswers(t *testing.T) {
 }
 
 func TestEveryFileIsUsed(t *testing.T) {
-	upstreamstest.Unused(t, "chat/*.resp.json", "check/models.resp.json", "errors/*.http", "stream/*.sse")
+	upstreamstest.Unused(t, "chat/*.resp.json", "check/models.resp.json", "embeddings/*.resp.json", "errors/*.http", "stream/*.sse")
 }
 
 func TestEmbeddings(t *testing.T) { subject.Embedded(t, "testdata/embeddings") }

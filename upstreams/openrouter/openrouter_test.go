@@ -152,5 +152,5 @@ func TestAnswers(t *testing.T) {
 func TestEmbeddings(t *testing.T) { subject.Embedded(t, "testdata/embeddings") }
 
 func TestEveryFileIsUsed(t *testing.T) {
-	upstreamstest.Unused(t, "chat/*.resp.json", "check/key.resp.json", "check/models.resp.json", "errors/*.http", "stream/*.sse")
+	upstreamstest.Unused(t, "chat/*.resp.json", "check/key.resp.json", "check/models.resp.json", "embeddings/*.resp.json", "errors/*.http", "stream/*.sse")
 }

@@ -122,7 +122,7 @@ func TestEveryFileIsUsed(t *testing.T) {
 	upstreamstest.Unused(t,
 		"agent/preset.req.json", "agent/stream.req.json", "agent/tools.req.json", "agent/*.resp.json", "agent/*.want.json", "agent/*.sse", "agent/*.want.jsonl",
 		"sonar/plain.req.json", "sonar/*.resp.json", "sonar/*.want.json", "sonar/*.sse", "sonar/*.want.jsonl",
-		"errors/*.http", "mapping/10_pplx.in.openai.json", "mapping/10_pplx.out.agent.json", "check/router/v1/models.resp.json")
+		"errors/*.http", "mapping/10_pplx.in.openai.json", "mapping/10_pplx.out.agent.json", "check/router/v1/models.resp.json", "embeddings/int8.*.json", "list/models.resp.json")
 }
 
 // What the provider complains of at the end of an answer is told, with its key masked, and what the answer took is kept.
