@@ -280,11 +280,7 @@ func (g gemini) ask(x *exchange, model, method string) error {
 	if did, err := x.early(); did {
 		return err
 	}
-	m := g.find(model)
-	if m == nil || m.embeds() {
-		return g.refuse(x, noGemini(model, method))
-	}
-	if f := q.suits(m, gjson.ParseBytes(x.body)); f != nil {
+	if f := g.suits(x.body, q, model, method); f != nil {
 		return g.refuse(x, *f)
 	}
 	if method == "countTokens" {
@@ -296,6 +292,16 @@ func (g gemini) ask(x *exchange, model, method string) error {
 		return g.refuse(x, *f)
 	}
 	return g.answer(x, q, w)
+}
+
+// suits refuses models that do not answer, and what this one does not take.
+func (g gemini) suits(body []byte, q *geminiRequest, model, method string) *failure {
+	m := g.find(model)
+	if m == nil || m.embeds() {
+		f := noGemini(model, method)
+		return &f
+	}
+	return q.suits(m, gjson.ParseBytes(body))
 }
 
 func (g gemini) answer(x *exchange, q *geminiRequest, w *geminiWriter) error {

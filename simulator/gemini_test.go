@@ -318,6 +318,7 @@ func TestGeminiRefusesWhatItRefuses(t *testing.T) {
 			if r.code != c.code || !strings.Contains(r.body, c.says) || c.code != 200 && !inItsWords("gemini", r.code, r.body) {
 				t.Errorf("%d %s", r.code, r.body)
 			}
+			checked(t, "gemini", "models/"+c.model+":generateContent", c.body, c.code)
 			if a := last(t, s); (c.code != 200) != (a.End == EndRejected) || c.code != 200 && a.Reason == "" || string(a.Body) != c.body {
 				t.Errorf("logged as %s %q", a.End, a.Reason)
 			}

@@ -189,20 +189,12 @@ func (o openAI) chat(x *exchange) error {
 	if did, err := x.early(); did {
 		return err
 	}
-	if !o.knows(q.model) {
-		return o.refuse(x, noModel(q.model))
-	}
-	if strings.HasPrefix(q.model, "text-embedding") || strings.HasSuffix(q.model, "-codex") {
-		return o.refuse(x, failure{status: 404, param: "model", message: "This is not a chat model and thus not supported in the v1/chat/completions endpoint. Did you mean to use v1/completions?"})
+	if f := o.suits(x.body, q); f != nil {
+		return o.refuse(x, *f)
 	}
 	var hidden int64
-	if o.reasons(q.model) {
-		if f := o.unsupported(x, q); f != nil {
-			return o.refuse(x, *f)
-		}
-		if q.effort != "none" {
-			hidden = 16
-		}
+	if o.reasons(q.model) && q.effort != "none" {
+		hidden = 16
 	}
 	c := x.compose(q, said, hidden)
 	if s, ok := openAISnapshots[q.model]; ok {
@@ -240,9 +232,18 @@ func (o openAI) chat(x *exchange) error {
 	return x.stream(head{status: 200, fields: field("Content-Type", "text/event-stream; charset=utf-8") + o.fields(x, true)}, list, w)
 }
 
-// unsupported refuses what reasoning models do not take.
-func (openAI) unsupported(x *exchange, q *chatRequest) *failure {
-	top := topLevel(x.body, "max_tokens", "temperature", "logprobs")
+// suits refuses models that do not chat, and what reasoning models do not take.
+func (o openAI) suits(body []byte, q *chatRequest) *failure {
+	switch {
+	case !o.knows(q.model):
+		f := noModel(q.model)
+		return &f
+	case strings.HasPrefix(q.model, "text-embedding") || strings.HasSuffix(q.model, "-codex"):
+		return &failure{status: 404, param: "model", message: "This is not a chat model and thus not supported in the v1/chat/completions endpoint. Did you mean to use v1/completions?"}
+	case !o.reasons(q.model):
+		return nil
+	}
+	top := topLevel(body, "max_tokens", "temperature", "logprobs")
 	if v := top[0]; v.Exists() && v.Raw != "null" {
 		return bad("max_tokens", "unsupported_parameter", "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.")
 	}

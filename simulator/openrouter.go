@@ -107,6 +107,15 @@ func (openRouter) find(id string) (routed, bool) {
 	return routed{}, false
 }
 
+// suits refuses models that there are not.
+func (o openRouter) suits(q *chatRequest) (routed, *failure) {
+	m, ok := o.find(q.model)
+	if !ok {
+		return m, &failure{status: 400, message: q.model + " is not a valid model ID"}
+	}
+	return m, nil
+}
+
 // models is a list of models that write text, or embeddings.
 func (openRouter) models(list []routed, output string) []byte {
 	b := []byte(`{"data":[`)
@@ -196,9 +205,9 @@ func (o openRouter) chat(x *exchange) error {
 	if did, err := x.early(); did {
 		return err
 	}
-	m, ok := o.find(q.model)
-	if !ok {
-		return o.refuse(x, failure{status: 400, message: q.model + " is not a valid model ID"})
+	m, f := o.suits(q)
+	if f != nil {
+		return o.refuse(x, *f)
 	}
 	c := x.compose(q, said, 0)
 	if x.plan.fault == "wrong_model" {

@@ -252,6 +252,7 @@ func TestAgentRefusesWhatItRefuses(t *testing.T) {
 			if r.code != c.code || !strings.Contains(r.body, c.says) || c.code != 200 && !inItsWords("perplexity", r.code, r.body) {
 				t.Errorf("%d %s", r.code, r.body)
 			}
+			checked(t, "perplexity", "v1/responses", c.body, c.code)
 			if a := last(t, s); (c.code != 200) != (a.End == EndRejected) || c.code != 200 && a.Reason == "" || string(a.Body) != c.body {
 				t.Errorf("logged as %s %q", a.End, a.Reason)
 			}
@@ -299,6 +300,7 @@ func TestSonarRefusesWhatItRefuses(t *testing.T) {
 			if r.code != c.code || !strings.Contains(r.body, c.says) || c.code != 200 && !inItsWords("perplexity", r.code, r.body) {
 				t.Errorf("%d %s", r.code, r.body)
 			}
+			checked(t, "perplexity", "chat/completions", c.body, c.code)
 		})
 	}
 }

@@ -165,6 +165,16 @@ func (q *sonarRequest) turns(list []gjson.Result) *failure {
 	return nil
 }
 
+// suits refuses models that there are not.
+func (q *sonarRequest) suits() (sonarModel, *failure) {
+	m, ok := sonarModelOf(q.model)
+	if !ok {
+		return m, badSonar("invalid_model", "Invalid model '"+q.model+
+			"'. Permitted models can be found in the documentation at https://docs.perplexity.ai.")
+	}
+	return m, nil
+}
+
 // complete answers POST /chat/completions.
 func (p perplexity) complete(x *exchange) error {
 	if x.s.opt.NoSonar {
@@ -186,10 +196,9 @@ func (p perplexity) complete(x *exchange) error {
 	if did, err := x.early(); did {
 		return err
 	}
-	m, ok := sonarModelOf(q.model)
-	if !ok {
-		return p.refuse(x, *badSonar("invalid_model", "Invalid model '"+q.model+
-			"'. Permitted models can be found in the documentation at https://docs.perplexity.ai."))
+	m, f := q.suits()
+	if f != nil {
+		return p.refuse(x, *f)
 	}
 	w := newSonarWriter(x, q, m, said)
 	if x.plan.fault == "error_200" {

@@ -95,11 +95,35 @@ func TestRefusesWhatTheProviderRefuses(t *testing.T) {
 			if a := last(t, s); (code != 200) != (a.End == EndRejected) || code != 200 && a.Reason == "" || a.Status != code || string(a.Body) != c.body {
 				t.Errorf("logged as %s %q %d", a.End, a.Reason, a.Status)
 			}
-			code, body = fetch(t, "POST", s.URL("openrouter")+"/chat/completions", "k", strings.Replace(c.body, `"gpt-4.1-mini"`, `"openai/gpt-4.1-mini"`, 1))
+			checked(t, "openai", "chat/completions", c.body, c.openAI)
+			routed := strings.Replace(c.body, `"gpt-4.1-mini"`, `"openai/gpt-4.1-mini"`, 1)
+			checked(t, "openrouter", "chat/completions", routed, c.openRouter)
+			code, body = fetch(t, "POST", s.URL("openrouter")+"/chat/completions", "k", routed)
 			if code != c.openRouter || code != 200 && !inItsWords("openrouter", code, body) {
 				t.Errorf("openrouter: %d %s", code, body)
 			}
 		})
+	}
+}
+
+// checked holds Check to what is answered over a socket.
+func checked(t *testing.T, provider, path, body string, code int) {
+	t.Helper()
+	switch r := Check(provider, path, []byte(body)); {
+	case code == 200 && r != nil:
+		t.Errorf("checked at %s: %d %s", provider, r.Status, r.Message)
+	case code != 200 && (r == nil || r.Status != code || r.Message == ""):
+		t.Errorf("checked at %s: %+v, want %d", provider, r, code)
+	}
+}
+
+func TestChecksOnlyWhereModelsAreAsked(t *testing.T) {
+	for provider, path := range map[string]string{"openai": "responses", "gemini": "models/gemini-3.8-flash", "perplexity": "search", "openrouter": "%", "nobody": "chat/completions"} {
+		checked(t, provider, path, `{}`, 404)
+	}
+	checked(t, "gemini", "models/gemini-3.8-flash:streamGenerateContent?alt=sse", geminiAsk("hi", ""), 200)
+	if r := Check("openai", "chat/completions", []byte(`{"model":"gpt-5","messages":[{"role":"user","content":"a"}],"max_tokens":5}`)); r == nil || r.Param != "max_tokens" {
+		t.Errorf("%+v", r)
 	}
 }
 
