@@ -279,7 +279,7 @@ func (k *call) send(r *Request, path string) (*Answer, error) {
 	body := r.Body
 	switch {
 	case r.words != nil:
-		path, body = r.words.Path(), r.words.Body()
+		path, body = r.Wire()
 	case k.client.dialect.Ask != nil && !k.embeds:
 		body = k.client.dialect.Ask(body)
 	}

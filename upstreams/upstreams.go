@@ -36,6 +36,14 @@ type Request struct {
 	warned int     // how many of the warnings of words are in Warnings
 }
 
+// Wire is what the provider is sent, and where below its base URL, once r is translated.
+func (r *Request) Wire() (path string, body []byte) {
+	if r.words == nil {
+		return "chat/completions", r.Body
+	}
+	return r.words.Path(), r.words.Body()
+}
+
 // Upstream is one provider. Safe for concurrent use.
 type Upstream interface {
 	// Translate puts r into the provider's own words. It is called before Chat, and before anything is recorded, does no
