@@ -29,8 +29,8 @@ func (g *Gateway) openedHeaders(x *request, e *exchange) {
 	h.Set("X-Threadhub-Model", e.target.Model)
 	h.Set("X-Threadhub-Route", e.route.ID)
 	h.Set("X-Threadhub-Attempts", "1")
-	if len(e.ask.Warnings) > 0 {
-		h.Set("X-Threadhub-Warning", strings.Join(e.ask.Warnings, ", "))
+	if warnings := e.warnings(); len(warnings) > 0 {
+		h.Set("X-Threadhub-Warning", strings.Join(warnings, ", "))
 	}
 	if e.turn != nil {
 		h.Set("X-Thread-Id", string(e.thread))

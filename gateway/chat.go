@@ -322,7 +322,7 @@ func (g *Gateway) restore(e *exchange) (map[int][]byte, error) {
 	}
 	instead := map[int][]byte{}
 	for at, m := range stored {
-		if hasExtras(m.Raw) && !hasExtras(e.req.Messages[at].Raw) && g.madeBy(m, e.target) {
+		if m.Status == threads.Complete && hasExtras(m.Raw) && !hasExtras(e.req.Messages[at].Raw) && g.kinship(m, e.target) == openai.Own {
 			instead[at] = m.Raw
 		}
 	}
@@ -387,11 +387,10 @@ func threadBytes(e *exchange) (n int64) {
 func (g *Gateway) translate(ctx context.Context, e *exchange) (err error) {
 	chaos.Point("translate")
 	edits := openai.Edits{Model: e.target.Model, IncludeUsage: e.req.Stream}
+	e.untold = nil
 	if e.turn != nil {
 		edits.At, edits.Drop, edits.Instead = e.turn.At, e.turn.Drop, e.instead
-		for _, m := range e.turn.History {
-			edits.History = append(edits.History, openai.ForProvider(m.Raw, g.madeBy(m, e.target)))
-		}
+		edits.History, e.untold = g.history(e)
 	}
 	e.body = e.req.Splice(edits)
 	e.size = int64(len(e.body))
@@ -403,17 +402,29 @@ func (g *Gateway) translate(ctx context.Context, e *exchange) (err error) {
 	return err
 }
 
-// madeBy reports whether m may keep members that only one provider knows: it is a client's own, or an answer of that
-// provider, and of the same family of its models where those do not understand each other's (upstreams.Families).
-func (g *Gateway) madeBy(m *threads.Message, t routing.Target) bool {
-	if m.Meta == nil {
-		return true
+// history is what of the thread goes before the request, and warnings of what is not told of it as it was.
+func (g *Gateway) history(e *exchange) (messages [][]byte, warnings []string) {
+	told := make([]openai.Told, len(e.turn.History))
+	for i, m := range e.turn.History {
+		told[i] = openai.Told{Raw: m.Raw, Role: m.Role, Kin: g.kinship(m, e.target), Cut: m.Status == threads.Incomplete}
 	}
-	if gjson.GetBytes(m.Meta, "provider").Str != t.Provider {
-		return false
+	return openai.History(told, e.req.Messages)
+}
+
+// kinship is who made m, as seen from the model t: whose signatures are understood the upstream tells
+// (upstreams.Families). Of an answer that a client brought nobody knows who gave it.
+func (g *Gateway) kinship(m *threads.Message, t routing.Target) openai.Kinship {
+	switch {
+	case m.Role != "assistant":
+		return openai.Own
+	case m.Meta == nil || gjson.GetBytes(m.Meta, "provider").Str != t.Provider:
+		return openai.Foreign
 	}
 	f, ok := g.opts.Upstreams[t.Provider].(upstreams.Families)
-	return !ok || f.Family(gjson.GetBytes(m.Meta, "model").Str) == f.Family(t.Model)
+	if ok && f.Family(gjson.GetBytes(m.Meta, "model").Str) != f.Family(t.Model) {
+		return openai.Relative
+	}
+	return openai.Own
 }
 
 // open is the first transaction: the call, its turn and hold, attempt 0 and the new messages, durable before the provider
@@ -425,7 +436,7 @@ func (g *Gateway) open(ctx context.Context, e *exchange) error {
 		Provider: e.target.Provider, Model: e.target.Model,
 		Facts: calls.Facts{
 			Kind: e.kind(), ModelRequested: e.sent().Model, Provider: e.target.Provider, Model: e.target.Model,
-			Route: e.route.ID, Why: e.route.Reason, Stream: e.streams(), InputBytes: e.size, Warnings: e.ask.Warnings,
+			Route: e.route.ID, Why: e.route.Reason, Stream: e.streams(), InputBytes: e.size, Warnings: e.warnings(),
 		},
 	}
 	u := &db.Unit{Org: e.caller.Org}

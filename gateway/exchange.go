@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"slices"
 	"strconv"
 	"time"
 
@@ -49,10 +50,11 @@ type exchange struct {
 
 	hold metering.PicoUSD // admit
 
-	body []byte             // translate: in the OpenAI dialect
-	size int64              // translate: bytes of what the model reads, for the estimate where usage is missing
-	ask  *upstreams.Request // translate: the same for the provider, without what only call knows
-	key  seal.Secret        // translate
+	untold []string           // translate: warnings of what of the history the provider is not told as it was
+	body   []byte             // translate: in the OpenAI dialect
+	size   int64              // translate: bytes of what the model reads, for the estimate where usage is missing
+	ask    *upstreams.Request // translate: the same for the provider, without what only call knows
+	key    seal.Secret        // translate
 
 	opening *calls.Opening // open
 	tape    *tape          // open: what the client is given; nil if nobody can come back for it
@@ -90,6 +92,17 @@ func (e *exchange) streams() bool { return e.req != nil && e.req.Stream }
 
 // viewer is the caller as threads knows one.
 func (e *exchange) viewer() threads.Viewer { return viewerOf(e.caller) }
+
+// warnings are what the client is warned of, each once.
+func (e *exchange) warnings() []string {
+	all := slices.Clone(e.untold)
+	for _, w := range e.ask.Warnings {
+		if !slices.Contains(all, w) {
+			all = append(all, w)
+		}
+	}
+	return all
+}
 
 // attempt is the name of attempt n in both sides' logs.
 func (e *exchange) attempt(n int) string { return string(e.id) + "-" + strconv.Itoa(n) }

@@ -104,7 +104,7 @@ func (g *Gateway) recordUnit(e *exchange, end ending) (*db.Unit, *calls.Closing)
 		ModelServed: clean(end.served), Vendor: clean(end.vendor), Status: statusOf(end.err), FinishReason: clean(end.finish),
 		Usage: openai.AppendUsage(nil, e.charge.Usage()), CostUSD: cost, CostStatus: status,
 		LatencyMS: now.Sub(e.arrived).Milliseconds(), FirstTokenMS: sinceMS(e.arrived, e.first), OverheadMS: e.overhead(),
-		Warnings: e.ask.Warnings,
+		Warnings: e.warnings(),
 	}
 	closing := &calls.Closing{
 		Org: e.caller.Org, ID: e.id, RecordID: string(e.id), Outcome: end.outcome, Reason: end.code, Facts: facts,

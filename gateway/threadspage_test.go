@@ -85,6 +85,9 @@ func said(m gjson.Result) string {
 	switch {
 	case m.Get("tool_calls").Exists():
 		role, text = "assistant calls", m.Get("tool_calls.0.function.name").Str
+		if m.Get("status").Str == "incomplete" {
+			role = "assistant (cut) calls"
+		}
 	case m.Get("status").Str == "incomplete" && text == "":
 		role = "assistant (nothing)"
 	case m.Get("status").Str == "incomplete":
@@ -119,18 +122,18 @@ func wholeAnswer(messages ...string) *upstreams.Answer {
 		strings.Join(choices, ",") + `],"usage":{"prompt_tokens":1,"completion_tokens":1,"total_tokens":2}}`)}
 }
 
-// cutStream says text, and then breaks.
+// cutStream says one piece, and then breaks.
 type cutStream struct {
-	text string
-	said bool
+	delta string // JSON
+	said  bool
 }
 
 func (s *cutStream) Next() ([]byte, error) {
-	if s.said || s.text == "" {
+	if s.said {
 		return nil, fault.New(fault.Upstream, "the provider broke off").WithCode("upstream_reset")
 	}
 	s.said = true
-	return fmt.Appendf(nil, `{"id":"x","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"role":"assistant","content":%q}}]}`, s.text), nil
+	return fmt.Appendf(nil, `{"id":"x","object":"chat.completion.chunk","choices":[{"index":0,"delta":%s}]}`, s.delta), nil
 }
 
 func (s *cutStream) Close() error { return nil }
@@ -310,10 +313,14 @@ func (h *house) converse(t *testing.T, a *actor, thread string, list []line) {
 			a.play(func([]byte) (*upstreams.Answer, error) {
 				return nil, fault.New(fault.Upstream, "the provider is not there").WithCode("upstream_unreachable")
 			})
-		case "assistant (cut)":
+		case "assistant (cut)", "assistant (cut) calls":
 			stream = `,"stream":true`
+			delta := fmt.Sprintf(`{"role":"assistant","content":%q}`, l.text)
+			if l.role != "assistant (cut)" {
+				delta = fmt.Sprintf(`{"role":"assistant","tool_calls":[{"index":0,"id":"call_1","type":"function","function":{"name":%q,"arguments":"{\"zo"}}]}`, l.text)
+			}
 			a.play(func([]byte) (*upstreams.Answer, error) {
-				return &upstreams.Answer{Status: 200, Stream: &cutStream{text: l.text}}, nil
+				return &upstreams.Answer{Status: 200, Stream: &cutStream{delta: delta}}, nil
 			})
 		default:
 			a.play(func([]byte) (*upstreams.Answer, error) { return wholeAnswer(l.json()), nil })

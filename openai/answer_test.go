@@ -59,8 +59,12 @@ func TestAnswerFixtures(t *testing.T) {
 			if _, chained, err := Canon(c.Message); err != nil || !chained {
 				t.Errorf("%s: %v", name, err)
 			}
-			if !json.Valid(ForProvider(c.Message, false)) {
-				t.Errorf("%s: %s", name, ForProvider(c.Message, false))
+			for _, kin := range []Kinship{Own, Relative, Foreign} {
+				for _, m := range upstreamAgain(c.Message, kin) {
+					if !json.Valid(m) {
+						t.Errorf("%s: %s", name, m)
+					}
+				}
 			}
 		}
 		if a.TextBytes() == 0 && !a.Empty() && !strings.Contains(name, "length_all_reasoning") && !strings.Contains(name, "content_filter") {
@@ -108,4 +112,10 @@ func TestParseAnswer(t *testing.T) {
 	f(`{"error":{"message":"m","code":429},"choices":[]}`, fault.RateLimited, "rate_limit_exceeded")
 	f(`{"choices":[{"message":{"content":""},"error":{"code":502}}]}`, fault.Upstream, "upstream_error")
 	f(`{"choices":[{"message":{"content":""},"finish_reason":"error"}]}`, fault.Upstream, "upstream_error")
+}
+
+// upstreamAgain is what goes upstream of an answer.
+func upstreamAgain(message []byte, kin Kinship) [][]byte {
+	out, _ := History([]Told{{Raw: message, Role: "assistant", Kin: kin}}, nil)
+	return out
 }

@@ -141,8 +141,13 @@ func FuzzCanon(f *testing.F) {
 		if err != nil || again != own || chained != sameChained {
 			t.Fatalf("%q and %q differ (%v)", raw, spaced, err)
 		}
-		if up, _, err := Canon(ForProvider(raw, false)); err != nil || up != own {
-			t.Fatalf("%q and %q differ (%v)", raw, ForProvider(raw, false), err)
+		for _, kin := range []Kinship{Own, Relative, Foreign} {
+			told, warnings := History([]Told{{Raw: raw, Role: memberText(raw, "role"), Kin: kin}}, nil)
+			for _, m := range told {
+				if up, _, err := Canon(m); err != nil || len(told) == 1 && len(warnings) == 0 && up != own {
+					t.Fatalf("%q and %q differ (%v)", raw, m, err)
+				}
+			}
 		}
 	})
 }

@@ -32,7 +32,7 @@ type Rules struct{ Broken []string }
 var Breakable = []string{
 	"system messages are stored again", "cut answers must be resent", "trimmed copies differ", "names the sequence before",
 	"empty answers are shown", "resent empty answers are shown", "old system messages stand", "answers tried again are shown",
-	"forks keep what differs",
+	"forks keep what differs", "half calls are shown", "calls are shown alone", "results are shown alone",
 }
 
 func (r Rules) broken(name string) bool { return slices.Contains(r.Broken, name) }
@@ -213,13 +213,76 @@ func (r Rules) shown(thread []Message, request []Written, matched, from int) (li
 	} else {
 		list = append(list, r.standing(thread)...)
 	}
+	var told []Message
 	for i, m := range thread[:from] {
-		if m.system() || m.Cut && (m.empty() && !r.broken("empty answers are shown") || triedAgain(thread, i) && !r.broken("answers tried again are shown")) {
+		if m.system() || m.Cut && triedAgain(thread, i) && !r.broken("answers tried again are shown") {
 			continue
 		}
-		list = append(list, Written{m.Saying, m.Wrote})
+		told = append(told, m)
 	}
-	return append(list, rest...)
+	return append(append(list, r.whole(told, rest)...), rest...)
+}
+
+// whole is what a thread has said as providers take it, before what is said now: each call of a tool with a result, each
+// result with its call, and no answer that says nothing.
+func (r Rules) whole(told []Message, now []Written) (list []Written) {
+	var open []string
+	for i, m := range told {
+		w := Written{m.Saying, m.Wrote}
+		var missing []Written
+		switch at := slices.Index(open, m.Answers); m.Role {
+		case "assistant":
+			w.Raw = "" // whoever said it, what only others understand is not told
+			w.Calls, open = nil, nil
+			given := results(told[i+1:], now)
+			for _, c := range m.Calls {
+				switch answered := slices.Contains(given, c.ID); {
+				case answered:
+					open = append(open, c.ID)
+				case m.Cut && !r.broken("half calls are shown"):
+					continue
+				case !m.Cut && !r.broken("calls are shown alone"):
+					missing = append(missing, Written{Saying: Saying{Role: "tool", Parts: []string{notRun}, Answers: c.ID}})
+				}
+				w.Calls = append(w.Calls, c)
+			}
+			if w.empty() && !r.broken("empty answers are shown") {
+				continue
+			}
+		case "tool":
+			if at >= 0 {
+				open = slices.Delete(open, at, at+1)
+			} else if !r.broken("results are shown alone") {
+				continue
+			}
+		default:
+			open = nil
+		}
+		list = append(append(list, w), missing...)
+	}
+	return list
+}
+
+// notRun is the result of a call that has none.
+const notRun = "The tool was not run: the conversation went on without its result."
+
+// results are the calls that what follows an answer has the results of.
+func results(told []Message, now []Written) (ids []string) {
+	for _, m := range told {
+		if m.Role != "tool" {
+			return ids
+		}
+		ids = append(ids, m.Answers)
+	}
+	for _, m := range now {
+		if m.Role != "tool" && !m.system() {
+			return ids
+		}
+		if m.Role == "tool" {
+			ids = append(ids, m.Answers)
+		}
+	}
+	return ids
 }
 
 // standing are the system messages of the last request that stored any.

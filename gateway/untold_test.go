@@ -1,0 +1,77 @@
+package gateway
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/tidwall/gjson"
+
+	"threadhub/simulator"
+)
+
+// whoever are models of all the providers, some of a kind.
+var whoever = []string{
+	"openai/gpt-4.1-mini", "gemini/gemini-3.8-flash", "gemini/gemini-2.5-flash", "perplexity/sonar", "perplexity/google/gemini-3.8-flash",
+	"openrouter/anthropic/claude-haiku-5.5",
+}
+
+const weatherTools = `,"tools":[{"type":"function","function":{"name":"get_weather","parameters":{"type":"object","properties":{"city":{"type":"string"}},"required":["city"]}}}]`
+
+// A conversation whose call of a tool came by half, or has no result, goes on at every provider: they all refuse one
+// without the other.
+func TestACallWithoutResultIsNoEnd(t *testing.T) {
+	eachHouse(t, Options{}, func(t *testing.T, h *house) {
+		for _, p := range []string{"gemini", "perplexity"} {
+			h.do("PUT", h.providers(p), `{"api_key":"sk-test-key-0123456789"}`).want(t, 200)
+		}
+		say := func(thread, model, text, more string) heard {
+			body := fmt.Sprintf(`{"model":%q,"messages":[{"role":"user","content":%q}]%s}`, model, text, more)
+			return h.do("POST", "/v1/chat/completions", body, "X-Thread-Id", thread).want(t, 200)
+		}
+		for i, from := range []string{"openai/gpt-4.1-mini", "openrouter/anthropic/claude-haiku-5.5"} {
+			for k, to := range whoever {
+				thread := fmt.Sprintf("cut-%d-%d", i, k)
+				if err := h.sim.Play(simulator.Script{Do: "fault=cut after=1", Times: 1}); err != nil {
+					t.Fatal(err)
+				}
+				say(thread, from, "Please call the tool.", `,"stream":true`+weatherTools)
+				shown := gjson.GetBytes(h.do("GET", "/api/threads/"+thread, "").want(t, 200).body, "messages.1")
+				id := shown.Get("tool_calls.0.id").Str
+				if shown.Get("status").Str != "incomplete" || id == "" {
+					t.Fatalf("no call was cut: %s", shown.Raw)
+				}
+				r := say(thread, to, "Go on without it.", "")
+				if w := r.header.Get("X-Threadhub-Warning"); !strings.Contains(w, "dropped=messages.tool_calls;reason=incomplete") {
+					t.Errorf("%s: warned of %q", to, w)
+				}
+				if a := h.attempts(); strings.Contains(string(a[len(a)-1].Body), id) {
+					t.Errorf("%s was sent %s", to, a[len(a)-1].Body)
+				}
+			}
+		}
+		for i, from := range whoever {
+			if from == "perplexity/sonar" {
+				continue
+			}
+			for k, to := range whoever {
+				thread := fmt.Sprintf("unanswered-%d-%d", i, k)
+				first := say(thread, from, "Please call both tools: call the tool.", weatherTools)
+				id := gjson.GetBytes(first.body, "choices.0.message.tool_calls.0.id").Str
+				if id == "" {
+					t.Fatalf("no call: %s", first.body)
+				}
+				r := say(thread, to, "Never mind.", "")
+				if w := r.header.Get("X-Threadhub-Warning"); !strings.Contains(w, "added=messages.tool;reason=no_result") {
+					t.Errorf("%s to %s: warned of %q", from, to, w)
+				}
+				if a := h.attempts(); !strings.Contains(string(a[len(a)-1].Body), "The tool was not run") {
+					t.Errorf("%s to %s: sent %s", from, to, a[len(a)-1].Body)
+				}
+				if list := fmt.Sprint(h.call(r)["warnings"]); !strings.Contains(list, "added=messages.tool;reason=no_result") {
+					t.Errorf("%s to %s: the call has the warnings %s", from, to, list)
+				}
+			}
+		}
+	})
+}
