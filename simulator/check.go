@@ -41,7 +41,7 @@ func check(provider, path string, body []byte) *failure {
 	case provider == "openrouter" && openRouter{}.asks(path):
 		q, f := openRouterRules.parse(body)
 		if f == nil {
-			_, f = openRouter{}.suits(q)
+			_, f = openRouter{}.suits(body, q)
 		}
 		return f
 	case provider == "gemini" && gemini{}.asks(path):
@@ -65,4 +65,13 @@ func check(provider, path string, body []byte) *failure {
 		return f
 	}
 	return &failure{status: 404, message: "Not Found"}
+}
+
+// Signature is what a model of Gemini, here or behind another provider, signs a call of a tool with, and, where name is
+// empty, a text: for conversations that were not had.
+func Signature(model, name, args string) string {
+	if name == "" {
+		return sign(model, signedText)
+	}
+	return sign(model, signedCall(name, args))
 }

@@ -305,6 +305,9 @@ func (q *geminiRequest) turns(root gjson.Result) *failure {
 			if f := geminiPart(p, fmt.Sprintf("system_instruction.parts[%d]", j)); f != nil {
 				return f
 			}
+			if !get(p, "text").Exists() {
+				return invalid("Only text is supported in system instructions. (system_instruction.parts[%d])", j)
+			}
 		}
 	}
 	list := q.contents.Array()
@@ -438,6 +441,14 @@ func geminiPart(p gjson.Result, at string) *failure {
 	case "functionCall", "functionResponse":
 		if get(v, "name").Str == "" {
 			return invalid("* GenerateContentRequest.%s.%s.name: Name cannot be empty.\n", at, snake(held))
+		}
+		if !geminiName.MatchString(get(v, "name").Str) {
+			return invalid("* GenerateContentRequest.%s.%s.name: Invalid function name. Must start with a letter or an underscore.\n", at, snake(held))
+		}
+		for j, p := range get(v, "parts").Array() {
+			if f := geminiPart(p, fmt.Sprintf("%s.function_response.parts[%d]", at, j)); f != nil {
+				return f
+			}
 		}
 		if held == "functionResponse" && !get(v, "response").Exists() {
 			return invalid("* GenerateContentRequest.%s.function_response.response: required field is not set\n", at)

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/tidwall/gjson"
 )
 
 // openRouter plays openrouter.ai: chat completions, embeddings, models and the key check.
@@ -107,13 +109,39 @@ func (openRouter) find(id string) (routed, bool) {
 	return routed{}, false
 }
 
-// suits refuses models that there are not.
-func (o openRouter) suits(q *chatRequest) (routed, *failure) {
+// suits refuses models that there are not, and hands to the vendor the signatures of thoughts that came back.
+func (o openRouter) suits(body []byte, q *chatRequest) (routed, *failure) {
 	m, ok := o.find(q.model)
 	if !ok {
 		return m, &failure{status: 400, message: q.model + " is not a valid model ID"}
 	}
-	return m, nil
+	maker, name, _ := strings.Cut(m.id, "/")
+	v, signs := vendors[maker]
+	if !signs {
+		return m, nil
+	}
+	var f *failure
+	gjson.GetBytes(body, "messages").ForEach(func(_, message gjson.Result) bool {
+		message.Get("reasoning_details").ForEach(func(_, d gjson.Result) bool {
+			if sealed := d.Get("signature").Str + d.Get("data").Str; sealed != "" && (d.Get("format").Str != v.format || !ofFamily(sealed, name)) {
+				f = &failure{status: 400, message: "Provider returned error", meta: string(quote([]byte(`{"raw":"Corrupted thought signature.","provider_name":`), v.name)) + "}"}
+			}
+			return f == nil
+		})
+		return f == nil
+	})
+	return m, f
+}
+
+// ofFamily reports whether a signature, if it is one of ours for Gemini, is of the model's family.
+func ofFamily(signature, model string) bool {
+	b, err := bytesOf(signature)
+	if err != nil {
+		return true
+	}
+	rest, ours := strings.CutPrefix(string(b), googleSign+signMark)
+	family, _, _ := strings.Cut(rest, "|")
+	return !ours || family == geminiFamily(model)
 }
 
 // models is a list of models that write text, or embeddings.
@@ -205,7 +233,7 @@ func (o openRouter) chat(x *exchange) error {
 	if did, err := x.early(); did {
 		return err
 	}
-	m, f := o.suits(q)
+	m, f := o.suits(x.body, q)
 	if f != nil {
 		return o.refuse(x, *f)
 	}

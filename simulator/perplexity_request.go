@@ -450,6 +450,9 @@ func (q *agentRequest) item(item gjson.Result, i int, open, known *[]string, sto
 		if id == "" || item.Get("name").Str == "" || !item.Get("arguments").Exists() {
 			return failed("invalid_input", "input[%d] needs call_id, name and arguments", i)
 		}
+		if !toolName(item.Get("name").Str) {
+			return failed("invalid_input", "input[%d].name does not match '^[a-zA-Z0-9_-]+$'", i)
+		}
 		if slices.Contains(*known, id) {
 			return failed("invalid_input", "duplicate call_id %q", id)
 		}
@@ -472,6 +475,9 @@ func (q *agentRequest) item(item gjson.Result, i int, open, known *[]string, sto
 	out := item.Get("output")
 	if !out.Exists() || out.Type != gjson.String && !out.IsArray() {
 		return mistakes([]mistyped{{deeper(loc, "output"), "Input should be a valid string", "string_type"}})
+	}
+	if f := agentParts(out, "output", i, deeper(loc, "output")); f != nil {
+		return f
 	}
 	q.messages++
 	q.results = append(q.results, spoken(out))
@@ -504,17 +510,8 @@ func (q *agentRequest) said(item gjson.Result, i int, loc []string) *failure {
 	switch {
 	case content.Type == gjson.String:
 	case content.IsArray():
-		for j, p := range content.Array() {
-			kind, at := p.Get("type").String(), deeper(deeper(loc, "content"), strconv.Itoa(j))
-			if kind != "input_text" && kind != "input_image" {
-				return mistakes([]mistyped{untagged(deeper(at, "type"), kind)})
-			}
-			if f := mistakes(typed(nil, p, kind, at, false)); f != nil {
-				return f
-			}
-			if kind == "input_image" && !strings.HasPrefix(p.Get("image_url").Str, "https://") && !strings.HasPrefix(p.Get("image_url").Str, "data:image/") {
-				return failed("invalid_input", "input[%d].content[%d].image_url must be an https or data URL", i, j)
-			}
+		if f := agentParts(content, "content", i, deeper(loc, "content")); f != nil {
+			return f
 		}
 	default:
 		return mistakes([]mistyped{{deeper(loc, "content"), "Input should be a valid string", "string_type"}})
@@ -526,6 +523,26 @@ func (q *agentRequest) said(item gjson.Result, i int, loc []string) *failure {
 	q.results = nil
 	if role == "user" {
 		q.user = spoken(content)
+	}
+	return nil
+}
+
+// agentParts checks the parts of a content, or of an output; a text has none.
+func agentParts(parts gjson.Result, name string, i int, loc []string) *failure {
+	if !parts.IsArray() {
+		return nil
+	}
+	for j, p := range parts.Array() {
+		kind, at := p.Get("type").String(), deeper(loc, strconv.Itoa(j))
+		if kind != "input_text" && kind != "input_image" {
+			return mistakes([]mistyped{untagged(deeper(at, "type"), kind)})
+		}
+		if f := mistakes(typed(nil, p, kind, at, false)); f != nil {
+			return f
+		}
+		if kind == "input_image" && !strings.HasPrefix(p.Get("image_url").Str, "https://") && !strings.HasPrefix(p.Get("image_url").Str, "data:image/") {
+			return failed("invalid_input", "input[%d].%s[%d].image_url must be an https or data URL", i, name, j)
+		}
 	}
 	return nil
 }

@@ -451,8 +451,8 @@ func unanswered(i int, open []string) *failure {
 
 // parts are a message's members, found in one pass.
 type parts struct {
-	role, content, calls, callID, refusal, function, audio gjson.Result
-	unknown                                                string // a member OpenAI does not know
+	role, content, calls, callID, refusal, function, audio, images gjson.Result
+	unknown                                                        string // a member OpenAI does not know
 }
 
 func readParts(msg gjson.Result) (p parts) {
@@ -473,6 +473,8 @@ func readParts(msg gjson.Result) (p parts) {
 		case "audio":
 			p.audio = v
 		case "name", "annotations":
+		case "images":
+			p.images, p.unknown = v, name
 		default:
 			p.unknown = name
 		}
@@ -495,11 +497,16 @@ func (r rules) message(p *parts, where string, i int) *failure {
 		return bad(where+"."+p.unknown, "unknown_parameter", "Unknown parameter: '%s.%s'.", where, p.unknown)
 	}
 	if calls.Exists() && calls.Type != gjson.Null {
-		if f := checkCalls(calls, role.Str, where); f != nil {
+		if f := r.calls(calls, role.Str, where); f != nil {
 			return f
 		}
 	}
-	may := role.Str == "assistant" && (calls.IsArray() || p.function.IsObject() || p.refusal.Str != "" || p.audio.IsObject())
+	if r.strict && p.audio.IsObject() {
+		if f := onlyKnown(p.audio, where+".audio", "id"); f != nil {
+			return f
+		}
+	}
+	may := role.Str == "assistant" && (calls.IsArray() || p.function.IsObject() || p.refusal.Str != "" || p.audio.IsObject() || p.images.IsArray())
 	switch {
 	case content.Type == gjson.Null: // also absent
 		if !may {
@@ -522,6 +529,9 @@ func (r rules) message(p *parts, where string, i int) *failure {
 			if text := part.Get("text"); kind.Str == "text" && text.Type != gjson.String {
 				return wrongType(fmt.Sprintf("%s.content[%d].text", where, j), "a string", text)
 			}
+			if f := media(part, fmt.Sprintf("%s.content[%d]", where, j)); r.strict && f != nil {
+				return f
+			}
 		}
 	default:
 		return wrongType(where+".content", "one of a string or array of objects", content)
@@ -529,8 +539,8 @@ func (r rules) message(p *parts, where string, i int) *failure {
 	return nil
 }
 
-// checkCalls checks a message's tool calls.
-func checkCalls(calls gjson.Result, role, where string) *failure {
+// calls checks a message's tool calls.
+func (r rules) calls(calls gjson.Result, role, where string) *failure {
 	if role != "assistant" {
 		return bad(where+".tool_calls", "unknown_parameter", "Unknown parameter: '%s.tool_calls'.", where)
 	}
@@ -539,11 +549,64 @@ func checkCalls(calls gjson.Result, role, where string) *failure {
 	}
 	for j, c := range calls.Array() {
 		kind := c.Get("type").String()
-		if c.Get("id").String() == "" || kind != "function" && kind != "custom" || c.Get(kind+".name").String() == "" {
-			return bad(fmt.Sprintf("%s.tool_calls[%d]", where, j), "invalid_value", "Invalid value: '%s.tool_calls[%d]' needs an id, a type and what it calls.", where, j)
+		at := fmt.Sprintf("%s.tool_calls[%d]", where, j)
+		name := c.Get(kind + ".name").String()
+		if c.Get("id").String() == "" || kind != "function" && kind != "custom" || name == "" {
+			return bad(at, "invalid_value", "Invalid value: '%s' needs an id, a type and what it calls.", at)
+		}
+		if !toolName(name) {
+			return bad(at+"."+kind+".name", "invalid_value", "Invalid '%s.%s.name': string does not match pattern. "+
+				"Expected a string that matches the pattern '^[a-zA-Z0-9_-]+$'.", at, kind)
 		}
 		if a := c.Get("function.arguments"); kind == "function" && a.Type != gjson.String {
-			return wrongType(fmt.Sprintf("%s.tool_calls[%d].function.arguments", where, j), "a string", a)
+			return wrongType(at+".function.arguments", "a string", a)
+		}
+		if !r.strict {
+			continue
+		}
+		f := onlyKnown(c, at, "id", "type", "index", kind) // clients leave the index of streams in
+		if f == nil {
+			f = onlyKnown(c.Get(kind), at+"."+kind, "name", "arguments", "input")
+		}
+		if f != nil {
+			return f
+		}
+	}
+	return nil
+}
+
+// onlyKnown refuses an object with other members than these.
+func onlyKnown(object gjson.Result, where string, names ...string) (f *failure) {
+	object.ForEach(func(k, _ gjson.Result) bool {
+		if !slices.Contains(names, k.Str) {
+			f = bad(where+"."+k.Str, "unknown_parameter", "Unknown parameter: '%s.%s'.", where, k.Str)
+		}
+		return f == nil
+	})
+	return f
+}
+
+// media checks a part that is no text.
+func media(part gjson.Result, where string) *failure {
+	wrong := func(member, want string) *failure {
+		return bad(where+"."+member, "invalid_value", "Invalid '%s.%s': expected %s.", where, member, want)
+	}
+	switch part.Get("type").Str {
+	case "image_url":
+		url := part.Get("image_url.url").Str
+		if !strings.HasPrefix(url, "https://") && !strings.HasPrefix(url, "http://") && !strings.HasPrefix(url, "data:image/") {
+			return wrong("image_url.url", "a URL or a base64 data URL of an image")
+		}
+	case "input_audio":
+		if format := part.Get("input_audio.format").Str; format != "wav" && format != "mp3" {
+			return wrong("input_audio.format", "one of 'wav' or 'mp3'")
+		}
+		if part.Get("input_audio.data").Str == "" {
+			return wrong("input_audio.data", "base64")
+		}
+	case "file":
+		if part.Get("file.file_id").Str == "" && !strings.HasPrefix(part.Get("file.file_data").Str, "data:") {
+			return wrong("file", "a file_id or a base64 data URL as file_data")
 		}
 	}
 	return nil

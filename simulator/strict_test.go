@@ -73,6 +73,17 @@ func TestRefusesWhatTheProviderRefuses(t *testing.T) {
 		{"calls of a user", messages(`{"role":"user","content":"hi","tool_calls":[]}`), 400, "tool_calls", 400},
 		{"no calls", messages(user, `{"role":"assistant","content":"x","tool_calls":[]}`, user), 400, "empty array", 400},
 		{"arguments not a string", messages(user, `{"role":"assistant","tool_calls":[{"id":"c1","type":"function","function":{"name":"f","arguments":{}}}]}`), 400, "expected a string", 400},
+		{"a called name with a dot", messages(user, strings.Replace(call, `"f"`, `"ns.f"`, 1), `{"role":"tool","tool_call_id":"c1","content":"1"}`), 400, "Invalid 'messages[1].tool_calls[0].function.name': string does not match pattern", 400},
+		{"a called name too long", messages(user, strings.Replace(call, `"f"`, `"`+strings.Repeat("f", 65)+`"`, 1), `{"role":"tool","tool_call_id":"c1","content":"1"}`), 400, "messages[1].tool_calls[0].function.name", 400},
+		{"a call with a signature", messages(user, strings.Replace(call, `"id"`, `"extra_content":{},"id"`, 1), `{"role":"tool","tool_call_id":"c1","content":"1"}`), 400, "Unknown parameter: 'messages[1].tool_calls[0].extra_content'", 200},
+		{"a function with a signature", messages(user, strings.Replace(call, `"name"`, `"thought_signature":"","name"`, 1), `{"role":"tool","tool_call_id":"c1","content":"1"}`), 400, "Unknown parameter: 'messages[1].tool_calls[0].function.thought_signature'", 200},
+		{"sound by its id", messages(user, `{"role":"assistant","audio":{"id":"a"}}`, user), 200, "", 200},
+		{"sound with what it says", messages(user, `{"role":"assistant","audio":{"id":"a","transcript":"x"}}`, user), 400, "Unknown parameter: 'messages[1].audio.transcript'", 200},
+		{"an image from nowhere", messages(`{"role":"user","content":[{"type":"image_url","image_url":{"url":"file:///x"}}]}`), 400, "content[0].image_url.url", 200},
+		{"an image without an object", messages(`{"role":"user","content":[{"type":"image_url","image_url":"https://x"}]}`), 400, "content[0].image_url.url", 200},
+		{"sound of another form", messages(`{"role":"user","content":[{"type":"input_audio","input_audio":{"data":"AAAA","format":"ogg"}}]}`), 400, "input_audio.format", 200},
+		{"no sound", messages(`{"role":"user","content":[{"type":"input_audio","input_audio":{"format":"wav"}}]}`), 400, "input_audio.data", 200},
+		{"a file from anywhere", messages(`{"role":"user","content":[{"type":"file","file":{"file_data":"https://x/y.pdf"}}]}`), 400, "content[0].file'", 200},
 		{"empty tools", with(`"tools":[]`), 400, "empty array", 200},
 		{"tool without a name", with(`"tools":[{"type":"function","function":{}}]`), 400, "tools[0].function.name", 400},
 		{"unknown kind of tool", with(`"tools":[{"type":"openrouter:web_search"}]`), 400, "Supported values are: 'function' and 'custom'", 200},
@@ -124,6 +135,32 @@ func TestChecksOnlyWhereModelsAreAsked(t *testing.T) {
 	checked(t, "gemini", "models/gemini-3.8-flash:streamGenerateContent?alt=sse", geminiAsk("hi", ""), 200)
 	if r := Check("openai", "chat/completions", []byte(`{"model":"gpt-5","messages":[{"role":"user","content":"a"}],"max_tokens":5}`)); r == nil || r.Param != "max_tokens" {
 		t.Errorf("%+v", r)
+	}
+}
+
+// Signatures of thoughts are for the vendor that made them, and for its family of models.
+func TestOpenRoutersVendorsKnowTheirSignatures(t *testing.T) {
+	ask := func(model, details string) string {
+		return `{"model":"` + model + `","messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b","reasoning_details":[` + details + `]},{"role":"user","content":"c"}]}`
+	}
+	const claude = `{"type":"reasoning.text","text":"t","signature":"c2ln","format":"anthropic-claude-v1"}`
+	google := func(model string) string {
+		return `{"type":"reasoning.encrypted","id":"c1","format":"google-gemini-v1","data":"` + Signature(model, "f", "{}") + `"}`
+	}
+	for _, c := range []struct {
+		about, body string
+		code        int
+	}{
+		{"its own", ask("anthropic/claude-haiku-5.5", claude), 200},
+		{"of a variant", ask("~anthropic/claude-haiku-5.5:nitro", claude), 200},
+		{"of another vendor", ask("google/gemini-3.8-flash", claude), 400},
+		{"unsigned, of another vendor", ask("google/gemini-3.8-flash", `{"type":"reasoning.text","text":"t","format":"anthropic-claude-v1"}`), 200},
+		{"of its family", ask("google/gemini-3.8-flash", google("gemini-3.5-flash")), 200},
+		{"of another family", ask("google/gemini-4-argon", google("gemini-3.5-flash")), 400},
+		{"who knows whose", ask("openrouter/auto", claude), 200},
+		{"where nobody signs", ask("mistralai/mistral-large-4-0", claude), 200},
+	} {
+		t.Run(c.about, func(t *testing.T) { checked(t, "openrouter", "chat/completions", c.body, c.code) })
 	}
 }
 
