@@ -405,19 +405,29 @@ func (g *Gateway) translate(ctx context.Context, e *exchange) (err error) {
 // history is what of the thread goes before the request, and warnings of what is not told of it as it was.
 func (g *Gateway) history(e *exchange) (messages [][]byte, warnings []string) {
 	told := make([]openai.Told, len(e.turn.History))
-	for i, m := range e.turn.History {
-		told[i] = openai.Told{Raw: m.Raw, Role: m.Role, Kin: g.kinship(m, e.target), Cut: m.Status == threads.Incomplete}
+	took := openai.Foreign // who took the messages of clients: whoever gave the answer that follows
+	for i := len(told) - 1; i >= 0; i-- {
+		m := e.turn.History[i]
+		told[i] = openai.Told{Raw: m.Raw, Role: m.Role, Kin: took, Cut: m.Status == threads.Incomplete}
+		switch m.Role {
+		case "assistant":
+			took = g.kinship(m, e.target)
+			told[i].Kin = took
+		case "system", "developer": // they stand before all, whatever follows
+			told[i].Kin = openai.Foreign
+		}
 	}
-	return openai.History(told, e.req.Messages)
+	var parts map[string][]string
+	if s, ok := g.opts.Upstreams[e.target.Provider].(upstreams.Strict); ok {
+		parts = s.Parts()
+	}
+	return openai.History(told, e.req.Messages, parts)
 }
 
-// kinship is who made m, as seen from the model t: whose signatures are understood the upstream tells
+// kinship is who gave the answer m, as seen from the model t: whose signatures are understood the upstream tells
 // (upstreams.Families). Of an answer that a client brought nobody knows who gave it.
 func (g *Gateway) kinship(m *threads.Message, t routing.Target) openai.Kinship {
-	switch {
-	case m.Role != "assistant":
-		return openai.Own
-	case m.Meta == nil || gjson.GetBytes(m.Meta, "provider").Str != t.Provider:
+	if m.Meta == nil || gjson.GetBytes(m.Meta, "provider").Str != t.Provider {
 		return openai.Foreign
 	}
 	f, ok := g.opts.Upstreams[t.Provider].(upstreams.Families)

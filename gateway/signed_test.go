@@ -45,7 +45,7 @@ func TestSignaturesComeBackForFullClients(t *testing.T) {
 		}
 		// plain is a message as an SDK sends it back.
 		plain := func(message string) string {
-			told, _ := openai.History([]openai.Told{{Raw: []byte(message), Role: "assistant", Kin: openai.Foreign}}, nil)
+			told, _ := openai.History([]openai.Told{{Raw: []byte(message), Role: "assistant", Kin: openai.Foreign}}, nil, nil)
 			return string(told[0]) // results of its calls may follow
 		}
 

@@ -75,3 +75,31 @@ func TestACallWithoutResultIsNoEnd(t *testing.T) {
 		}
 	})
 }
+
+// What one provider took and another would refuse is not shown to the other, and stays for the first.
+func TestWhatAnotherProviderTookIsNoEnd(t *testing.T) {
+	eachHouse(t, Options{}, func(t *testing.T, h *house) {
+		ask := func(model, messages string) (warning, sent string) {
+			body := fmt.Sprintf(`{"model":%q,"messages":[%s]%s}`, model, messages, weatherTools)
+			r := h.do("POST", "/v1/chat/completions", body, "X-Thread-Id", "film").want(t, 200)
+			a := h.attempts()
+			return r.header.Get("X-Threadhub-Warning"), string(a[len(a)-1].Body)
+		}
+		const claude, film = "openrouter/anthropic/claude-haiku-5.5", "https://example.com/film.mp4"
+		_, _ = ask(claude, `{"role":"user","content":[{"type":"text","text":"call the tool"},{"type":"video_url","video_url":{"url":"`+film+`"}}]}`)
+		id := gjson.GetBytes(h.do("GET", "/api/threads/film", "").want(t, 200).body, "messages.1.tool_calls.0.id").Str
+		_, _ = ask(claude, `{"role":"tool","tool_call_id":"`+id+`","is_error":true,"content":[{"type":"image_url","image_url":{"url":"https://example.com/a.png"}}]}`)
+		warning, sent := ask("openai/gpt-4.1-mini", `{"role":"user","content":"And now?"}`)
+		if strings.Contains(sent, film) || !strings.Contains(sent, id) {
+			t.Errorf("OpenAI was sent %s", sent)
+		}
+		for _, what := range []string{"messages.content.video_url", "messages.is_error", "messages.content.image_url"} {
+			if !strings.Contains(warning, "dropped="+what+";reason=unsupported") {
+				t.Errorf("not warned of %s: %s", what, warning)
+			}
+		}
+		if warning, sent := ask(claude, `{"role":"user","content":"And you?"}`); !strings.Contains(sent, film) || !strings.Contains(sent, "is_error") || warning != "" {
+			t.Errorf("its first provider was sent %s, warned of %q", sent, warning)
+		}
+	})
+}

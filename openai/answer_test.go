@@ -116,6 +116,6 @@ func TestParseAnswer(t *testing.T) {
 
 // upstreamAgain is what goes upstream of an answer.
 func upstreamAgain(message []byte, kin Kinship) [][]byte {
-	out, _ := History([]Told{{Raw: message, Role: "assistant", Kin: kin}}, nil)
+	out, _ := History([]Told{{Raw: message, Role: "assistant", Kin: kin}}, nil, nil)
 	return out
 }

@@ -142,7 +142,7 @@ func FuzzCanon(f *testing.F) {
 			t.Fatalf("%q and %q differ (%v)", raw, spaced, err)
 		}
 		for _, kin := range []Kinship{Own, Relative, Foreign} {
-			told, warnings := History([]Told{{Raw: raw, Role: memberText(raw, "role"), Kin: kin}}, nil)
+			told, warnings := History([]Told{{Raw: raw, Role: memberText(raw, "role"), Kin: kin}}, nil, nil)
 			for _, m := range told {
 				if up, _, err := Canon(m); err != nil || len(told) == 1 && len(warnings) == 0 && up != own {
 					t.Fatalf("%q and %q differ (%v)", raw, m, err)

@@ -5,14 +5,14 @@ import (
 	"slices"
 )
 
-// Kinship says who made a message, as seen from the model that it goes to.
+// Kinship says who gave an answer, or took a client's message, as seen from the model that it goes to.
 type Kinship uint8
 
 // The kinships there are.
 const (
-	Own      Kinship = iota // that model, another of its family, or a client: nothing is taken from it
+	Own      Kinship = iota // that model, or another of its family: nothing is taken from it
 	Relative                // a model of the same provider, whose signatures and thoughts it does not understand
-	Foreign                 // somebody else's, or nobody knows whose: what is kept every provider knows
+	Foreign                 // another provider's, or nobody knows whose: what is kept every provider knows
 )
 
 // Told is a stored message that goes upstream again.
@@ -24,7 +24,9 @@ type Told struct {
 }
 
 // History returns messages as they go upstream again, with the messages of a request after them, and says in warnings
-// ("dropped=messages.annotations;reason=other_model") what of them is not told, or is told in another way.
+// ("dropped=messages.annotations;reason=other_model") what of them is not told, or is told in another way. parts are the
+// kinds of parts that a content may have, by the role of its message, where the provider refuses others, and members it
+// does not know; nil where it does not.
 //
 // Of an answer that is not the model's own goes only what the model can take: its text, refusal and calls of tools, of a
 // Relative also what it drew and what it cites. Names of tools that only some providers take are written so that all do.
@@ -33,8 +35,8 @@ type Told struct {
 // Providers refuse calls without results, and results without calls. Of an answer that was cut, calls without a result are
 // left out: they may be half of what was meant, and nobody has run them. Those of whole answers get a result that says
 // so. Results that answer no call are left out.
-func History(told []Told, next []Message) (out [][]byte, warnings []string) {
-	h := history{out: make([][]byte, 0, len(told))}
+func History(told []Told, next []Message, parts map[string][]string) (out [][]byte, warnings []string) {
+	h := history{out: make([][]byte, 0, len(told)), parts: parts}
 	for i := range told {
 		switch m := &told[i]; m.Role {
 		case "assistant":
@@ -45,13 +47,16 @@ func History(told []Told, next []Message) (out [][]byte, warnings []string) {
 			h.result(m, functionID(memberText(m.Raw, "name")))
 		default:
 			h.open = nil
-			h.out = append(h.out, m.Raw)
+			if raw := h.input(m); raw != nil {
+				h.out = append(h.out, raw)
+			}
 		}
 	}
 	return h.out, h.warnings
 }
 
 type history struct {
+	parts    map[string][]string
 	out      [][]byte
 	warnings []string
 	open     []string // calls of the answer told last that wait for their results
@@ -60,8 +65,9 @@ type history struct {
 
 // Why something is not told as it was.
 const (
-	otherModel = "other_model" // it is of no use to this one
-	incomplete = "incomplete"  // the answer was cut
+	otherModel  = "other_model" // it is of no use to this one
+	incomplete  = "incomplete"  // the answer was cut
+	unsupported = "unsupported" // the provider would refuse it
 )
 
 // maxWarnings bounds a header.
@@ -148,7 +154,7 @@ func (h *history) result(m *Told, id string) {
 		return
 	}
 	h.open = slices.Delete(h.open, at, at+1)
-	raw := m.Raw
+	raw := h.input(m)
 	if name, ok := h.renamed[id]; ok {
 		raw = rebuild(raw, func(member string, v []byte) ([]byte, bool) {
 			if member == "name" {
@@ -158,6 +164,55 @@ func (h *history) result(m *Told, id string) {
 		})
 	}
 	h.out = append(h.out, raw)
+}
+
+// input is a client's message without what this provider would refuse: whoever took it before may have known more. It is
+// nil where nothing is left of a user's.
+func (h *history) input(m *Told) []byte {
+	if m.Kin != Foreign || h.parts == nil {
+		return m.Raw
+	}
+	left := true
+	raw := rebuild(m.Raw, func(name string, v []byte) ([]byte, bool) {
+		switch name {
+		case "content":
+			if isArray(v) {
+				if v = h.content(m.Role, v); string(v) == "[]" {
+					left = m.Role != "user"
+					v = []byte(`""`)
+				}
+			}
+			return v, true
+		case "role", "name", "tool_call_id":
+			return v, true
+		}
+		h.lose("messages", name, v, unsupported)
+		return v, false
+	})
+	if !left {
+		h.lose("messages", "name", []byte(memberText(raw, "name")), unsupported)
+		return nil
+	}
+	return raw
+}
+
+// content is a list of parts without those that the provider would refuse.
+func (h *history) content(role string, list []byte) []byte {
+	out, n, changed := []byte{'['}, 0, false
+	each(list, func(_ int, part []byte) {
+		kind := memberText(part, "type")
+		if !slices.Contains(h.parts[role], kind) {
+			h.lose("messages.content", kind, part, unsupported)
+			changed = true
+			return
+		}
+		out = append(comma(out, n), part...)
+		n++
+	})
+	if !changed {
+		return list
+	}
+	return append(out, ']')
 }
 
 // answer tells one answer, and results for those of its calls that have none.
@@ -222,6 +277,9 @@ func (a *answer) member(name string, v []byte) ([]byte, bool) {
 	case "role", "name":
 		return v, true
 	case "content", "refusal":
+		if a.kin == Foreign && a.parts != nil && isArray(v) {
+			v = a.content("assistant", v)
+		}
 		a.says = a.says || speaks(v) && !silent(v)
 		return v, true
 	case "tool_calls":

@@ -22,7 +22,12 @@ func cut(t Told) Told {
 
 func isTold(t *testing.T, about string, in []Told, next []Message, want, warnings string) {
 	t.Helper()
-	out, warned := History(in, next)
+	heard(t, about, in, next, nil, want, warnings)
+}
+
+func heard(t *testing.T, about string, in []Told, next []Message, parts map[string][]string, want, warnings string) {
+	t.Helper()
+	out, warned := History(in, next, parts)
 	var texts []string
 	for _, m := range out {
 		if !json.Valid(m) {
@@ -161,13 +166,39 @@ func TestHistoryOfFunctions(t *testing.T) {
 	isTold(t, "a result alone", []Told{user, told(Own, result)}, nil, string(user.Raw), "dropped=messages.function;reason=no_call")
 }
 
+// What a provider refuses it is not shown, unless it has taken it before.
+func TestHistoryForAStrictProvider(t *testing.T) {
+	parts := map[string][]string{"user": {"text", "image_url"}, "assistant": {"text"}, "tool": {"text"}, "system": {"text"}}
+	f := func(in, want, warnings string) {
+		t.Helper()
+		heard(t, in, []Told{told(Foreign, in)}, nil, parts, want, warnings)
+		for _, kin := range []Kinship{Own, Relative} {
+			heard(t, in, []Told{told(kin, in)}, nil, parts, in, "")
+		}
+		heard(t, in, []Told{told(Foreign, in)}, nil, nil, in, "")
+	}
+	f(`{"role":"user" ,"name":"ann","content":"a"}`, `{"role":"user" ,"name":"ann","content":"a"}`, "")
+	f(`{"role":"user","content":[{"type":"text","text":"a"}, {"type":"image_url","image_url":{"url":"u"}}]}`, `{"role":"user","content":[{"type":"text","text":"a"}, {"type":"image_url","image_url":{"url":"u"}}]}`, "")
+	f(`{"role":"user","content":[{"type":"video_url","video_url":{}},{"type":"text","text":"a"},{"type":"odd thing"}],"cache_control":{"a":1},"odd":null}`, `{"role":"user","content":[{"type":"text","text":"a"}]}`,
+		"dropped=messages.content.video_url;reason=unsupported, dropped=messages.content.other;reason=unsupported, dropped=messages.cache_control;reason=unsupported")
+	f(`{"role":"user","content":[{"type":"video_url","video_url":{}}]}`, ``, "dropped=messages.content.video_url;reason=unsupported")
+	f(`{"role":"system","content":[{"type":"image_url","image_url":{}}]}`, `{"role":"system","content":""}`, "dropped=messages.content.image_url;reason=unsupported")
+
+	call := told(Own, calling("null", callA))
+	result := `{"role":"tool","tool_call_id":"a","is_error":true,"content":[{"type":"image_url","image_url":{"url":"u"}}]}`
+	heard(t, "a result", []Told{call, told(Foreign, result)}, nil, parts, string(call.Raw)+"\n"+`{"role":"tool","tool_call_id":"a","content":""}`,
+		"dropped=messages.is_error;reason=unsupported, dropped=messages.content.image_url;reason=unsupported")
+	heard(t, "an answer", []Told{told(Foreign, `{"role":"assistant","content":[{"type":"thinking","thinking":"x"},{"type":"text","text":"a"}]}`)}, nil, parts,
+		`{"role":"assistant","content":[{"type":"text","text":"a"}]}`, "dropped=messages.content.thinking;reason=unsupported")
+}
+
 // A provider that invents members does not fill the header.
 func TestHistoryWarnsOfFew(t *testing.T) {
 	var more strings.Builder
 	for i := range 500 {
 		more.WriteString(`,"x` + strings.Repeat("y", i) + `":1`)
 	}
-	if _, warnings := History([]Told{told(Foreign, `{"role":"assistant","content":"a"`+more.String()+`}`)}, nil); len(warnings) != maxWarnings {
+	if _, warnings := History([]Told{told(Foreign, `{"role":"assistant","content":"a"`+more.String()+`}`)}, nil, nil); len(warnings) != maxWarnings {
 		t.Errorf("%d warnings", len(warnings))
 	}
 }

@@ -28,6 +28,7 @@ type Dialect struct {
 	IDs      []string // those of them that may be its name for the request: the first that is there
 	Check    KeyCheck
 	List     List
+	Parts    map[string][]string // Strict's
 
 	// What a provider that speaks another dialect has of its own. nil: as OpenAI.
 	Translate  func(*Request) (Words, error)
@@ -125,6 +126,9 @@ func (c *Client) Family(model string) string {
 	}
 	return c.dialect.Family(model)
 }
+
+// Parts is Strict's.
+func (c *Client) Parts() map[string][]string { return c.dialect.Parts }
 
 // Forward is Upstream's.
 func (c *Client) Forward() []string { return c.dialect.Forward }

@@ -104,6 +104,12 @@ type Translator interface {
 	Translates() bool
 }
 
+// Strict is an Upstream that may refuse a message for what it does not know in it. It is found by type assertion.
+type Strict interface {
+	// Parts are the kinds of parts that a content may have, by the role of its message; nil: any, and any members.
+	Parts() map[string][]string
+}
+
 // Answer is what a provider said. Close it once, also after an error of Next.
 type Answer struct {
 	Status     int         // the provider's HTTP status

@@ -215,7 +215,7 @@ func TestThereAndBack(t *testing.T) {
 		if err != nil || !strings.Contains(string(w.Body()), want) {
 			t.Errorf("%s came back as %s, %v", name, w.Body(), err)
 		}
-		told, _ := openai.History([]openai.Told{{Raw: message, Role: "assistant", Kin: openai.Foreign}}, nil)
+		told, _ := openai.History([]openai.Told{{Raw: message, Role: "assistant", Kin: openai.Foreign}}, nil, nil)
 		clean, err := translated(t, chatOf("gemini-3.8-flash", hi+","+string(bytes.Join(told, []byte(","))), ""))
 		if err != nil || strings.Contains(string(clean.Body()), "EpAC") {
 			t.Errorf("%s keeps a signature for others: %s, %v", name, clean.Body(), err)

@@ -14,5 +14,9 @@ func New(o upstreams.Options) (*upstreams.Client, error) {
 		IDs:      []string{"X-Request-Id"},
 		Check:    upstreams.KeyCheck{Path: "models", Models: "models", Narrow: true}, // a restricted key may be kept from the list
 		List:     upstreams.List{Paths: []string{"models"}},
+		Parts: map[string][]string{
+			"system": {"text"}, "developer": {"text"}, "user": {"text", "image_url", "input_audio", "file"},
+			"assistant": {"text", "refusal"}, "tool": {"text"}, "function": {"text"},
+		},
 	}, o)
 }
