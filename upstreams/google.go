@@ -49,3 +49,18 @@ func (said *complaint) quota(violations any) {
 		}
 	}
 }
+
+// GoogleFamily names the models of Google's, wherever they are asked, that understand each other's signatures: "gemini-3"
+// for gemini-3.8-flash, "gemma" for all of Gemma. A name that tells no generation (gemini-flash-latest) is a family of its
+// own.
+func GoogleFamily(model string) string {
+	if strings.HasPrefix(model, "gemma") {
+		return "gemma"
+	}
+	rest, ok := strings.CutPrefix(model, "gemini-")
+	digits := len(rest) - len(strings.TrimLeft(rest, "0123456789"))
+	if !ok || digits == 0 {
+		return model
+	}
+	return "gemini-" + rest[:digits]
+}

@@ -94,7 +94,7 @@ type Proof struct {
 // Families is an Upstream whose models do not all understand what others of them left in a conversation (signatures of
 // thoughts, above all). It is found by type assertion.
 type Families interface {
-	// Family names the models that do among themselves; "" for a provider that is told only what clients wrote.
+	// Family names the models that do among themselves.
 	Family(model string) string
 }
 

@@ -3,22 +3,12 @@ package gemini
 import (
 	"net/url"
 	"strings"
+
+	"threadhub/upstreams"
 )
 
-// Family names the models that understand each other's signatures: "gemini-3" for gemini-3.8-flash, "gemma" for all of
-// Gemma. A name that tells no generation (gemini-flash-latest) is a family of its own.
-func Family(model string) string {
-	model = strings.TrimPrefix(model, "models/")
-	if strings.HasPrefix(model, "gemma") {
-		return "gemma"
-	}
-	rest, ok := strings.CutPrefix(model, "gemini-")
-	digits := len(rest) - len(strings.TrimLeft(rest, "0123456789"))
-	if !ok || digits == 0 {
-		return model
-	}
-	return "gemini-" + rest[:digits]
-}
+// Family names the models that understand each other's signatures.
+func Family(model string) string { return upstreams.GoogleFamily(strings.TrimPrefix(model, "models/")) }
 
 // traits are what a request must know of its model.
 type traits struct {

@@ -33,13 +33,6 @@ func New(o upstreams.Options) (*upstreams.Client, error) {
 	return upstreams.NewClient(d, o)
 }
 
-// family names the models that understand what others of them left in a conversation, their reasoning above all: those of
-// one vendor. What a router chose was one of them, and is not known.
-func family(model string) string {
-	vendor, _, _ := strings.Cut(strings.TrimPrefix(model, "~"), "/")
-	return vendor
-}
-
 // introduce says which app asks, where the client does not say it.
 func introduce(h http.Header, referer, title string) {
 	if referer != "" && h.Get("Http-Referer") == "" {
@@ -71,6 +64,16 @@ func listed(entry gjson.Result) (upstreams.Model, bool) {
 
 func holds(list gjson.Result, word string) bool {
 	return slices.ContainsFunc(list.Array(), func(v gjson.Result) bool { return v.Str == word })
+}
+
+// family names the models that understand each other's reasoning_details, which vendors sign: those of one vendor and, of
+// Google's, of one generation. Whom openrouter/auto asks is not known before: it is one by itself.
+func family(model string) string {
+	vendor, name, _ := strings.Cut(strings.TrimPrefix(model, "~"), "/")
+	if vendor == "google" {
+		return vendor + "/" + upstreams.GoogleFamily(name)
+	}
+	return vendor
 }
 
 // unfit finds the keys that manage the account and its other keys.

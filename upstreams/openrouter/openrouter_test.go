@@ -154,3 +154,19 @@ func TestEmbeddings(t *testing.T) { subject.Embedded(t, "testdata/embeddings") }
 func TestEveryFileIsUsed(t *testing.T) {
 	upstreamstest.Unused(t, "chat/*.resp.json", "check/key.resp.json", "check/models.resp.json", "embeddings/*.resp.json", "errors/*.http", "stream/*.sse")
 }
+
+func TestFamily(t *testing.T) {
+	u, err := openrouter.New(upstreams.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer u.Close()
+	for model, want := range map[string]string{
+		"anthropic/claude-haiku-5.5": "anthropic", "~anthropic/claude-sonnet-latest": "anthropic", "google/gemini-3.8-flash:nitro": "google/gemini-3",
+		"google/gemini-4-argon": "google/gemini-4", "google/gemma-4-31b-it": "google/gemma", "openrouter/auto": "openrouter",
+	} {
+		if got := u.Family(model); got != want {
+			t.Errorf("%s is of %s, want %s", model, got, want)
+		}
+	}
+}

@@ -29,11 +29,15 @@ const sonarModel = "perplexity/sonar"
 // anthropicTokens is the answer's limit for models that must be given one.
 const anthropicTokens = "8192"
 
-// family names the models that understand each other's signatures of thoughts: those of one vendor.
+// family names the models that understand each other's signatures of thoughts: those of one vendor and, of Google's, of
+// one generation ("google/gemini-3").
 func family(model string) string {
-	vendor, _, found := strings.Cut(model, "/")
-	if !found {
+	vendor, name, found := strings.Cut(model, "/")
+	switch {
+	case !found:
 		return "perplexity"
+	case vendor == "google":
+		return vendor + "/" + upstreams.GoogleFamily(name)
 	}
 	return vendor
 }

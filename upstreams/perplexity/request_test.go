@@ -297,7 +297,7 @@ func TestOptions(t *testing.T) {
 }
 
 func TestFamily(t *testing.T) {
-	for model, want := range map[string]string{"google/gemini-3.8-flash": "google", "openai/gpt-6-luna": "openai", "sonar": "perplexity", "perplexity/sonar": "perplexity"} {
+	for model, want := range map[string]string{"google/gemini-3.8-flash": "google/gemini-3", "google/gemini-4-argon": "google/gemini-4", "openai/gpt-6-luna": "openai", "sonar": "perplexity", "perplexity/sonar": "perplexity"} {
 		if got := family(model); got != want {
 			t.Errorf("%s is of %s, want %s", model, got, want)
 		}
