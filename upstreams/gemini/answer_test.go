@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tidwall/gjson"
+
 	"threadhub/internal/fault"
 	"threadhub/openai"
 	"threadhub/upstreams/upstreamstest"
@@ -211,7 +213,11 @@ func TestThereAndBack(t *testing.T) {
 			}
 			message = a.Choices[0].Message
 		}
-		w, err := translated(t, chatOf("gemini-3.8-flash", hi+","+string(message), ""))
+		back := string(message)
+		for _, id := range gjson.GetBytes(message, "tool_calls.#.id").Array() {
+			back += `,{"role":"tool","tool_call_id":` + id.Raw + `,"content":"1"}`
+		}
+		w, err := translated(t, chatOf("gemini-3.8-flash", hi+","+back, ""))
 		if err != nil || !strings.Contains(string(w.Body()), want) {
 			t.Errorf("%s came back as %s, %v", name, w.Body(), err)
 		}
@@ -220,5 +226,29 @@ func TestThereAndBack(t *testing.T) {
 		if err != nil || strings.Contains(string(clean.Body()), "EpAC") {
 			t.Errorf("%s keeps a signature for others: %s, %v", name, clean.Body(), err)
 		}
+	}
+}
+
+// A function whose name Gemini would not take is called by its own name, whole and in a stream; others keep theirs.
+func TestNamesComeBack(t *testing.T) {
+	const tools = `"tools":[{"type":"function","function":{"name":"3d"}},{"type":"function","function":{"name":"_x"}}]`
+	const answer = `{"candidates":[{"content":{"parts":[{"functionCall":{"name":"_3d"}},{"functionCall":{"name":"_x"}}]},"finishReason":"STOP"}]}`
+	w, err := translated(t, chatOf("gemini-3.8-flash", hi, tools))
+	if err != nil {
+		t.Fatal(err)
+	}
+	whole, err := w.Whole([]byte(answer))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := gjson.GetBytes(whole, "choices.0.message.tool_calls.#.function.name").Raw; got != `["3d","_x"]` {
+		t.Errorf("called %s", got)
+	}
+	chunks, err := play(w, strings.NewReader("data: "+answer+"\n\n"))
+	if !errors.Is(err, io.EOF) {
+		t.Fatal(err)
+	}
+	if got := gjson.GetBytes(upstreamstest.Accumulated(t, chunks).Message(), "tool_calls.#.function.name").Raw; got != `["3d","_x"]` {
+		t.Errorf("called %s in a stream", got)
 	}
 }

@@ -117,6 +117,9 @@ func (w *words) appendCall(dst []byte, c *candidate, p part, streamed bool) []by
 	o.key("function")
 	f := object{b: append(o.b, '{')}
 	name := text(p.call.Get("name"))
+	if own, ok := w.renamed[p.call.Get("name").Str]; ok {
+		name = own
+	}
 	if name == "" {
 		name = `""`
 	}

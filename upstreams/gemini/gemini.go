@@ -81,6 +81,7 @@ func (d dialect) translate(r *upstreams.Request) (upstreams.Words, error) {
 		body:     body,
 		warnings: t.Warnings,
 		model:    r.Model,
+		renamed:  t.renamed,
 		searches: t.searches,
 		logprobs: t.logprobs,
 		single:   t.chat.parallel.Type == gjson.False,

@@ -20,12 +20,16 @@ func (t *translation) mediaPart(dst []byte, n, i int, part gjson.Result, whole b
 	w := object{b: append(dst, '{')}
 	switch kind := part.Get("type").Str; kind {
 	case "image_url":
+		t.lose(part.Get("image_url"), "url", "detail")
 		t.image(&w, param+".image_url", part.Get("image_url"), whole)
 	case "video_url":
+		t.lose(part.Get("video_url"), "url")
 		t.located(&w, param+".video_url.url", part.Get("video_url.url"), "video/mp4")
 	case "input_audio":
+		t.lose(part.Get("input_audio"), "data", "format")
 		t.audio(&w, param+".input_audio", part.Get("input_audio"))
 	case "file":
+		t.lose(part.Get("file"), "file_id", "file_data")
 		t.file(&w, param+".file", part.Get("file"))
 	default:
 		t.unsupported(param+".type", "gemini has no content parts of this type")
@@ -33,6 +37,7 @@ func (t *translation) mediaPart(dst []byte, n, i int, part gjson.Result, whole b
 	if w.n == 0 {
 		return dst
 	}
+	t.lose(part, "type", "image_url", "video_url", "input_audio", "file")
 	return append(w.b, '}')
 }
 
@@ -59,7 +64,13 @@ func (t *translation) ownImage(n int, v gjson.Result) {
 	}
 	t.contents.try("model", func(dst []byte) []byte {
 		w := object{b: append(dst, '{')}
-		if t.located(&w, place(n, ".images"), at, "image/png"); w.n == 0 {
+		t.located(&w, place(n, ".images"), at, "image/png")
+		if t.err != nil && t.past(n) {
+			t.err = nil
+			t.dropped("messages.images", "unsupported")
+			return dst
+		}
+		if w.n == 0 {
 			return dst
 		}
 		if s := signed(v.Get("extra_content.google.thought_signature")); s != "" && !t.model.gemma {

@@ -2,6 +2,7 @@ package gemini
 
 import (
 	"bytes"
+	"slices"
 	"strings"
 
 	"github.com/tidwall/gjson"
@@ -69,6 +70,8 @@ func (c *contents) sign(signature string) {
 // message is one message of a request, as far as it is looked at.
 type message struct {
 	role, content, name, refusal, calls, function, id, extra, details, images, failed gjson.Result
+
+	others []string // members that say something, and have no place
 }
 
 func read(v gjson.Result) (m message) {
@@ -96,10 +99,23 @@ func read(v gjson.Result) (m message) {
 			m.images = v
 		case "is_error": // no member of the API, but the only way some clients have to say it
 			m.failed = v
+		default:
+			if says(v) {
+				m.others = append(m.others, key.Str)
+			}
 		}
 		return true
 	})
 	return m
+}
+
+// says reports whether v holds anything.
+func says(v gjson.Result) bool {
+	switch v.Raw {
+	case "", "null", `""`, "[]", "{}":
+		return false
+	}
+	return true
 }
 
 // text is v as a JSON string; "" if it is none.
@@ -130,6 +146,8 @@ func (t *translation) messages(out []byte) []byte {
 		t.message(n, &m)
 		return t.err == nil
 	})
+	t.recalls = false
+	t.fail(t.calls.Closed())
 	t.flush()
 	if t.contents.role == "" {
 		t.contents.text("user", `" "`, "")
@@ -149,7 +167,7 @@ func (t *translation) system(out []byte) []byte {
 		m := read(v)
 		switch m.role.Str {
 		case "system", "developer":
-			t.texts(n, m.content, func(text string) {
+			t.texts(n, m.content, true, func(text string) {
 				if t.model.gemma {
 					t.contents.text("user", text, "")
 					return
@@ -160,7 +178,7 @@ func (t *translation) system(out []byte) []byte {
 				w = append(append(append(w, `{"text":`...), text...), '}')
 			})
 		case "user":
-			if m.content.Raw != `""` && m.content.Raw != "null" && m.content.Exists() {
+			if speaks(m.content) {
 				t.turn = n
 			}
 		}
@@ -172,27 +190,66 @@ func (t *translation) system(out []byte) []byte {
 	return append(w, `]},`...)
 }
 
+// speaks reports whether there is anything in a content but empty texts.
+func speaks(content gjson.Result) bool {
+	some := content.Type == gjson.String && content.Str != ""
+	each(content, func(_ int, part gjson.Result) bool {
+		some = part.Get("type").Str != "text" || part.Get("text").Str != ""
+		return !some
+	})
+	return some
+}
+
+// past reports whether message n is history. What cannot be carried of it is left out: the conversation goes on,
+// whichever provider it began at. What is asked now is refused instead.
+func (t *translation) past(n int) bool { return n < t.turn }
+
 func (t *translation) message(n int, m *message) {
-	if role := m.role.Str; role != "tool" && role != "function" {
+	switch role := m.role.Str; role {
+	case "tool", "function":
+	case "system", "developer": // they stand elsewhere
+	default:
+		t.fail(t.calls.Closed())
 		t.flush()
+	}
+	t.recalls = m.role.Str == "assistant"
+	for _, name := range m.others {
+		t.dropped("messages."+name, "unsupported")
+	}
+	if role := m.role.Str; m.name.Type == gjson.String && role != "tool" && role != "function" {
+		t.dropped("messages.name", "unsupported")
 	}
 	switch m.role.Str {
 	case "user":
-		if m.name.Type == gjson.String {
-			t.dropped("messages.name", "unsupported")
-		}
 		t.user(n, m.content)
 	case "assistant":
 		t.assistant(n, m)
 	case "tool":
 		t.result(n, m)
 	case "function":
-		t.respond(n, m, "", text(m.name))
+		t.fail(t.calls.Answered(n, functionID(m.name)))
+		t.respond(n, m, "", t.named(m.name))
 	}
 }
 
+// functionID stands for the id that calls of older clients do not have.
+func functionID(name gjson.Result) string { return "function " + name.Str }
+
+// lose notes the members of a part that are not among those that are kept.
+func (t *translation) lose(part gjson.Result, kept ...string) {
+	if !part.IsObject() {
+		return
+	}
+	part.ForEach(func(key, v gjson.Result) bool {
+		if !slices.Contains(kept, key.Str) && says(v) {
+			t.dropped("messages.content."+key.Str, "unsupported")
+		}
+		return true
+	})
+}
+
 // texts calls f with each text of content that is nothing but text, as JSON strings; empty ones left out.
-func (t *translation) texts(n int, content gjson.Result, f func(text string)) {
+func (t *translation) texts(n int, content gjson.Result, system bool, f func(text string)) {
 	if content.Type == gjson.String {
 		if content.Str != "" {
 			f(content.Raw)
@@ -200,14 +257,18 @@ func (t *translation) texts(n int, content gjson.Result, f func(text string)) {
 		return
 	}
 	each(content, func(_ int, part gjson.Result) bool {
-		text := part.Get("text")
+		kind := "text"
 		if part.Get("type").Str == "refusal" {
-			text = part.Get("refusal")
+			kind = "refusal"
 		}
+		text := part.Get(kind)
 		switch {
+		case text.Type != gjson.String && t.past(n) && !system:
+			t.dropped("messages.content."+part.Get("type").Str, "unsupported")
 		case text.Type != gjson.String:
 			t.unsupported(place(n, ".content"), "the content of message %d can hold text only", n)
 		case text.Str != "":
+			t.lose(part, "type", kind)
 			f(text.Raw)
 		}
 		return t.err == nil
@@ -218,7 +279,9 @@ func (t *translation) texts(n int, content gjson.Result, f func(text string)) {
 func (t *translation) assistant(n int, m *message) {
 	c := &t.contents
 	signature := t.signature(m)
-	if t.model.demands() {
+	if !t.model.demands() && says(m.extra.Get("google.tool_parts")) {
+		t.dropped("messages.extra_content", "model")
+	} else {
 		each(m.extra.Get("google.tool_parts"), func(_ int, part gjson.Result) bool {
 			if isToolPart(part) {
 				c.part("model")
@@ -234,7 +297,7 @@ func (t *translation) assistant(n int, m *message) {
 		}
 		last = text
 	}
-	t.texts(n, m.content, keep)
+	t.texts(n, m.content, false, keep)
 	if m.refusal.Type == gjson.String && m.refusal.Str != "" {
 		keep(m.refusal.Raw)
 	}
@@ -250,8 +313,10 @@ func (t *translation) assistant(n int, m *message) {
 		return t.err == nil
 	})
 	if m.function.IsObject() {
+		t.fail(t.calls.Called(n, functionID(m.function.Get("name"))))
 		t.functionCall(n, "", m.function.Get("name"), m.function.Get("arguments"), "")
 	}
+	t.loseDetails(m)
 	if last == "" {
 		c.text("model", `""`, signature)
 	}
@@ -306,6 +371,17 @@ func (m *message) detailed(wanted func(id gjson.Result) bool) (signature string)
 	return signature
 }
 
+// loseDetails notes what of reasoning_details is no signature of Gemini's.
+func (t *translation) loseDetails(m *message) {
+	each(m.details, func(_ int, d gjson.Result) bool {
+		if d.Get("type").Str != "reasoning.encrypted" || !strings.HasPrefix(d.Get("format").Str, "google-gemini") {
+			t.dropped("messages.reasoning_details", "unsupported")
+			return false
+		}
+		return true
+	})
+}
+
 // split takes apart an id in which LiteLLM hides a signature.
 func split(id string) (clean, signature string) {
 	clean, signature, ok := strings.Cut(id, "__thought__")
@@ -341,13 +417,25 @@ func (t *translation) call(n, i int, m *message, call gjson.Result) {
 	} else {
 		input = f.Get("arguments")
 	}
+	t.fail(t.calls.Called(n, id))
 	t.functionCall(n, id, f.Get("name"), input, signature)
-	if id != "" {
-		if t.names == nil {
-			t.names = map[string]string{}
-		}
-		t.names[id] = f.Get("name").Raw
+	if t.names == nil {
+		t.names = map[string]string{}
 	}
+	t.names[id] = t.named(f.Get("name"))
+}
+
+// named is the name of a function, as JSON, in the form that Gemini takes: one may not begin with a digit or a hyphen
+// there. The answer's calls get their own name back.
+func (t *translation) named(name gjson.Result) string {
+	if name.Type != gjson.String || name.Str == "" || name.Str[0] != '-' && (name.Str[0] < '0' || name.Str[0] > '9') {
+		return text(name)
+	}
+	if t.renamed == nil {
+		t.renamed = map[string]string{}
+	}
+	t.renamed["_"+name.Str] = name.Raw
+	return `"_` + name.Raw[1:]
 }
 
 // functionCall writes a call. In the turn under way the first of each step must be signed.
@@ -360,7 +448,7 @@ func (t *translation) functionCall(n int, id string, name, arguments gjson.Resul
 		w.key("id")
 		w.b = gjson.AppendJSONString(w.b, id)
 	}
-	w.raw("name", name.Raw)
+	w.raw("name", t.named(name))
 	w.key("args")
 	w.b = t.args(w.b, arguments)
 	c.b = append(w.b, '}')
@@ -396,12 +484,11 @@ func (t *translation) args(dst []byte, arguments gjson.Result) []byte {
 // result writes what a tool answered.
 func (t *translation) result(n int, m *message) {
 	id, _ := split(m.id.String())
-	name, ok := t.names[id]
-	if !ok {
-		t.invalid("invalid_value", place(n, ".tool_call_id"), "message %d answers a tool call that no earlier message makes", n)
+	if err := t.calls.Answered(n, id); err != nil {
+		t.fail(err)
 		return
 	}
-	t.respond(n, m, id, name)
+	t.respond(n, m, id, t.names[id])
 }
 
 // respond writes a functionResponse. name is a JSON string.
@@ -440,16 +527,17 @@ func (t *translation) answer(n int, content gjson.Result) (text string, media []
 	var texts []string
 	each(content, func(i int, part gjson.Result) bool {
 		if part.Get("type").Str == "text" {
+			t.lose(part, "type", "text")
 			texts = append(texts, part.Get("text").String())
-		} else {
-			before := len(media)
-			if before > 0 {
-				media = append(media, ',')
-			}
-			from := len(media)
-			if media = t.mediaPart(media, n, i, part, false); len(media) == from {
-				media = media[:before]
-			}
+			return true
+		}
+		before := len(media)
+		if before > 0 {
+			media = append(media, ',')
+		}
+		from := len(media)
+		if media = t.mediaPart(media, n, i, part, false); t.leaveOut(n, part.Get("type").Str) || len(media) == from {
+			media = media[:before]
 		}
 		return t.err == nil
 	})
@@ -493,14 +581,32 @@ func (t *translation) user(n int, content gjson.Result) {
 	before, lost := len(t.contents.b), false
 	each(content, func(i int, part gjson.Result) bool {
 		if part.Get("type").Str == "text" && part.Get("text").Type == gjson.String {
+			t.lose(part, "type", "text")
 			t.contents.text("user", part.Get("text").Raw, "")
 			return true
 		}
-		some := t.contents.try("user", func(dst []byte) []byte { return t.mediaPart(dst, n, i, part, true) })
+		some := t.contents.try("user", func(dst []byte) []byte {
+			b := t.mediaPart(dst, n, i, part, true)
+			if t.leaveOut(n, part.Get("type").Str) {
+				return dst
+			}
+			return b
+		})
 		lost = lost || !some
 		return t.err == nil
 	})
 	if lost && n == t.turn && len(t.contents.b) == before {
 		t.fail(cannot(place(n, ".content"), "gemini can be told nothing of what message %d asks", n))
 	}
+}
+
+// leaveOut reports whether a part of message n, which could not be carried, is left out rather than refused: then its
+// error is none, and there is a warning. The caller takes back what was written of it.
+func (t *translation) leaveOut(n int, kind string) bool {
+	if t.err == nil || !t.past(n) {
+		return false
+	}
+	t.err = nil
+	t.dropped("messages.content."+kind, "unsupported")
+	return true
 }

@@ -83,15 +83,10 @@ func TestDroppedContracts(t *testing.T) {
 		{"gemini-3.8-flash", part(text + `,{"type":"image_url","image_url":{"url":"data:image/svg+xml;base64,QQ==","detail":"low"}}`), "", "messages[0].content[1].image_url.url", plainTurn},
 		{"gemini-3.8-flash", part(text + `,{"type":"image_url","image_url":{"url":"https://example.com/a.svg"}}`), "", "messages[0].content[1].image_url.url", plainTurn},
 		{"gemini-3.8-flash", `{"role":"system","content":[{"type":"image_url","image_url":{"url":"https://x/y"}},{"type":"text","text":"S"}]},` + hi, "", "messages[0].content", `"systemInstruction":{"parts":[{"text":"S"}]},` + plainTurn},
-		{"gemini-3.8-flash", part(`{"type":"smell"}`) + "," + hi, "", "messages[0].content[0].type", plainTurn},
 		{
 			"gemini-3.8-flash", hi + `,{"role":"assistant","tool_calls":[{"id":"a","function":{"name":"f","arguments":"{}"},"extra_content":{"google":{"thought_signature":"QQ=="}}}]},{"role":"tool","tool_call_id":"a","content":[{"type":"smell"},{"type":"image_url","image_url":{"url":"data:image/png;base64,QQ=="}},{"type":"smell"}]}`, "",
 			"messages[2].content[0].type messages[2].content[2].type",
 			`"contents":[{"role":"user","parts":[{"text":"hi"}]},{"role":"model","parts":[{"functionCall":{"id":"a","name":"f","args":{}},"thoughtSignature":"QQ=="}]},{"role":"user","parts":[{"functionResponse":{"id":"a","name":"f","response":{"output":""},"parts":[{"inlineData":{"mimeType":"image/png","data":"QQ=="}}]}}]}]`,
-		},
-		{
-			"gemini-3.8-flash", hi + `,{"role":"assistant","content":"a","images":[{"type":"image_url","image_url":{"url":"gs://a/b.png"}}]},` + hi, "", "messages[1].images",
-			`"contents":[{"role":"user","parts":[{"text":"hi"}]},{"role":"model","parts":[{"text":"a"}]},{"role":"user","parts":[{"text":"hi"}]}]`,
 		},
 	} {
 		body := chatOf(c.model, c.messages, c.members)
@@ -117,6 +112,30 @@ func TestDroppedContracts(t *testing.T) {
 		if got := strings.Join(w.Warnings(), ", "); got != strings.Join(want, ", ") {
 			t.Errorf("%s: warned of %q, want %q", body, got, want)
 		}
+	}
+}
+
+// What cannot be told of history is left out but where nothing may be: the conversation goes on. What a model left in its
+// own answers is nothing that a client asks for.
+func TestPoliciesAndHistory(t *testing.T) {
+	for _, c := range []struct{ messages, drop, byClass string }{
+		{`{"role":"user","content":[{"type":"smell"}]},` + hi, "messages[0].content[0].type", "messages.content.smell"},
+		{hi + `,{"role":"assistant","content":"a","images":[{"type":"image_url","image_url":{"url":"gs://a/b.png"}}]},` + hi, "messages[1].images", "messages.images"},
+	} {
+		body := chatOf("gemini-3.8-flash", c.messages, "")
+		for policy, want := range map[upstreams.Policy]string{upstreams.Drop: c.drop, upstreams.ByClass: c.byClass} {
+			w, err := under(t, policy, body)
+			if err != nil || strings.Join(w.Warnings(), ", ") != "dropped="+want+";reason=unsupported" {
+				t.Errorf("%q: %s: %v", policy, body, err)
+			}
+		}
+	}
+	if _, err := under(t, upstreams.Reject, chatOf("gemini-3.8-flash", `{"role":"user","content":[{"type":"smell"}]},`+hi, "")); fault.From(err).Param != "messages.content.smell" {
+		t.Errorf("%v", err)
+	}
+	w, err := under(t, upstreams.Reject, chatOf("gemini-3.8-flash", hi+`,{"role":"assistant","content":[{"type":"text","text":"a","annotations":[{}]}],"name":"n","reasoning_content":"r","annotations":[{}]},`+hi, ""))
+	if err != nil || len(w.Warnings()) != 4 {
+		t.Errorf("%v", err)
 	}
 }
 

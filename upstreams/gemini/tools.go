@@ -87,7 +87,7 @@ func (t *translation) function(out []byte, param string, f gjson.Result) []byte 
 		t.invalid("missing_required_parameter", param+".function.name", "a function has no name")
 	}
 	w := object{b: append(out, '{')}
-	w.raw("name", name.Raw)
+	w.raw("name", t.named(name))
 	if d := f.Get("description"); d.Type == gjson.String {
 		w.raw("description", d.Raw)
 	}
@@ -159,7 +159,7 @@ func (t *translation) mode() (mode string, names []string) {
 			lost = true
 			return
 		}
-		names = append(names, n.Raw)
+		names = append(names, t.named(n))
 	}
 	switch v.Get("type").Str {
 	case "function":

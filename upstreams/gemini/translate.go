@@ -27,8 +27,11 @@ type translation struct {
 
 	chat     chat
 	contents contents
-	turn     int               // the last message of the user: the model's after it are of the turn under way
+	turn     int               // the last message of the user that says anything: what is before it is history
+	recalls  bool              // a model's own message is told
+	calls    upstreams.Calls   // that wait for their results
 	names    map[string]string // of functions, by the ids of their calls
+	renamed  map[string]string // names as JSON, by those that Gemini is given for them
 	late     []byte            // parts that follow the results of tools: media an old model does not take inside them
 }
 
@@ -134,7 +137,7 @@ func (t *translation) member(name string, v gjson.Result) {
 	}
 }
 
-// fail keeps the first error.
+// fail keeps the first error; nil is none.
 func (t *translation) fail(err error) {
 	if t.err == nil {
 		t.err = err
@@ -159,8 +162,13 @@ func (t *translation) invalid(code, param, format string, args ...any) {
 	t.fail(fault.New(fault.Invalid, format, args...).WithCode(code).WithParam(param))
 }
 
-// dropped leaves a hint out; reason is one word.
+// dropped leaves a hint out; reason is one word. What a model left in an answer the client does not ask for: that it is
+// left out is told, and nothing more.
 func (t *translation) dropped(field, reason string) {
+	if t.recalls {
+		t.Warn("dropped=" + plain(field) + ";reason=" + reason)
+		return
+	}
 	if err := t.Hint(plain(field), reason); err != nil {
 		t.fail(err)
 	}

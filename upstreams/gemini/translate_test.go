@@ -52,7 +52,7 @@ func TestRecordedRequests(t *testing.T) {
 		"01_params": "dropped=user;reason=unsupported",
 		"02_tools":  "",
 		"03_schema": "",
-		"04_media":  "",
+		"04_media":  "dropped=messages.content.filename;reason=unsupported",
 	} {
 		w, err := translated(t, string(upstreamstest.File(t, "mapping/"+name+".in.openai.json")))
 		if err != nil {
@@ -120,12 +120,12 @@ func TestRequests(t *testing.T) {
 
 		{
 			"results of every kind", "gemini-2.5-flash",
-			hi + `,{"role":"assistant","tool_calls":[{"id":"a","function":{"name":"f","arguments":""}},{"id":"b","function":{"name":"g","arguments":"[1]"}},{"id":"c","type":"custom","custom":{"name":"h","input":"x"}}]},` +
-				result("c", `"[1, 2]"`) + "," + result("b", `[{"type":"text","text":"{\"a\""},{"type":"text","text":":1}"}]`) + "," + result("a", `" plain"`) + "," + result("a", `"\"s\""`) +
-				`,{"role":"tool","tool_call_id":"b","content":"broken","is_error":true},{"role":"user","content":"and?"}`, "",
-			`"contents":[{"role":"user","parts":[{"text":"hi"}]},{"role":"model","parts":[{"functionCall":{"id":"a","name":"f","args":{}}},{"functionCall":{"id":"b","name":"g","args":{"_raw":"[1]"}}},{"functionCall":{"id":"c","name":"h","args":{"input":"x"}}}]},` +
+			hi + `,{"role":"assistant","tool_calls":[{"id":"a","function":{"name":"f","arguments":""}},{"id":"b","function":{"name":"g","arguments":"[1]"}},{"id":"c","type":"custom","custom":{"name":"h","input":"x"}},{"id":"d","function":{"name":"f"}},{"id":"e","function":{"name":"g"}}]},` +
+				result("c", `"[1, 2]"`) + "," + result("b", `[{"type":"text","text":"{\"a\""},{"type":"text","text":":1}"}]`) + "," + result("a", `" plain"`) + "," + result("d", `"\"s\""`) +
+				`,{"role":"tool","tool_call_id":"e","content":"broken","is_error":true},{"role":"user","content":"and?"}`, "",
+			`"contents":[{"role":"user","parts":[{"text":"hi"}]},{"role":"model","parts":[{"functionCall":{"id":"a","name":"f","args":{}}},{"functionCall":{"id":"b","name":"g","args":{"_raw":"[1]"}}},{"functionCall":{"id":"c","name":"h","args":{"input":"x"}}},{"functionCall":{"id":"d","name":"f","args":{}}},{"functionCall":{"id":"e","name":"g","args":{}}}]},` +
 				`{"role":"user","parts":[{"functionResponse":{"id":"c","name":"h","response":{"output":[1,2]}}},{"functionResponse":{"id":"b","name":"g","response":{"a":1}}},{"functionResponse":{"id":"a","name":"f","response":{"output":" plain"}}},` +
-				`{"functionResponse":{"id":"a","name":"f","response":{"output":"s"}}},{"functionResponse":{"id":"b","name":"g","response":{"error":"broken"}}},{"text":"and?"}]}]`,
+				`{"functionResponse":{"id":"d","name":"f","response":{"output":"s"}}},{"functionResponse":{"id":"e","name":"g","response":{"error":"broken"}}},{"text":"and?"}]}]`,
 			"changed=tool_calls.arguments;reason=no_object",
 		},
 		{
@@ -137,8 +137,8 @@ func TestRequests(t *testing.T) {
 			`"contents":[{"role":"user","parts":[{"text":"hi"}]},{"role":"model","parts":[{"functionCall":{"id":"a","name":"f","args":{}},"thoughtSignature":"QQ=="}]},{"role":"user","parts":[{"functionResponse":{"id":"a","name":"f","response":{"output":"t"},"parts":[{"inlineData":{"mimeType":"image/png","data":"QQ=="}}]}}]}]`, "",
 		},
 		{
-			"an image after the results", "gemini-2.5-flash", hi + "," + call("a", "") + "," + result("a", `[{"type":"image_url","image_url":{"url":"data:image/png;base64,QQ=="}}]`) + "," + result("a", `"2"`), "",
-			`"contents":[{"role":"user","parts":[{"text":"hi"}]},{"role":"model","parts":[{"functionCall":{"id":"a","name":"f","args":{}}}]},{"role":"user","parts":[{"functionResponse":{"id":"a","name":"f","response":{"output":""}}},{"functionResponse":{"id":"a","name":"f","response":{"output":2}}},{"inlineData":{"mimeType":"image/png","data":"QQ=="}}]}]`, "",
+			"an image after the results", "gemini-2.5-flash", hi + "," + strings.Replace(call("a", ""), "]", `,{"id":"b","function":{"name":"f"}}]`, 1) + "," + result("a", `[{"type":"image_url","image_url":{"url":"data:image/png;base64,QQ=="}}]`) + "," + result("b", `"2"`), "",
+			`"contents":[{"role":"user","parts":[{"text":"hi"}]},{"role":"model","parts":[{"functionCall":{"id":"a","name":"f","args":{}}},{"functionCall":{"id":"b","name":"f","args":{}}}]},{"role":"user","parts":[{"functionResponse":{"id":"a","name":"f","response":{"output":""}}},{"functionResponse":{"id":"b","name":"f","response":{"output":2}}},{"inlineData":{"mimeType":"image/png","data":"QQ=="}}]}]`, "",
 		},
 
 		{
@@ -166,7 +166,8 @@ func TestRequests(t *testing.T) {
 		},
 		{
 			"signatures in reasoning_details", "gemini-3.8-flash", hi + `,{"role":"assistant","content":null,"reasoning":"r","reasoning_details":[{"type":"reasoning.text","text":"r"},{"type":"reasoning.encrypted","format":"anthropic-claude-v1","id":"a","data":"Tm8="},{"type":"reasoning.encrypted","format":"google-gemini-v1","id":"a","data":"WWVz"}],"tool_calls":[{"id":"a","function":{"name":"f","arguments":"{}"}}],"annotations":[{}]},` + result("a", `"1"`), "",
-			`"contents":[{"role":"user","parts":[{"text":"hi"}]},{"role":"model","parts":[{"functionCall":{"id":"a","name":"f","args":{}},"thoughtSignature":"WWVz"}]},{"role":"user","parts":[{"functionResponse":{"id":"a","name":"f","response":{"output":1}}}]}]`, "",
+			`"contents":[{"role":"user","parts":[{"text":"hi"}]},{"role":"model","parts":[{"functionCall":{"id":"a","name":"f","args":{}},"thoughtSignature":"WWVz"}]},{"role":"user","parts":[{"functionResponse":{"id":"a","name":"f","response":{"output":1}}}]}]`,
+			"dropped=messages.reasoning;reason=unsupported, dropped=messages.annotations;reason=unsupported, dropped=messages.reasoning_details;reason=unsupported",
 		},
 		{
 			"signatures of texts, images and tools of the server", "gemini-3.8-flash",
@@ -182,6 +183,26 @@ func TestRequests(t *testing.T) {
 			"addresses", "gemini-3.8-flash", `{"role":"user","content":[{"type":"image_url","image_url":{"url":"https://example.com/a/B.WEBP?x=1"}},{"type":"image_url","image_url":"https://example.com/b"},{"type":"image_url","image_url":{"url":"https://generativelanguage.googleapis.com/v1beta/files/x"}},{"type":"video_url","video_url":{"url":"https://www.youtube.com/watch?v=1"}},{"type":"file","file":{"file_id":"https://generativelanguage.googleapis.com/v1beta/files/y"}},{"type":"file","file":{"file_data":"https://example.com/c.pdf"}}]}`, "",
 			`"contents":[{"role":"user","parts":[{"fileData":{"mimeType":"image/webp","fileUri":"https://example.com/a/B.WEBP?x=1"}},{"fileData":{"mimeType":"image/jpeg","fileUri":"https://example.com/b"}},{"fileData":{"fileUri":"https://generativelanguage.googleapis.com/v1beta/files/x"}},{"fileData":{"fileUri":"https://www.youtube.com/watch?v=1"}},{"fileData":{"fileUri":"https://generativelanguage.googleapis.com/v1beta/files/y"}},{"fileData":{"mimeType":"application/pdf","fileUri":"https://example.com/c.pdf"}}]}]`,
 			"unchecked=image_url;reason=not_fetched, unchecked=file_data;reason=not_fetched",
+		},
+		{
+			"what is left of an answer has no place", "gemini-3.8-flash", `{"role":"user","content":[{"type":"text","text":"hi","cache_control":{"type":"ephemeral"},"annotations":[]}]},{"role":"assistant","name":"x","content":[{"type":"text","text":"A","annotations":[{}]}],"reasoning_content":"R","refusal":null,"citations":["u"],"audio":null,"odd, thing\n":1,"reasoning_details":[{"type":"reasoning.encrypted","format":"google-gemini-v1","data":"QQ=="}]},` + hi, "",
+			`"contents":[{"role":"user","parts":[{"text":"hi"}]},{"role":"model","parts":[{"text":"A","thoughtSignature":"QQ=="}]},{"role":"user","parts":[{"text":"hi"}]}]`,
+			"dropped=messages.content.cache_control;reason=unsupported, dropped=messages.reasoning_content;reason=unsupported, dropped=messages.citations;reason=unsupported, dropped=other;reason=unsupported, dropped=messages.name;reason=unsupported, dropped=messages.content.annotations;reason=unsupported",
+		},
+		{
+			"what history holds and nobody can be told", "gemini-3.8-flash",
+			`{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:image/svg+xml;base64,QQ=="}}]},{"role":"user","content":[{"type":"file","file":{"file_id":"file-1"}},{"type":"text","text":"x"},{"type":"smell"}]},{"role":"assistant","content":[{"type":"thinking","thinking":"t"},{"type":"text","text":"A"}],"images":[{"image_url":{"url":"gs://a"}}]},` +
+				call("a", "") + "," + result("a", `[{"type":"smell"},{"type":"text","text":"r"},{"type":"image_url","image_url":{"url":"data:image/png;base64,QQ=="}},{"type":"smell"}]`) + "," + hi, "",
+			`"contents":[{"role":"user","parts":[{"text":"x"}]},{"role":"model","parts":[{"text":"A"},{"functionCall":{"id":"a","name":"f","args":{}}}]},{"role":"user","parts":[{"functionResponse":{"id":"a","name":"f","response":{"output":"r"},"parts":[{"inlineData":{"mimeType":"image/png","data":"QQ=="}}]}},{"text":"hi"}]}]`,
+			"dropped=messages.content.image_url;reason=unsupported, dropped=messages.content.file;reason=unsupported, dropped=messages.content.smell;reason=unsupported, dropped=messages.content.thinking;reason=unsupported, dropped=messages.images;reason=unsupported",
+		},
+		{
+			"a turn is not begun by nothing", "gemini-3.8-flash", hi + "," + call("a", "") + "," + result("a", `"1"`) + `,{"role":"user","content":[{"type":"text","text":""}]}`, "",
+			`"contents":[{"role":"user","parts":[{"text":"hi"}]},{"role":"model","parts":[{"functionCall":{"id":"a","name":"f","args":{}},"thoughtSignature":"skip_thought_signature_validator"}]},{"role":"user","parts":[{"functionResponse":{"id":"a","name":"f","response":{"output":1}}}]}]`, "",
+		},
+		{
+			"names as Gemini takes them", "gemini-2.5-flash", hi + "," + strings.Replace(call("a", ""), `"f"`, `"3d"`, 1) + "," + result("a", `"1"`), `"tools":[{"type":"function","function":{"name":"3d"}},{"type":"function","function":{"name":"-x"}}],"tool_choice":{"type":"function","function":{"name":"-x"}}`,
+			`"contents":[{"role":"user","parts":[{"text":"hi"}]},{"role":"model","parts":[{"functionCall":{"id":"a","name":"_3d","args":{}}}]},{"role":"user","parts":[{"functionResponse":{"id":"a","name":"_3d","response":{"output":1}}}]}],"tools":[{"functionDeclarations":[{"name":"_3d"},{"name":"_-x"}]}],"toolConfig":{"functionCallingConfig":{"mode":"ANY","allowedFunctionNames":["_-x"]}}`, "",
 		},
 		{
 			"detail is new", "gemini-2.5-flash", `{"role":"user","content":[{"type":"image_url","image_url":{"url":"data:image/png;base64,QQ==","detail":"low"}}]}`, "",
@@ -266,6 +287,11 @@ func TestRefusedRequests(t *testing.T) {
 		{"a call where there is search alone", "gemini-3.8-flash", hi, `"tool_choice":"required","web_search_options":{}`, "unsupported_parameter", "tool_choice"},
 		{"a choice of a kind of its own", "gemini-3.8-flash", hi, `"tools":[{"type":"function","function":{"name":"f"}}],"tool_choice":{"type":"custom","custom":{"name":"f"}}`, "unsupported_parameter", "tool_choice"},
 		{"the result of no call", "gemini-3.8-flash", hi + `,{"role":"tool","tool_call_id":"x","content":"1"}`, "", "invalid_value", "messages[1].tool_call_id"},
+		{"a call without a result", "gemini-3.8-flash", hi + `,{"role":"assistant","tool_calls":[{"id":"x","type":"function","function":{"name":"f","arguments":"{}"}}]},` + hi, "", "invalid_value", "messages[1].tool_calls"},
+		{"a call without a result at the end", "gemini-3.8-flash", hi + `,{"role":"assistant","tool_calls":[{"id":"x","type":"function","function":{"name":"f","arguments":"{}"}}]}`, "", "invalid_value", "messages[1].tool_calls"},
+		{"a call without an id", "gemini-3.8-flash", hi + `,{"role":"assistant","tool_calls":[{"type":"function","function":{"name":"f","arguments":"{}"}}]}`, "", "invalid_value", "messages[1].tool_calls"},
+		{"a function's call without a result", "gemini-3.8-flash", hi + `,{"role":"assistant","function_call":{"name":"f","arguments":"{}"}},` + hi, "", "invalid_value", "messages[1].tool_calls"},
+		{"a function's result without a call", "gemini-3.8-flash", hi + `,{"role":"function","name":"f","content":"1"}`, "", "invalid_value", "messages[1].tool_call_id"},
 		{"a system that shows", "gemini-3.8-flash", `{"role":"system","content":[{"type":"image_url","image_url":{"url":"https://x/y"}}]}`, "", "unsupported_parameter", "messages[0].content"},
 		{"an unknown part", "gemini-3.8-flash", part(`{"type":"text","text":"x"},{"type":"smell"}`), "", "unsupported_parameter", "messages[0].content[1].type"},
 		{"SVG", "gemini-3.8-flash", part(`{"type":"image_url","image_url":{"url":"data:image/svg+xml;base64,QQ=="}}`), "", "unsupported_parameter", "messages[0].content[0].image_url.url"},

@@ -15,7 +15,8 @@ type words struct {
 	warnings []string
 
 	model    string
-	searches bool // the answer may say where it found what
+	renamed  map[string]string // names of functions as JSON, by those that Gemini was given for them
+	searches bool              // the answer may say where it found what
 	logprobs bool
 	single   bool // the client wants one call at a time, which Gemini cannot be told
 	dialect  dialect
