@@ -50,11 +50,15 @@ type agent struct {
 	functions    []string // names the model may call
 	google       bool     // the model's vendor signs its calls
 	made         string   // id of the last call of older clients, which have none
+
+	open  upstreams.Calls
+	ids   map[string]string // what calls are named, by the ids that messages have for them
+	taken map[string]bool   // those names
 }
 
 // translateAgent puts r into the words of the Agent API. search is the tool_choice that makes a Sonar model search.
 func translateAgent(r *upstreams.Request, search string) (upstreams.Words, error) {
-	a := &agent{chat: read(r)}
+	a := &agent{chat: read(r), ids: map[string]string{}, taken: map[string]bool{}}
 	a.out = append(make([]byte, 0, len(r.Body)+512), '{')
 	preset, sonar := presets[a.model]
 	off := a.take("disable_search") == "true"

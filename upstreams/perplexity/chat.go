@@ -16,8 +16,9 @@ import (
 type chat struct {
 	model    string // its name, not JSON
 	messages []message
-	current  int // what the client asks now begins with this message, the last of a user; what is before it is history
+	current  int // the last message of a user that says anything: with it begins what is asked now
 	fields   []field
+	recalls  bool // a model's own message is told
 	lost     upstreams.Losses
 	err      error // the first of what may not be left out
 }
@@ -53,14 +54,24 @@ func read(r *upstreams.Request) *chat {
 		}
 	}
 	for i := range c.messages {
-		if c.messages[i].role == "user" {
+		if m := &c.messages[i]; m.role == "user" && speaks(m.content) {
 			c.current = i
 		}
 	}
 	return c
 }
 
+// speaks reports whether there is anything in a content but empty texts.
+func speaks(content string) bool {
+	some := isString(content) && says(content)
+	for _, part := range elements(gjson.Parse(content)) {
+		some = some || !slices.Contains(textual, part.Get("type").Str) || part.Get("text").Str != ""
+	}
+	return some
+}
+
 func (c *chat) message(v gjson.Result) (m message) {
+	var others []string // have no place
 	for key, v := range members(v) {
 		if !given(v) {
 			continue
@@ -80,12 +91,16 @@ func (c *chat) message(v gjson.Result) (m message) {
 			m.callID = v.Raw
 		case "name":
 			m.name = v.Str
-		case "annotations", "citations", "search_results": // they say again what the text says
 		default:
 			if says(v.Raw) {
-				c.dropped("messages."+key.Str, unsupported)
+				others = append(others, key.Str)
 			}
 		}
+	}
+	c.recalls = m.role == "assistant"
+	defer func() { c.recalls = false }()
+	for _, name := range others {
+		c.dropped("messages."+name, unsupported)
 	}
 	if m.name != "" && m.role != "function" {
 		c.dropped("messages.name", unsupported)
@@ -115,8 +130,13 @@ const (
 	notSearched = "not_searched"
 )
 
-// dropped leaves out what the answer is right without. The name may be a stranger's, and goes into a header.
+// dropped leaves out what the answer is right without. The name may be a stranger's, and goes into a header. What a model
+// left in an answer the client does not ask for: that it is left out is told, and nothing more.
 func (c *chat) dropped(name, reason string) {
+	if c.recalls {
+		c.lost.Warn("dropped=" + clean(name) + ";reason=" + reason)
+		return
+	}
 	if err := c.lost.Hint(clean(name), reason); c.err == nil {
 		c.err = err
 	}

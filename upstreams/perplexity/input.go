@@ -20,7 +20,9 @@ func (a *agent) input() error {
 		case "system", "developer":
 			a.instructions = m.instruct(a.instructions)
 		case "assistant":
-			a.assistant(i, m)
+			a.recalls = true
+			err = a.assistant(i, m)
+			a.recalls = false
 		case "tool", "function":
 			err = a.result(i, m)
 		default:
@@ -30,9 +32,16 @@ func (a *agent) input() error {
 			return err
 		}
 	}
+	if err := a.open.Closed(); err != nil {
+		return err
+	}
 	if len(a.out) == empty { // a conversation of instructions alone: the model is to act on them
+		text := a.instructions
+		if len(text) == 0 {
+			text = []byte{' '} // it takes no empty texts
+		}
 		a.out = append(a.out, `{"type":"message","role":"user"`...)
-		a.out = append(str(a.out, "content", a.instructions), '}')
+		a.out = append(str(a.out, "content", text), '}')
 		a.instructions = nil
 	}
 	a.out = append(a.out, ']')
@@ -65,8 +74,11 @@ func joined(to []byte, body, separator string) []byte {
 	return append(to, body...)
 }
 
-// ask writes a message of the user. One of history that is left with nothing is left out.
+// ask writes a message of the user. One that says nothing is left out.
 func (a *agent) ask(i int, m *message) error {
+	if err := a.open.Closed(); err != nil {
+		return err
+	}
 	from := len(a.out)
 	a.out = append(comma(a.out), `{"type":"message","role":"user"`...)
 	a.out = member(a.out, "content")
@@ -74,7 +86,7 @@ func (a *agent) ask(i int, m *message) error {
 	if err != nil {
 		return err
 	}
-	if !some && a.past(i) {
+	if !some {
 		a.out = a.out[:from]
 		return nil
 	}
@@ -126,7 +138,7 @@ func (a *agent) part(where string, past bool, part gjson.Result) error {
 	kind := part.Get("type").Str
 	switch kind {
 	case "text", "input_text", "output_text":
-		a.lose(part, "type", "text", "annotations")
+		a.lose(part, "type", "text")
 		if text := part.Get("text").Raw; isString(text) && says(text) {
 			a.out = append(comma(a.out), `{"type":"input_text"`...)
 			a.out = append(raw(a.out, "text", text), '}')
@@ -173,22 +185,30 @@ func (c *chat) lose(object gjson.Result, kept ...string) {
 }
 
 // assistant writes what the model said, and what it called.
-func (a *agent) assistant(i int, m *message) {
+func (a *agent) assistant(i int, m *message) error {
+	if err := a.open.Closed(); err != nil {
+		return err
+	}
 	if text := a.spoken(m); len(text) > 0 {
 		a.out = append(comma(a.out), `{"type":"message","role":"assistant"`...)
 		a.out = append(str(a.out, "content", text), '}')
 	}
 	for _, call := range elements(gjson.Parse(m.calls)) {
+		if err := a.open.Called(i, call.Get("id").Str); err != nil {
+			return err
+		}
 		a.called(call)
 	}
-	if isObject(m.call) {
-		a.made = `"call_` + strconv.Itoa(i) + `"`
-		f := gjson.Parse(m.call)
-		a.callItem(a.made, f.Get("name").Raw, arguments(f.Get("arguments")), "")
+	if !isObject(m.call) {
+		return nil
 	}
+	a.made = "call_" + strconv.Itoa(i)
+	f := gjson.Parse(m.call)
+	a.callItem(a.made, f.Get("name").Raw, arguments(f.Get("arguments")), "")
+	return a.open.Called(i, a.made)
 }
 
-// spoken is the text of an answer, the body of a string. A refusal is what the model said instead.
+// spoken is the text of an answer, the body of a string. A refusal is what the model said, too.
 func (c *chat) spoken(m *message) (text []byte) {
 	if isString(m.content) {
 		text = append(text, body(m.content)...)
@@ -196,15 +216,13 @@ func (c *chat) spoken(m *message) (text []byte) {
 	for _, part := range elements(gjson.Parse(m.content)) {
 		switch kind := part.Get("type").Str; kind {
 		case "text", "refusal":
+			c.lose(part, "type", kind)
 			text = joined(text, body(part.Get(kind).Raw), `\n`)
 		default:
 			c.dropped("messages.content."+kind, unsupported)
 		}
 	}
-	if len(text) == 0 {
-		text = append(text, body(m.refusal)...)
-	}
-	return text
+	return joined(text, body(m.refusal), `\n`)
 }
 
 // called writes one tool call. A custom tool's becomes a function's whose one argument is its input.
@@ -222,12 +240,19 @@ func (a *agent) called(call gjson.Result) {
 			a.dropped("messages.tool_calls.extra_content", unsupported)
 		}
 	}
-	a.callItem(call.Get("id").Raw, f.Get("name").Raw, args, signature)
+	a.callItem(call.Get("id").Str, f.Get("name").Raw, args, signature)
 }
 
+// callItem writes a call. Of an id that was there before, as some models count their calls anew in each turn, it makes
+// another: here each is to be one call's.
 func (a *agent) callItem(id, name, args, signature string) {
+	own := id
+	for n := 2; a.taken[own]; n++ {
+		own = id + "_" + strconv.Itoa(n)
+	}
+	a.ids[id], a.taken[own] = own, true
 	a.out = append(comma(a.out), `{"type":"function_call"`...)
-	a.out = raw(a.out, "call_id", orEmpty(id))
+	a.out = quoted(member(a.out, "call_id"), own)
 	a.out = raw(a.out, "name", orEmpty(name))
 	a.out = raw(a.out, "arguments", args)
 	a.out = append(raw(a.out, "thought_signature", signature), '}')
@@ -254,12 +279,15 @@ func arguments(v gjson.Result) string {
 
 // result writes what a tool answered.
 func (a *agent) result(i int, m *message) error {
-	id := m.callID
+	id := gjson.Parse(m.callID).Str
 	if m.role == "function" {
 		id = a.made
 	}
+	if err := a.open.Answered(i, id); err != nil {
+		return err
+	}
 	a.out = append(comma(a.out), `{"type":"function_call_output"`...)
-	a.out = raw(a.out, "call_id", orEmpty(id))
+	a.out = quoted(member(a.out, "call_id"), a.ids[id])
 	a.out = member(a.out, "output")
 	_, err := a.content(i, m)
 	a.out = append(a.out, '}')

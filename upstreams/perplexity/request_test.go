@@ -166,12 +166,12 @@ func TestAgentRequests(t *testing.T) {
 		}, ""},
 		{"what another provider's answer left", `{"model":"m/m","messages":[{"role":"user","content":"q"},{"role":"assistant","content":null,"refusal":"no","reasoning_details":[{"type":"reasoning.text"}],
 			"annotations":[{"type":"url_citation"}],"extra_content":{"google":{}},"images":[],"name":"x"},{"role":"assistant","content":""},{"role":"user","content":""}]}`, map[string]string{
-			"input": `[{"type":"message","role":"user","content":"q"},{"type":"message","role":"assistant","content":"no"},{"type":"message","role":"user","content":""}]`,
-		}, "dropped=messages.reasoning_details;reason=unsupported, dropped=messages.extra_content;reason=unsupported, dropped=messages.name;reason=unsupported"},
+			"input": `[{"type":"message","role":"user","content":"q"},{"type":"message","role":"assistant","content":"no"}]`,
+		}, "dropped=messages.reasoning_details;reason=unsupported, dropped=messages.annotations;reason=unsupported, dropped=messages.extra_content;reason=unsupported, dropped=messages.name;reason=unsupported"},
 		{"calls of every kind", `{"model":"m/m","messages":[{"role":"user","content":"q"},{"role":"assistant","content":[{"type":"text","text":"t"}],"tool_calls":[
 			{"id":"a","type":"function","function":{"name":"f","arguments":""}},{"id":"b","type":"custom","custom":{"name":"c","input":"2+\"3"}},
 			{"id":"d","type":"function","function":{"name":"f","arguments":{"x":1}},"extra_content":{"google":{"thought_signature":"s"}}}]},
-			{"role":"tool","tool_call_id":"a","content":[{"type":"text","text":"1"},{"type":"text","text":"2"}]},{"role":"tool","tool_call_id":"b","content":null},
+			{"role":"tool","tool_call_id":"a","content":[{"type":"text","text":"1"},{"type":"text","text":"2"}]},{"role":"tool","tool_call_id":"b","content":null},{"role":"tool","tool_call_id":"d","content":"3"},
 			{"role":"assistant","function_call":{"name":"g","arguments":"{}"}},{"role":"function","name":"g","content":"r"}]}`, map[string]string{
 			"input.1": `{"type":"message","role":"assistant","content":"t"}`,
 			"input.2": `{"type":"function_call","call_id":"a","name":"f","arguments":"{}"}`,
@@ -179,13 +179,28 @@ func TestAgentRequests(t *testing.T) {
 			"input.4": `{"type":"function_call","call_id":"d","name":"f","arguments":"{\"x\":1}"}`,
 			"input.5": `{"type":"function_call_output","call_id":"a","output":[{"type":"input_text","text":"1"},{"type":"input_text","text":"2"}]}`,
 			"input.6": `{"type":"function_call_output","call_id":"b","output":""}`,
-			"input.7": `{"type":"function_call","call_id":"call_4","name":"g","arguments":"{}"}`,
-			"input.8": `{"type":"function_call_output","call_id":"call_4","output":"r"}`,
+			"input.7": `{"type":"function_call_output","call_id":"d","output":"3"}`,
+			"input.8": `{"type":"function_call","call_id":"call_5","name":"g","arguments":"{}"}`,
+			"input.9": `{"type":"function_call_output","call_id":"call_5","output":"r"}`,
 		}, "dropped=messages.tool_calls.extra_content;reason=unsupported"},
 		{"signatures of Google's models", `{"model":"google/gemini-3.8-flash","messages":[{"role":"user","content":"q"},{"role":"assistant","tool_calls":[
 			{"id":"d","type":"function","function":{"name":"f","arguments":"{}"},"extra_content":{"google":{"thought_signature":"s"}}}]},{"role":"tool","tool_call_id":"d","content":"x"}]}`, map[string]string{
 			"input.1": `{"type":"function_call","call_id":"d","name":"f","arguments":"{}","thought_signature":"s"}`,
 		}, ""},
+		{"ids that come again", `{"model":"m/m","messages":[{"role":"user","content":"q"},{"role":"assistant","tool_calls":[{"id":"f:0","type":"function","function":{"name":"f","arguments":"{}"}}]},{"role":"tool","tool_call_id":"f:0","content":"1"},
+			{"role":"assistant","tool_calls":[{"id":"f:0_2","type":"function","function":{"name":"f","arguments":"{}"}},{"id":"f:0","type":"function","function":{"name":"f","arguments":"{}"}}]},{"role":"tool","tool_call_id":"f:0","content":"3"},{"role":"tool","tool_call_id":"f:0_2","content":"2"}]}`, map[string]string{
+			"input.#.call_id": `["f:0","f:0","f:0_2","f:0_3","f:0_3","f:0_2"]`, "input.#.output": `["1","3","2"]`,
+		}, ""},
+		{"a text and a refusal", `{"model":"m/m","messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a","refusal":"b"},{"role":"user","content":"q"}]}`, map[string]string{
+			"input.1": `{"type":"message","role":"assistant","content":"a\nb"}`,
+		}, ""},
+		{"a user who says nothing", `{"model":"m/m","messages":[{"role":"user","content":"q"},{"role":"assistant","content":"a"},{"role":"user","content":[{"type":"text","text":""}]}]}`, map[string]string{
+			"input": `[{"type":"message","role":"user","content":"q"},{"type":"message","role":"assistant","content":"a"}]`,
+		}, ""},
+		{"nothing at all", `{"model":"m/m","messages":[{"role":"user","content":""}]}`, map[string]string{"input": `[{"type":"message","role":"user","content":" "}]`}, ""},
+		{"what an answer cites", `{"model":"m/m","messages":[{"role":"user","content":"q"},{"role":"assistant","content":[{"type":"text","text":"a","annotations":[{"url":"u"}]}],"annotations":[{"url":"u"}],"citations":["u"],"search_results":[]},{"role":"user","content":"q"}]}`, map[string]string{
+			"input.1": `{"type":"message","role":"assistant","content":"a"}`,
+		}, "dropped=messages.annotations;reason=unsupported, dropped=messages.citations;reason=unsupported, dropped=messages.content.annotations;reason=unsupported"},
 		{"what history holds and nobody can be told", `{"model":"m/m","messages":[{"role":"user","content":[{"type":"input_audio","input_audio":{}}]},{"role":"assistant","content":"a"},
 			{"role":"user","content":[{"type":"text","text":"x","cache_control":{"type":"ephemeral"}},{"type":"image_url","image_url":{"url":"http://a.example/b.png"}}]},{"role":"user","content":"q"}]}`, map[string]string{
 			"input": `[{"type":"message","role":"assistant","content":"a"},{"type":"message","role":"user","content":[{"type":"input_text","text":"x"}]},{"type":"message","role":"user","content":"q"}]`,
@@ -248,6 +263,31 @@ func TestRefusedRequests(t *testing.T) {
 			if f := fault.From(err); err == nil || f.Kind != fault.Invalid || f.Code != "unsupported_parameter" || f.Param != c.param {
 				t.Errorf("%d: %s: %v", i, c.body, err)
 			}
+		}
+	}
+}
+
+// Calls without results, and results without calls, are named before the provider refuses them. The older API has none.
+func TestRefusedCalls(t *testing.T) {
+	const call = `{"role":"assistant","tool_calls":[{"id":"c","type":"function","function":{"name":"f","arguments":"{}"}}]}`
+	const result = `{"role":"tool","tool_call_id":"c","content":"1"}`
+	const hi = `{"role":"user","content":"hi"}`
+	for param, messages := range map[string]string{
+		"messages[1].tool_calls":   hi + "," + call,
+		"messages[2].tool_calls":   hi + "," + hi + "," + call + "," + hi + "," + result,
+		"messages[3].tool_calls":   hi + "," + hi + "," + hi + "," + call + "," + call + "," + result,
+		"messages[0].tool_calls":   strings.Replace(call, `"id":"c",`, "", 1),
+		"messages[1].tool_call_id": hi + "," + result,
+		"messages[3].tool_call_id": hi + "," + call + "," + result + "," + result,
+		"messages[2].tool_call_id": hi + "," + call + `,{"role":"tool","content":"1"}`,
+	} {
+		body := `{"model":"m/m","messages":[` + messages + `]}`
+		_, err := toAgent(t, body)
+		if f := fault.From(err); err == nil || f.Kind != fault.Invalid || f.Code != "invalid_value" || f.Param != param {
+			t.Errorf("%s: %v, want %s", body, err, param)
+		}
+		if _, err := toSonar(t, body); err != nil {
+			t.Errorf("%s: the older API: %v", body, err)
 		}
 	}
 }
@@ -322,6 +362,8 @@ func TestSonarRequests(t *testing.T) {
 			"messages": `[{"role":"user","content":"…"},{"role":"assistant","content":"a"},{"role":"user","content":"b"}]`,
 		}, ""},
 		{"instructions alone", chat(`{"role":"system","content":"a"}`), map[string]string{"messages": `[{"role":"user","content":"a"}]`}, ""},
+		{"nothing at all", chat(`{"role":"user","content":""}`), map[string]string{"messages": `[{"role":"user","content":" "}]`}, ""},
+		{"members of parts", chat(`{"role":"user","content":[{"type":"text","text":"a","cache_control":{"a":1}}]}`), map[string]string{"messages": `[{"role":"user","content":"a"}]`}, "dropped=messages.content.cache_control;reason=unsupported"},
 		{"images", chat(`{"role":"user","content":"a"},{"role":"user","content":[{"type":"image_url","image_url":{"url":"https://a.example/"}},{"type":"text","text":"b"}]}`), map[string]string{
 			"messages.0.content": `[{"type":"text","text":"a"},{"type":"image_url","image_url":{"url":"https://a.example/"}},{"type":"text","text":"b"}]`,
 		}, ""},

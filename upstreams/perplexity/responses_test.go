@@ -33,7 +33,7 @@ func TestRequestsAreResponses(t *testing.T) {
 		user("sonar-pro", `,"stream":true,"language_preference":"et","max_steps":3,"num_search_results":4,"search_recency_filter":"week","web_search_options":{"search_context_size":"high","user_location":{"country":"EE","region":"Harju"}}`),
 		`{"model":"google/gemini-3.8-flash","max_tokens":9,"temperature":0.5,"top_p":0.5,"reasoning_effort":"high","messages":[{"role":"developer","content":"d"},
 			{"role":"user","content":[{"type":"text","text":"t"},{"type":"image_url","image_url":{"url":"https://a.example/b.png"}}]},
-			{"role":"assistant","content":"a","tool_calls":[{"id":"c","type":"function","function":{"name":"f","arguments":"{\"x\":1}"},"extra_content":{"google":{"thought_signature":"s"}}}]},
+			{"role":"assistant","content":"a","tool_calls":[{"id":"c","type":"function","function":{"name":"f","arguments":"{\"x\":1}"},"extra_content":{"google":{"thought_signature":"s"}}},{"id":"d","type":"function","function":{"name":"f","arguments":"{}"}}]},
 			{"role":"tool","tool_call_id":"c","content":"r"},{"role":"tool","tool_call_id":"d","content":[{"type":"text","text":"r"}]}],
 			"tools":[{"type":"function","function":{"name":"f","description":"F","parameters":{"type":"object","properties":{"x":{"type":"integer"}}},"strict":true}}],
 			"tool_choice":{"type":"function","function":{"name":"f"}},"response_format":{"type":"json_schema","json_schema":{"schema":{"type":"object"}}}}`,

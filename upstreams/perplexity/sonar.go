@@ -142,7 +142,9 @@ func (s *sonar) conversation() error {
 		case "system", "developer":
 			system = m.instruct(system)
 		case "assistant":
+			s.recalls = true
 			s.assistant(m)
+			s.recalls = false
 		case "tool", "function":
 			s.result(m)
 		default:
@@ -154,6 +156,9 @@ func (s *sonar) conversation() error {
 	if len(s.turns) == 0 { // a conversation of instructions alone: the model is to act on them
 		s.speak(true, string(system))
 		system = nil
+	}
+	if len(s.turns) == 0 {
+		s.speak(true, " ")
 	}
 	s.out = append(member(s.out, "messages"), '[')
 	if len(system) > 0 {
@@ -212,6 +217,7 @@ func (s *sonar) user(i int, m *message) error {
 	for n, part := range elements(gjson.Parse(m.content)) {
 		switch kind := part.Get("type").Str; kind {
 		case "text":
+			s.lose(part, "type", "text")
 			text := body(part.Get("text").Raw)
 			s.speak(true, text)
 			some = some || text != ""
