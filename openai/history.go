@@ -12,7 +12,7 @@ type Kinship uint8
 const (
 	Own      Kinship = iota // that model, or another of its family: nothing is taken from it
 	Relative                // a model of the same provider, whose signatures and thoughts it does not understand
-	Foreign                 // another provider's, or nobody knows whose: what is kept every provider knows
+	Foreign                 // another provider's, or nobody knows whose
 )
 
 // Told is a stored message that goes upstream again.
@@ -28,9 +28,10 @@ type Told struct {
 // kinds of parts that a content may have, by the role of its message, where the provider refuses others, and members it
 // does not know; nil where it does not.
 //
-// Of an answer that is not the model's own goes only what the model can take: its text, refusal and calls of tools, of a
-// Relative also what it drew and what it cites. Names of tools that only some providers take are written so that all do.
-// Sound, whose id means nothing to others, becomes its transcript. An answer that then says nothing is left out.
+// Of an answer that is not the model's own goes only what the model can take: its text, refusal and calls of tools, and
+// what it drew and cites, where parts is nil. Names of tools that only some providers take are written so that all do, if
+// it is Foreign. Sound, whose id means nothing to others, becomes its transcript. An answer that then says nothing is left
+// out.
 //
 // Providers refuse calls without results, and results without calls. Of an answer that was cut, calls without a result are
 // left out: they may be half of what was meant, and nobody has run them. Those of whole answers get a result that says
@@ -294,12 +295,12 @@ func (a *answer) member(name string, v []byte) ([]byte, bool) {
 	case "audio":
 		return a.audio(v)
 	case "images":
-		a.says = a.says || a.kin != Foreign && speaks(v)
-		if a.kin == Relative {
+		a.says = a.says || a.parts == nil && speaks(v)
+		if a.parts == nil && a.kin != Own {
 			return a.images(v), true
 		}
 	case "annotations":
-		if a.kin == Relative {
+		if a.parts == nil {
 			return v, true
 		}
 	case "extra_content":

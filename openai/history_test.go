@@ -55,16 +55,13 @@ func TestHistoryByKinship(t *testing.T) {
 	same(`{ "role" : "user", "content" : "a", "name":"ann" }`)
 	same(`{"role":"user","content":[{"type":"text","text":"x","cache_control":{}}],"odd":1}`)
 	same(`{ "role":"assistant" , "content":"a\u00e9","refusal":null}`)
-	f(`{"role":"assistant","content":"x","refusal":null,"annotations":[]}`, `{"role":"assistant","content":"x","refusal":null,"annotations":[]}`,
-		`{"role":"assistant","content":"x"}`, "")
+	same(`{"role":"assistant","content":"x","refusal":null,"annotations":[]}`)
 	f(`{"role":"assistant", "content" : "\u00e9" ,"reasoning":"r","reasoning_details":[{}],"refusal":"no","annotations":[{"a":1}],"citations":null,"odd, thing\n":1}`,
-		`{"role":"assistant","content":"\u00e9","refusal":"no","annotations":[{"a":1}]}`, `{"role":"assistant","content":"\u00e9","refusal":"no"}`,
-		"dropped=messages.reasoning;reason=other_model, dropped=messages.reasoning_details;reason=other_model, dropped=messages.other;reason=other_model",
-		"dropped=messages.reasoning;reason=other_model, dropped=messages.reasoning_details;reason=other_model, dropped=messages.annotations;reason=other_model, dropped=messages.other;reason=other_model")
-	f(`{"role":"assistant","content":null,"images":[{"type":"image_url","image_url":{"url":"u"},"index":0,"extra_content":{"google":{}}}],"extra_content":{"google":{"thought_signature":"s"}}}`,
-		`{"role":"assistant","content":null,"images":[{"type":"image_url","image_url":{"url":"u"}}]}`, ``,
-		"dropped=messages.images.index;reason=other_model, dropped=messages.images.extra_content;reason=other_model, dropped=messages.extra_content;reason=other_model",
-		"dropped=messages.images;reason=other_model, dropped=messages.extra_content;reason=other_model")
+		`{"role":"assistant","content":"\u00e9","refusal":"no","annotations":[{"a":1}]}`, `{"role":"assistant","content":"\u00e9","refusal":"no","annotations":[{"a":1}]}`,
+		"dropped=messages.reasoning;reason=other_model, dropped=messages.reasoning_details;reason=other_model, dropped=messages.other;reason=other_model")
+	drawn := `{"role":"assistant","content":null,"images":[{"type":"image_url","image_url":{"url":"u"},"index":0,"extra_content":{"google":{}}}],"extra_content":{"google":{"thought_signature":"s"}}}`
+	f(drawn, `{"role":"assistant","content":null,"images":[{"type":"image_url","image_url":{"url":"u"}}]}`, `{"role":"assistant","content":null,"images":[{"type":"image_url","image_url":{"url":"u"}}]}`,
+		"dropped=messages.images.index;reason=other_model, dropped=messages.images.extra_content;reason=other_model, dropped=messages.extra_content;reason=other_model")
 }
 
 // Sound has an id that means something to who made it only, and nobody wants it back.
@@ -190,6 +187,9 @@ func TestHistoryForAStrictProvider(t *testing.T) {
 		"dropped=messages.is_error;reason=unsupported, dropped=messages.content.image_url;reason=unsupported")
 	heard(t, "an answer", []Told{told(Foreign, `{"role":"assistant","content":[{"type":"thinking","thinking":"x"},{"type":"text","text":"a"}]}`)}, nil, parts,
 		`{"role":"assistant","content":[{"type":"text","text":"a"}]}`, "dropped=messages.content.thinking;reason=unsupported")
+	heard(t, "what it drew and cites", []Told{told(Foreign, `{"role":"assistant","content":"a","images":[{}],"annotations":[{}]}`)}, nil, parts,
+		`{"role":"assistant","content":"a"}`, "dropped=messages.images;reason=other_model, dropped=messages.annotations;reason=other_model")
+	heard(t, "what it drew alone", []Told{told(Foreign, `{"role":"assistant","content":null,"images":[{}]}`)}, nil, parts, ``, "dropped=messages.images;reason=other_model")
 }
 
 // A provider that invents members does not fill the header.
