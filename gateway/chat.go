@@ -305,28 +305,35 @@ func (g *Gateway) fit(_ context.Context, e *exchange) (err error) {
 	if err := e.turn.Fit(e.req.Messages, threads.Window{Tokens: g.inputRoom(e), Policy: e.policy}); err != nil {
 		return err
 	}
-	e.instead, err = g.restore(e)
-	return err
+	e.history, e.untold = g.history(e)
+	return g.restore(e)
 }
 
-// restore finds the answers that their provider gets as the thread has them, though the client repeats them: those with
-// what only their family of models understands (signatures of thoughts, above all), which SDKs do not send back. What a
-// client does send stands. Providers of the OpenAI dialect get the client's own bytes in any case.
-func (g *Gateway) restore(e *exchange) (map[int][]byte, error) {
+// restore looks at the thread's answers that the client repeats. Their provider gets them as the thread has them: with
+// what only their family of models understands (signatures of thoughts, above all), which SDKs do not send back. Others
+// get them without it, if the client does send it: they would refuse it. Otherwise what a client sends stands. Providers
+// of the OpenAI dialect get the client's own bytes in any case.
+func (g *Gateway) restore(e *exchange) error {
+	e.instead = nil
 	if t, ok := g.opts.Upstreams[e.target.Provider].(upstreams.Translator); !ok || !t.Translates() {
-		return nil, nil
+		return nil
 	}
 	stored, err := e.turn.Stored()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	instead := map[int][]byte{}
+	e.instead = map[int][]byte{}
 	for at, m := range stored {
-		if m.Status == threads.Complete && hasExtras(m.Raw) && !hasExtras(e.req.Messages[at].Raw) && g.kinship(m, e.target) == openai.Own {
-			instead[at] = m.Raw
+		theirs := e.req.Messages[at].Raw
+		switch own := m.Status == threads.Complete && g.kinship(m, e.target) == openai.Own; {
+		case own && hasExtras(m.Raw) && !hasExtras(theirs):
+			e.instead[at] = m.Raw
+		case !own && m.Meta != nil && hasExtras(theirs):
+			clean, warnings := openai.WithoutThoughts(theirs)
+			e.instead[at], e.untold = clean, append(e.untold, warnings...)
 		}
 	}
-	return instead, nil
+	return nil
 }
 
 // hasExtras reports whether a message, or one of its tool calls, has an extra_content. In a text the name's quotes are
@@ -374,8 +381,8 @@ func threadBytes(e *exchange) (n int64) {
 	if e.turn == nil {
 		return 0
 	}
-	for _, m := range e.turn.History {
-		n += int64(len(m.Raw))
+	for _, m := range e.history {
+		n += int64(len(m))
 	}
 	for _, m := range e.instead {
 		n += int64(len(m))
@@ -387,10 +394,8 @@ func threadBytes(e *exchange) (n int64) {
 func (g *Gateway) translate(ctx context.Context, e *exchange) (err error) {
 	chaos.Point("translate")
 	edits := openai.Edits{Model: e.target.Model, IncludeUsage: e.req.Stream}
-	e.untold = nil
 	if e.turn != nil {
-		edits.At, edits.Drop, edits.Instead = e.turn.At, e.turn.Drop, e.instead
-		edits.History, e.untold = g.history(e)
+		edits.At, edits.Drop, edits.Instead, edits.History = e.turn.At, e.turn.Drop, e.instead, e.history
 	}
 	e.body = e.req.Splice(edits)
 	e.size = int64(len(e.body))

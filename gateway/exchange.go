@@ -44,17 +44,18 @@ type exchange struct {
 	target routing.Target // route
 	route  routing.Route  // route
 
+	history [][]byte       // fit: what of the thread goes before the request
 	instead map[int][]byte // fit: the thread's own messages in place of the request's, by their places
+	untold  []string       // fit: warnings of what of both the provider is not told as it was
 
 	unsupported upstreams.Policy // route: what becomes of what the provider cannot be told
 
 	hold metering.PicoUSD // admit
 
-	untold []string           // translate: warnings of what of the history the provider is not told as it was
-	body   []byte             // translate: in the OpenAI dialect
-	size   int64              // translate: bytes of what the model reads, for the estimate where usage is missing
-	ask    *upstreams.Request // translate: the same for the provider, without what only call knows
-	key    seal.Secret        // translate
+	body []byte             // translate: in the OpenAI dialect
+	size int64              // translate: bytes of what the model reads, for the estimate where usage is missing
+	ask  *upstreams.Request // translate: the same for the provider, without what only call knows
+	key  seal.Secret        // translate
 
 	opening *calls.Opening // open
 	tape    *tape          // open: what the client is given; nil if nobody can come back for it

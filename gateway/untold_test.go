@@ -103,3 +103,37 @@ func TestWhatAnotherProviderTookIsNoEnd(t *testing.T) {
 		}
 	})
 }
+
+// A client that sends everything back, with what only the model before understands, goes on at another one all the same.
+func TestForeignThoughtsOfFullClientsAreNoEnd(t *testing.T) {
+	eachHouse(t, Options{}, func(t *testing.T, h *house) {
+		for _, p := range []string{"gemini", "perplexity"} {
+			h.do("PUT", h.providers(p), `{"api_key":"sk-test-key-0123456789"}`).want(t, 200)
+		}
+		ask := func(thread, model string, messages ...string) (heard, string) {
+			body := fmt.Sprintf(`{"model":%q,"messages":[%s]%s}`, model, strings.Join(messages, ","), weatherTools)
+			r := h.do("POST", "/v1/chat/completions", body, "X-Thread-Id", thread).want(t, 200)
+			a := h.attempts()
+			return r, string(a[len(a)-1].Body)
+		}
+		const asked = `{"role":"user","content":"Please call the tool."}`
+		for _, to := range []string{"gemini/gemini-4-argon", "gemini/gemini-2.5-flash", "perplexity/google/gemini-3.8-flash", "gemini/gemini-3.5-flash"} {
+			thread := strings.ReplaceAll(to, "/", ".")
+			first, _ := ask(thread, "gemini/gemini-3.8-flash", asked)
+			call := gjson.GetBytes(first.body, "choices.0.message")
+			signature := call.Get("tool_calls.0.extra_content.google.thought_signature").Str
+			if signature == "" {
+				t.Fatalf("no signature: %s", call.Raw)
+			}
+			result := fmt.Sprintf(`{"role":"tool","tool_call_id":%q,"content":"It is mild."}`, call.Get("tool_calls.0.id").Str)
+			r, sent := ask(thread, to, asked, call.Raw, result)
+			own := strings.HasPrefix(to, "gemini/gemini-3")
+			if strings.Contains(sent, signature) != own {
+				t.Errorf("%s was sent %s", to, sent)
+			}
+			if w := r.header.Get("X-Threadhub-Warning"); strings.Contains(w, "dropped=messages.tool_calls.extra_content;reason=other_model") == own {
+				t.Errorf("%s: warned of %q", to, w)
+			}
+		}
+	})
+}

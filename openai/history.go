@@ -56,6 +56,21 @@ func History(told []Told, next []Message, parts map[string][]string) (out [][]by
 	return h.out, h.warnings
 }
 
+// WithoutThoughts returns an answer without what only the family of models that gave it understands: its thoughts and
+// their signatures. Warnings are those of History.
+func WithoutThoughts(message []byte) (clean []byte, warnings []string) {
+	a := answer{history: &history{}, kin: Relative, why: otherModel}
+	walk(message, func(m Member) {
+		switch v := m.Value.of(message); string(m.Name) {
+		case "tool_calls":
+			each(v, func(_ int, call []byte) { a.results = append(a.results, memberText(call, "id")) })
+		case "function_call":
+			a.results = append(a.results, functionID(memberText(v, "name")))
+		}
+	})
+	return rebuild(message, a.member), a.warnings
+}
+
 type history struct {
 	parts    map[string][]string
 	out      [][]byte

@@ -192,6 +192,19 @@ func TestHistoryForAStrictProvider(t *testing.T) {
 	heard(t, "what it drew alone", []Told{told(Foreign, `{"role":"assistant","content":null,"images":[{}]}`)}, nil, parts, ``, "dropped=messages.images;reason=other_model")
 }
 
+func TestWithoutThoughts(t *testing.T) {
+	for in, want := range map[string]string{
+		`{"role":"assistant","content":""}`: `{"role":"assistant","content":""}`,
+		`{"role":"assistant","content":"a","reasoning_content":"r","annotations":[{}],"tool_calls":[{"id":"c","function":{"name":"ns.f"},"extra_content":{"google":{"thought_signature":"s"}}}],"extra_content":{"google":{"thought_signature":"s"}}}`: `{"role":"assistant","content":"a","annotations":[{}],"tool_calls":[{"id":"c","function":{"name":"ns.f"}}]}`,
+		`{"role":"assistant","content":null,"function_call":{"name":"f","arguments":"{}"},"reasoning":"r"}`:                                                                                                                                            `{"role":"assistant","content":null,"function_call":{"name":"f","arguments":"{}"}}`,
+	} {
+		got, warnings := WithoutThoughts([]byte(in))
+		if string(got) != want || (len(warnings) == 0) != (in == want) {
+			t.Errorf("%s: %s, warned of %q", in, got, warnings)
+		}
+	}
+}
+
 // A provider that invents members does not fill the header.
 func TestHistoryWarnsOfFew(t *testing.T) {
 	var more strings.Builder

@@ -148,19 +148,3 @@ func TestWhoAsks(t *testing.T) {
 		}
 	}
 }
-
-func TestFamily(t *testing.T) {
-	u, err := openrouter.New(upstreams.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer u.Close()
-	for model, want := range map[string]string{
-		"anthropic/claude-sonnet-5.5": "anthropic", "anthropic/claude-haiku-5.5:free": "anthropic", "~anthropic/claude-sonnet-latest": "anthropic",
-		"google/gemini-3.8-flash": "google", "openrouter/auto": "openrouter", "odd": "odd",
-	} {
-		if got := u.Family(model); got != want {
-			t.Errorf("%s is of %q, want %q", model, got, want)
-		}
-	}
-}
