@@ -244,7 +244,7 @@ func TestNamesComeBack(t *testing.T) {
 	if got := gjson.GetBytes(whole, "choices.0.message.tool_calls.#.function.name").Raw; got != `["3d","_x"]` {
 		t.Errorf("called %s", got)
 	}
-	chunks, err := play(w, strings.NewReader("data: "+answer+"\n\n"))
+	chunks, err := play(t, w, strings.NewReader("data: "+answer+"\n\n"))
 	if !errors.Is(err, io.EOF) {
 		t.Fatal(err)
 	}
