@@ -252,11 +252,15 @@ func framed(t *rapid.T, payload string) string {
 	return out + end
 }
 
-// dataOf are the payloads of a stream, whose events are lines of data and comments alone.
+// dataOf are the payloads of a stream, whose events are an id that is a number, lines of data, and comments.
 func dataOf(t *rapid.T, stream []byte) (list []string) {
 	for event := range strings.SplitSeq(strings.TrimSuffix(string(stream), "\n\n"), "\n\n") {
 		if strings.HasPrefix(event, ":") {
 			continue
+		}
+		id, event, _ := strings.Cut(event, "\n")
+		if n, ok := strings.CutPrefix(id, "id: "); !ok || strings.Trim(n, "0123456789") != "" {
+			t.Fatalf("an event without a number: %q", id)
 		}
 		var lines []string
 		for line := range strings.SplitSeq(event, "\n") {

@@ -71,6 +71,9 @@ func events(t *testing.T, stream []byte) (list []string) {
 		if strings.HasPrefix(event, ":") {
 			continue
 		}
+		if id, rest, found := strings.Cut(event, "\n"); found && strings.HasPrefix(id, "id: ") {
+			event = rest
+		}
 		payload, ok := strings.CutPrefix(event, "data: ")
 		if !ok {
 			t.Errorf("an event that is no data: %q", event)
