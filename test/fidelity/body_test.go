@@ -272,7 +272,7 @@ func newRequest(t *rapid.T, to target, messages []string, more ...member) *reque
 		}
 	}
 	if !has(items, "metadata") && chance(t, 30) {
-		add("metadata", pick(t, "{}", "null", `{"a" : "b"}`, `{"thread":"x","z":`+value(t, 2)+`}`))
+		add("metadata", pick(t, "{}", "null", `{"a" : "b"}`, `{"thread":"x","z":`+str(t)+`}`))
 	}
 	if to.provider == "openrouter" {
 		for i := range rapid.IntRange(0, 4).Draw(t, "unknown") {

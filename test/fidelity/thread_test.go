@@ -162,7 +162,7 @@ func (c *conversation) ask(t *rapid.T, to target, messages []string, history str
 func (c *conversation) metadata(t *rapid.T, quoted string) *body {
 	items := []member{{name: "thread_id", value: quoted}, {name: "ticket", value: str(t)}}
 	if chance(t, 50) {
-		items = append(items, member{name: "Thread_Id", value: value(t, 1)})
+		items = append(items, member{name: "Thread_Id", value: str(t)})
 	}
 	b := &body{items: rapid.Permutation(items).Draw(t, "metadata"), first: space(t), last: space(t)}
 	for i := range b.items {
