@@ -40,6 +40,9 @@ func TestAReadOnlyKeyOnlyReads(t *testing.T) {
 			if needs[c.route] > gateway.Read && (want != 404 || c.route == "POST /api/keys") {
 				want = 403
 			}
+			if c.route == "GET /v1/requests/{id}/stream" && want == 400 { // a stream is its own key's to resume
+				want = 404
+			}
 			a := c.ask(t, o)
 			for name, carrier := range carriers {
 				r := w.by(t, c, a, "", append([]string{carrier[0], carrier[1] + key}, a.header...)...)
