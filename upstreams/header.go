@@ -33,16 +33,16 @@ func (c *Client) keep(h http.Header, key string) http.Header {
 		if len(values) == 0 || !listed(c.dialect.Answer, name) {
 			continue
 		}
-		v := values[0]
-		if len(v) > maxKept {
-			v = v[:maxKept]
-		}
-		v = strings.Map(func(r rune) rune {
+		v := strings.Map(func(r rune) rune {
 			if r < 0x20 || r > 0x7e {
 				return -1
 			}
 			return r
-		}, mask(v, key))
+		}, values[0])
+		v = mask(v, key) // after what was dropped, and before what is cut: neither must leave the key, or half of it
+		if len(v) > maxKept {
+			v = v[:maxKept]
+		}
 		if v != "" {
 			kept[name] = []string{v}
 		}

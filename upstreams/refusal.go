@@ -158,7 +158,7 @@ func token(s string, limit int) string {
 }
 
 // links are addresses in what a provider says: of its documentation, at best.
-var links = regexp.MustCompile(`\bhttps?://[^\s"'<>]+`)
+var links = regexp.MustCompile(`(?i)https?://[^\s"'<>]*`)
 
 // fit is scrub for a client: it is not told either where this gateway asks.
 func (c *Client) fit(text, key string) string {

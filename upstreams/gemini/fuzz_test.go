@@ -3,8 +3,6 @@ package gemini
 import (
 	"bytes"
 	"encoding/json"
-	"errors"
-	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -89,28 +87,6 @@ func FuzzAnswer(f *testing.F) {
 	})
 }
 
-// FuzzStream reads any bytes as a stream. What comes out are chunks, and the end is good only where Gemini has said why.
-func FuzzStream(f *testing.F) {
-	seeds(f, "stream/*.sse")
-	seeds(f, "mapping/*.sse")
-	f.Fuzz(func(t *testing.T, stream []byte) {
-		chunks, err := play(t, asked(), bytes.NewReader(stream))
-		for _, c := range chunks {
-			if !json.Valid([]byte(c)) {
-				t.Fatalf("%q", c)
-			}
-		}
-		if errors.Is(err, io.EOF) {
-			all := strings.Join(chunks, "\n")
-			if !strings.Contains(all, `"finish_reason":"`) || !strings.Contains(all, `"native_finish_reason":"`) && !bytes.Contains(stream, []byte("eason")) {
-				t.Fatalf("a good end of %q", stream)
-			}
-		} else if !fault.Is(err, fault.Upstream) {
-			t.Fatalf("%v", err)
-		}
-	})
-}
-
 // large is a request of about 20 KB as agents send them: a long history, calls and results, schemas.
 func large() []byte {
 	turn := `{"role":"user","content":"` + strings.Repeat("What is the weather in Riga? ", 20) + `"},` +
@@ -127,18 +103,6 @@ func BenchmarkRequest(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		if _, err := d.translate(r); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
-
-func BenchmarkChunk(b *testing.B) {
-	event := []byte(`{"candidates":[{"content":{"parts":[{"text":", maailm"}],"role":"model"},"index":0}],"usageMetadata":{"promptTokenCount":4,"candidatesTokenCount":4,"totalTokenCount":8,"promptTokensDetails":[{"modality":"TEXT","tokenCount":4}]},"modelVersion":"gemini-2.5-flash","responseId":"ddVjEQMlt6dxr34P6f1EBdQ"}`)
-	w := &words{model: "m", dialect: still()}
-	b.SetBytes(int64(len(event)))
-	b.ReportAllocs()
-	for b.Loop() {
-		if chunks, _, err := w.Event("", event); err != nil || len(chunks) == 0 {
 			b.Fatal(err)
 		}
 	}

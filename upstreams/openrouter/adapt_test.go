@@ -148,3 +148,33 @@ func TestWhoAsks(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkAdapt is what the operator may want, of a request of 20 KB and of a chunk that holds reasoning. Where nothing is
+// to be added it is a look.
+func BenchmarkAdapt(b *testing.B) {
+	text := strings.Repeat("some words that are said, ", 760)
+	for name, body := range map[string]string{
+		"request":      `{"model":"m","messages":[{"role":"user","content":"` + text + `"}],"tools":[{"type":"function","function":{"name":"f"}}]}`,
+		"same request": `{"model":"m","messages":[{"role":"user","content":"` + text + `"}]}`,
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(len(body)))
+			b.ReportAllocs()
+			for b.Loop() {
+				openrouter.RequireParameters([]byte(body))
+			}
+		})
+	}
+	for name, chunk := range map[string]string{
+		"chunk":      `{"id":"gen-1","provider":"P","model":"m","object":"chat.completion.chunk","created":1,"choices":[{"index":0,"delta":{"role":"assistant","content":"","reasoning":"hm","reasoning_details":[{"type":"reasoning.text","text":"hm","format":"x","index":0}]},"finish_reason":null}]}`,
+		"same chunk": `{"id":"gen-1","provider":"P","model":"m","object":"chat.completion.chunk","created":1,"choices":[{"index":0,"delta":{"role":"assistant","content":" some words"},"finish_reason":null}]}`,
+	} {
+		b.Run(name, func(b *testing.B) {
+			b.SetBytes(int64(len(chunk)))
+			b.ReportAllocs()
+			for b.Loop() {
+				openrouter.RepeatReasoning([]byte(chunk))
+			}
+		})
+	}
+}

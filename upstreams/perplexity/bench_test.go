@@ -27,17 +27,22 @@ func conversation(n int) []byte {
 }
 
 func BenchmarkRequest(b *testing.B) {
-	for _, n := range []int{1, 21} {
-		r := &upstreams.Request{Body: conversation(n), Stream: true}
-		b.Run(fmt.Sprint(n, " messages"), func(b *testing.B) {
-			b.SetBytes(int64(len(r.Body)))
-			b.ReportAllocs()
-			for b.Loop() {
-				if _, err := translateAgent(r, searchChoices[""]); err != nil {
-					b.Fatal(err)
+	for name, translate := range map[string]func(*upstreams.Request) error{
+		"agent": func(r *upstreams.Request) error { _, err := translateAgent(r, searchChoices[""]); return err },
+		"sonar": func(r *upstreams.Request) error { _, err := translateSonar(r); return err },
+	} {
+		for _, n := range []int{1, 43} { // some 20 KB
+			r := &upstreams.Request{Body: conversation(n), Stream: true}
+			b.Run(fmt.Sprint(name, " ", n, " messages"), func(b *testing.B) {
+				b.SetBytes(int64(len(r.Body)))
+				b.ReportAllocs()
+				for b.Loop() {
+					if err := translate(r); err != nil {
+						b.Fatal(err)
+					}
 				}
-			}
-		})
+			})
+		}
 	}
 }
 
@@ -53,20 +58,6 @@ func BenchmarkWhole(b *testing.B) {
 				}
 			}
 		})
-	}
-}
-
-// BenchmarkDelta is one event of text, of which a stream has hundreds.
-func BenchmarkDelta(b *testing.B) {
-	data := []byte(`{"type":"response.output_text.delta","sequence_number":11,"item_id":"msg_f3b1c2d4-5e6f-4a7b-8c9d-0e1f2a3b4c5e","output_index":1,"content_index":0,"delta":" release is **Go"}`)
-	w := &agentWords{model: "sonar"}
-	b.SetBytes(int64(len(data)))
-	b.ReportAllocs()
-	for b.Loop() {
-		w.stream.text = w.stream.text[:0]
-		if _, _, err := w.Event("", data); err != nil {
-			b.Fatal(err)
-		}
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"io"
 	"strings"
 	"testing"
 
@@ -83,37 +82,6 @@ func FuzzWhole(f *testing.F) {
 				if _, err := openai.ParseAnswer(out); err != nil && !fault.Is(err, fault.Upstream) {
 					t.Fatalf("%s: %v", folder, err)
 				}
-			}
-		}
-	})
-}
-
-// FuzzStream reads whatever bytes come for a stream: as chunks, each of them JSON. Its end is good only after the
-// provider's mark.
-func FuzzStream(f *testing.F) {
-	for _, folder := range []string{"agent", "sonar"} {
-		for _, name := range recorded(f, folder, ".sse", 3) {
-			f.Add(upstreamstest.File(f, name+".sse"))
-		}
-	}
-	f.Add([]byte("data\n\n"))
-	f.Add([]byte("event: response.completed\ndata: {\"response\":{\"status\":\"completed\",\"output\":[{\"type\":\"message\",\"content\":[{\"text\":\"a\"}]}]}}\n\n"))
-	f.Add([]byte("data: {\"choices\":[{\"delta\":{\"content\":\"<think>\"}}]}\n\ndata: [DONE]\n\n"))
-	f.Fuzz(func(t *testing.T, raw []byte) {
-		for _, folder := range []string{"agent", "sonar"} {
-			chunks, err := play(t, asked(folder), bytes.NewReader(raw))
-			for _, c := range chunks {
-				if !json.Valid([]byte(c)) {
-					t.Fatalf("%s: %s", folder, c)
-				}
-			}
-			var said upstreams.Complaint
-			if err == nil || err != io.EOF && !errors.As(err, &said) && !fault.Is(err, fault.Upstream) {
-				t.Fatalf("%s: ended in %v", folder, err)
-			}
-			marked := bytes.Contains(raw, []byte("DONE]")) || bytes.Contains(raw, []byte("done")) || bytes.Contains(raw, []byte("response."))
-			if err == io.EOF && !marked && !bytes.Contains(raw, []byte(`\u`)) {
-				t.Fatalf("%s: a good end without a mark", folder)
 			}
 		}
 	})

@@ -118,6 +118,17 @@ func TestStreams(t *testing.T) {
 	sonar.Streams(t, "testdata/sonar", map[string]f{"stream_concise": {}, "stream_full": {}, "stream_full_done": {}})
 }
 
+func FuzzStream(f *testing.F)       { agent.FuzzStream(f, "testdata/agent") }
+func FuzzSonarStream(f *testing.F)  { sonar.FuzzStream(f, "testdata/sonar") }
+func FuzzRefusal(f *testing.F)      { agent.FuzzRefusal(f, "testdata/errors") }
+func FuzzSonarRefusal(f *testing.F) { sonar.FuzzRefusal(f, "testdata/errors") }
+
+func BenchmarkChunk(b *testing.B) {
+	for name, s := range subjects {
+		b.Run(name, s.BenchmarkChunk)
+	}
+}
+
 func TestEveryFileIsUsed(t *testing.T) {
 	upstreamstest.Unused(t,
 		"agent/preset.req.json", "agent/stream.req.json", "agent/tools.req.json", "agent/*.resp.json", "agent/*.want.json", "agent/*.sse", "agent/*.want.jsonl",

@@ -62,10 +62,10 @@ func testRefusals(t *testing.T, s Subject) {
 
 	// Where a provider is, and where it sends people to read, is no business of clients.
 	server := Serve(t, func(c *Conn) {
-		c.Send(Reply("400 Bad Request", `{"error":{"message":"see https://provider.example/docs?a=b and http://`+c.Request.Host+`/v1/x, or ask `+c.Request.Host+` again"}}`, JSON))
+		c.Send(Reply("400 Bad Request", `{"error":{"message":"see https://provider.example/docs?a=b and http://`+c.Request.Host+`/v1/x, or ask `+c.Request.Host+` again; 0HTTPS://x http://"}}`, JSON))
 	})
 	_, err := s.open(t, server).Chat(t.Context(), ask(false))
-	if m := fault.From(err).Message; !strings.HasSuffix(m, ": see (link) and (link) or ask (upstream) again") {
+	if m := fault.From(err).Message; !strings.HasSuffix(m, ": see (link) and (link) or ask (upstream) again; 0(link) (link)") {
 		t.Errorf("the message is %q", m)
 	}
 
@@ -142,6 +142,10 @@ func testSecrets(t *testing.T, s Subject) {
 			_, err := s.open(t, Replies(t, Reply(status, body, JSON, s.headerOf(Key), "Retry-After: "+Key))).Chat(t.Context(), ask(false))
 			check(status+" "+body, err)
 		}
+	}
+	for about, header := range map[string]string{"odd bytes": Key[:6] + "\xff" + Key[6:], "the cut": strings.Repeat("x", 244) + Key} {
+		_, err := s.open(t, Replies(t, Reply("429 Slow", "{}", JSON, s.headerOf(header)))).Chat(t.Context(), ask(false))
+		check("in a header, around "+about, err)
 	}
 	for _, body := range bodies {
 		_, err := s.open(t, Replies(t, Reply("200 OK", body, JSON))).Chat(t.Context(), ask(true))

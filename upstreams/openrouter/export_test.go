@@ -1,0 +1,7 @@
+package openrouter
+
+// What benchmarks measure alone.
+var (
+	RequireParameters = requireParameters
+	RepeatReasoning   = repeatReasoning
+)
