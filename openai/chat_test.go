@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,6 +28,25 @@ func fixtures(t testing.TB, pattern string, least int) map[string][]byte {
 		out[strings.TrimPrefix(filepath.ToSlash(file), "testdata/")] = b
 	}
 	return out
+}
+
+// A file that no test goes through is in none of these places.
+func TestEveryFileIsUsed(t *testing.T) {
+	used := map[string]bool{}
+	for _, pattern := range []string{"*/*/*.req.json", "*/chat/*.resp.json", "*/stream/*.sse"} {
+		for name := range fixtures(t, pattern, 1) {
+			used[name] = true
+		}
+	}
+	err := fs.WalkDir(os.DirFS("testdata"), ".", func(path string, d fs.DirEntry, err error) error {
+		if err == nil && !d.IsDir() && !used[path] && !strings.HasPrefix(path, "fuzz/") {
+			t.Errorf("testdata/%s is used by no test", path)
+		}
+		return err
+	})
+	if err != nil {
+		t.Error(err)
+	}
 }
 
 func TestRequestFixtures(t *testing.T) {
