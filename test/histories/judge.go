@@ -169,6 +169,9 @@ func find(list []step, result bool, mark string) (step, bool) {
 	return list[i], true
 }
 
+// fitted makes a name of Gemini's one that all providers take.
+var fitted = strings.NewReplacer(".", "_", ":", "_")
+
 // notRun is in the result of a call that nobody answered.
 const notRun = "The tool was not run"
 
@@ -198,27 +201,25 @@ func (c *Conversation) linked(o Outcome) error {
 		if !answered {
 			return fmt.Errorf("%w: call %s has no result %s", ErrLink, made.raw, mark)
 		}
-		if !slices.Contains([]string{call.name, "_" + call.name, strings.NewReplacer(".", "_", ":", "_").Replace(call.name)}, made.name) {
+		if !slices.Contains([]string{call.name, "_" + call.name, fitted.Replace(call.name)}, made.name) {
 			return fmt.Errorf("%w: %s is called as %s", ErrLink, call.name, made.name)
 		}
 	}
 	return nil
 }
 
-// linkedByWords is linked where calls and results are told as text.
+// linkedByWords is linked where calls and results are told as text: "[name(arguments)]" and "[name: result]".
 func (c *Conversation) linkedByWords(o Outcome) error {
 	for _, call := range c.calls {
-		if call.cut && !bytes.Contains(o.Body, []byte(call.args)) {
-			continue
-		}
-		for _, mark := range []string{call.args, call.result} {
-			at := max(0, bytes.Index(o.Body, []byte(mark)))
-			name := bytes.LastIndexByte(o.Body[:at], '[')
-			if mark != "" && !bytes.HasPrefix(o.Body[name+1:], []byte(call.name)) && !strings.Contains(call.name, ".") {
-				// The text itself may hold a bracket: then the name is somewhere before it.
-				if !bytes.Contains(o.Body[max(0, at-400):at], []byte("["+call.name)) {
-					return fmt.Errorf("%w: %s is not told with %s", ErrLink, call.name, mark)
-				}
+		name := fitted.Replace(call.name)
+		for before, mark := range map[string]string{"[" + name + "(": call.args, "[" + name + ": ": call.result} {
+			at := bytes.Index(o.Body, []byte(mark))
+			if mark == "" || mark == none || at < 0 && call.cut { // pieced has seen to it that it is there if it must
+				continue
+			}
+			const near = 100 // a text may begin before its mark
+			if at < 0 || !bytes.Contains(o.Body[max(0, at-near):at], []byte(before)) {
+				return fmt.Errorf("%w: %s is not told with %s", ErrLink, call.name, mark)
 			}
 		}
 	}
