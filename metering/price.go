@@ -131,7 +131,7 @@ func Hold(m Model, inputBytes, maxTokens int64, n int) (PicoUSD, bool) {
 // HoldEmbeddings is Hold for a call that embeds: each of its inputs may fill the window, and nothing is written.
 func HoldEmbeddings(m Model, inputBytes int64, inputs int) (PicoUSD, bool) {
 	m.Window = min(m.Window, MaxTokens) * int64(min(max(inputs, 1), openai.MaxInputs))
-	m.Prices.Output, m.Prices.Reasoning, m.Long.Output, m.Long.Reasoning = 0, 0, 0, 0
+	m.Prices.output, m.Long.output = false, false
 	return Hold(m, inputBytes, 1, 1)
 }
 

@@ -188,3 +188,30 @@ func TestHold(t *testing.T) {
 		}
 	}
 }
+
+func TestHoldEmbeddings(t *testing.T) {
+	small := model(t, "openai", "text-embedding-3-small") // 8,192 tokens at 20,000 pico-dollars
+	for _, c := range []struct {
+		about  string
+		m      Model
+		bytes  int64
+		inputs int
+		want   string
+	}{
+		{"no more tokens than bytes", small, 1000, 1, "0.00002"},
+		{"nor than fit the window", small, 1 << 30, 1, "0.00016384"},
+		{"which each input may fill", small, 1 << 30, 3, "0.00049152"},
+		{"though all of them have the bytes", small, 10_000, 3, "0.0002"},
+		{"no input is one", small, 1 << 30, 0, "0.00016384"},
+		{"inputs that nobody can ask for", small, math.MaxInt64, math.MaxInt, "0.33554432"},
+		{"a model that writes writes nothing here", model(t, "openai", "gpt-5-mini"), 1000, 1, "0.00025"},
+		{"no window", Model{Prices: Prices{known: true, Input: 20_000}}, 1000, 5, "0.00002"},
+		{"a window that nobody can mean", Model{Window: 1<<62 + 1, Prices: Prices{known: true, Input: 20_000}}, 1000, 4, "0.00002"},
+		{"no price", model(t, "openrouter", "openrouter/auto"), 1000, 1, ""},
+	} {
+		got, ok := HoldEmbeddings(c.m, c.bytes, c.inputs)
+		if ok != (c.want != "") || ok && got.String() != c.want || !ok && got != 0 {
+			t.Errorf("%s: got %s, %v; want %q", c.about, got, ok, c.want)
+		}
+	}
+}
