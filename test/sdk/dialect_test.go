@@ -21,6 +21,8 @@ type dialect struct {
 	form    string  // members of a request for structured output, with %s where the schema is
 	refused refusal // how it is made to refuse a request
 
+	// counts is set where each piece of a stream says what it took so far: then what was cut is priced by that.
+	counts bool
 	// unnamed is set where a call that comes alone has no id: then the gateway gives it one.
 	unnamed bool
 	// signature finds what the provider signs its answers with; nil: it signs none. In a thread it goes back as it came,
@@ -63,6 +65,7 @@ var dialects = map[string]dialect{
 		refused: refusal{script: "[[sim status=400]]", code: "invalid_request"},
 	},
 	"gemini": {
+		counts: true,
 		// It thinks before it answers, and signs what it then says.
 		model:        "gemini-3.8-flash",
 		price:        price{750_000, 75_000, 3_750_000},

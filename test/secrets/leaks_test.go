@@ -138,7 +138,7 @@ func (w *world) mustHaveBeenUsed(t *testing.T, sinks []sink) {
 	shown, said := count(w.sim.Log())
 	tried, saidOfTried := count(w.sim.Checks())
 	for _, p := range rig.Providers {
-		if shown[p] < 300 || said[p] < 20 || tried[p] < 2 || saidOfTried[p] != 1 {
+		if shown[p] < 300 || said[p] < 20 || tried[p] < 2 || saidOfTried[p] < 1 {
 			t.Errorf("%s was asked %d times and said the key %d times; it was tried out %d times and said %d times", p, shown[p], said[p], tried[p], saidOfTried[p])
 		}
 	}
