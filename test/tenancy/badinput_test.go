@@ -161,7 +161,7 @@ func badInput(o *tenant) []bad {
 		{name: "embeddings: a choice", path: "/v1/embeddings", body: `{"model":"auto","input":"x"}`, status: 400, code: "invalid_value", param: "model"},
 		{name: "embeddings: provider without a key", path: "/v1/embeddings", body: `{"model":"openrouter/sim-1","input":"x"}`, status: 400, code: "provider_key_missing", param: "model"},
 		{name: "embeddings: dimensions a string", path: "/v1/embeddings", body: `{"model":"openai/sim-1","input":"x","dimensions":"4"}`, status: 400, code: "invalid_type", param: "dimensions"},
-		{name: "embeddings: idempotency key", path: "/v1/embeddings", body: `{"model":"openai/sim-1","input":"x"}`, header: []string{"Idempotency-Key", "abc"}, status: 400, code: "not_supported", param: "Idempotency-Key"},
+		{name: "embeddings: idempotency key", path: "/v1/embeddings", body: `{"model":"openai/sim-1","input":"x"}`, header: []string{"Idempotency-Key", ""}, status: 400, code: "invalid_idempotency_key", param: "Idempotency-Key"},
 
 		{name: "thread: cut JSON", path: "/api/threads", body: `{"title":`, status: 400, code: "invalid_json"},
 		{name: "thread: a list", path: "/api/threads", body: `[]`, status: 400, code: "invalid_json"},
