@@ -429,7 +429,11 @@ func (a *answer) functionCall(v []byte) ([]byte, bool) {
 		return clean, true
 	}
 	a.warn("added=messages.function", "no_result")
-	raw := append([]byte(`{"role":"function","name":`), name.Value.of(clean)...)
+	called := name.Value.of(clean)
+	if len(called) == 0 { // a call of nothing
+		called = []byte(`""`)
+	}
+	raw := append([]byte(`{"role":"function","name":`), called...)
 	a.missing = append(a.missing, append(append(raw, `,"content":`+notRun...), '}'))
 	return clean, true
 }
