@@ -43,8 +43,11 @@ func TestCharge(t *testing.T) {
 		{"with a key of the vendor, its bill too", "openrouter", "openai/gpt-6-luna", &openai.Usage{Input: 1000, Cost: "0.00001", UpstreamCost: "0.0002"}, "reported 0.00021 0.0001 0.00021 0.0002", Tokens{Input: 1000}},
 		{"whatever the fee is", "openrouter", "openai/gpt-6-luna", &openai.Usage{Input: 1000, Cost: "0.0003", UpstreamCost: "0.0002", BYOK: true}, "reported 0.0005 0.0001 0.0005 0.0002", Tokens{Input: 1000}},
 		{"with a key of the vendor that charged nothing", "openrouter", "openai/gpt-6-luna", &openai.Usage{Input: 1000, Cost: "0", UpstreamCost: "0", BYOK: true}, "reported 0 0.0001 0", Tokens{Input: 1000}},
-		{"every class", "gemini", "gemini-2.5-flash", &openai.Usage{Input: 1, Cached: 2, CacheWrite: 3, AudioInput: 4, ToolInput: 5, Output: 6, Reasoning: 7, AudioOutput: 8, ImageOutput: 9, Searches: 2},
-			"computed 0.03508176 0.03508176 -", Tokens{1, 2, 3, 4, 5, 6, 7, 8, 9, 2}},
+		{
+			"every class", "gemini", "gemini-2.5-flash", &openai.Usage{Input: 1, Cached: 2, CacheWrite: 3, AudioInput: 4, ToolInput: 5, Output: 6, Reasoning: 7, AudioOutput: 8, ImageOutput: 9, Searches: 2},
+			"computed 0.03508176 0.03508176 -",
+			Tokens{1, 2, 3, 4, 5, 6, 7, 8, 9, 2},
+		},
 		{"without one the vendor's part is inside", "openrouter", "openai/gpt-6-luna", &openai.Usage{Input: 1000, Cost: "0.0002", UpstreamCost: "0.0002"}, "reported 0.0002 0.0001 0.0002", Tokens{Input: 1000}},
 		{"a figure below zero", "openrouter", "openai/gpt-6-luna", &openai.Usage{Input: 1000, Cost: "-1"}, "computed 0.0001 0.0001 -", Tokens{Input: 1000}},
 		{"a figure beyond belief", "openrouter", "openai/gpt-6-luna", &openai.Usage{Input: 1000, Cost: "1e30"}, "computed 0.0001 0.0001 -", Tokens{Input: 1000}},

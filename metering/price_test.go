@@ -104,9 +104,17 @@ func TestCostAgreesWithBigArithmetic(t *testing.T) {
 		}
 		want := big.NewInt(int64(m.Request))
 		for _, x := range [][2]int64{
-			{int64(p.Input), u.Input}, {int64(p.Cached), u.Cached}, {int64(p.CacheWrite), u.CacheWrite}, {int64(p.AudioInput), u.AudioInput}, {int64(p.Input), u.ToolInput},
-			{int64(p.Output), u.Output}, {int64(p.Reasoning), u.Reasoning}, {int64(p.AudioOutput), u.AudioOutput}, {int64(p.ImageOutput), u.ImageOutput},
-			{int64(m.Search), u.Searches}, {int64(m.Searched), min(u.Searches, 1)},
+			{int64(p.Input), u.Input},
+			{int64(p.Cached), u.Cached},
+			{int64(p.CacheWrite), u.CacheWrite},
+			{int64(p.AudioInput), u.AudioInput},
+			{int64(p.Input), u.ToolInput},
+			{int64(p.Output), u.Output},
+			{int64(p.Reasoning), u.Reasoning},
+			{int64(p.AudioOutput), u.AudioOutput},
+			{int64(p.ImageOutput), u.ImageOutput},
+			{int64(m.Search), u.Searches},
+			{int64(m.Searched), min(u.Searches, 1)},
 		} {
 			want.Add(want, new(big.Int).Mul(big.NewInt(x[0]), big.NewInt(x[1])))
 		}

@@ -239,7 +239,7 @@ func (k *call) trace() *httptrace.ClientTrace {
 // do sends request. r is what it asks, nil if that is not for a model's answer.
 func (k *call) do(request *http.Request, r *Request) (*Answer, error) {
 	// The transport itself, not an http.Client: no redirects, no cookies, and errors that do not quote the URL.
-	response, err := k.via.RoundTrip(request)
+	response, err := k.via.RoundTrip(request) //nolint:bodyclose // receive, or the stream it makes, sees to that
 	if err != nil {
 		return nil, k.unanswered(err)
 	}

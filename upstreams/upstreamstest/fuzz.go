@@ -22,7 +22,7 @@ func (s Subject) offline(t testing.TB) client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { u.Close() })
+	t.Cleanup(func() { _ = u.Close() })
 	return client{u}
 }
 
@@ -87,7 +87,9 @@ func (s Subject) FuzzRefusal(f *testing.F, folder string) {
 	for _, raw := range recorded(f, folder, ".http") {
 		head, body, _ := strings.Cut(raw, "\r\n\r\n")
 		var status int
-		fmt.Sscanf(head, "HTTP/1.1 %d", &status)
+		if _, err := fmt.Sscanf(head, "HTTP/1.1 %d", &status); err != nil {
+			f.Fatal(err)
+		}
 		f.Add(status, "", []byte(body))
 		f.Add(status, "34", []byte(strings.Replace(body, `"message": "`, `"message": "`+Key+` https://`+nowhere+`/x `, 1)))
 	}

@@ -99,7 +99,7 @@ func testKeyCheck(t *testing.T, s Subject) {
 	var packed bytes.Buffer
 	w := gzip.NewWriter(&packed)
 	fmt.Fprintf(w, `{"data":{"a":"%s"}}`, strings.Repeat("x", 16<<20))
-	w.Close()
+	_ = w.Close()
 	elsewhere := Serve(t, func(c *Conn) { t.Error("a redirect was followed, with " + c.Request.Header.Get("Authorization")) })
 	for about, c := range map[string]struct{ raw, code string }{
 		"nothing":                     {Reply("200 OK", "", JSON), "upstream_protocol"},

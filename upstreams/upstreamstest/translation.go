@@ -78,7 +78,7 @@ func Play(t testing.TB, provider string, w upstreams.Words, body io.Reader) (chu
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer c.Close()
+	defer func() { _ = c.Close() }()
 	s := Subject{Wire: &Wire{}}
 	return s.play(t, client{c}, body)
 }
