@@ -63,7 +63,11 @@ func (g *Gateway) translateEmbeddings(ctx context.Context, e *exchange) (err err
 		return err
 	}
 	if e.threadless {
-		e.ask.Warnings = append(e.ask.Warnings, "dropped=thread_id;reason=embeddings")
+		l := upstreams.Losses{Policy: e.unsupported, Warnings: e.ask.Warnings}
+		if err := l.Hint("thread_id", "embeddings"); err != nil {
+			return err
+		}
+		e.ask.Warnings = l.Warnings
 	}
 	e.key, err = g.opts.Purse.ProviderKey(ctx, e.caller.Org, e.target.Provider)
 	return err

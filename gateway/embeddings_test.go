@@ -440,3 +440,25 @@ func TestEmbeddingsAreAnsweredOnce(t *testing.T) {
 		}
 	})
 }
+
+// What cannot be told is left out or refused as the key says.
+func TestEmbeddingsOnUnsupported(t *testing.T) {
+	eachHouse(t, Options{}, func(t *testing.T, h *house) {
+		h.everyKey()
+		reject := as(h.made("/api/keys", `{"on_unsupported":"reject"}`)["api_key"].(string))
+		drop := as(h.made("/api/keys", `{"on_unsupported":"drop"}`)["api_key"].(string))
+		for _, model := range []string{"gemini/gemini-embedding-2", "perplexity/pplx-embed-v1-4b", "openai/text-embedding-3-small"} {
+			passes := strings.HasPrefix(model, "openai")
+			if r := h.embed(model, `"x"`, `,"user":"u"`, reject...); passes != (r.status == 200) || !passes && (r.code() != "unsupported_parameter" || gjson.GetBytes(r.body, "error.param").Str != "user") {
+				t.Errorf("%s: a hint where nothing may be left out: %d %s", model, r.status, r.body)
+			}
+			if r := h.embed(model, `"x"`, "", append(reject, "X-Thread-Id", "t")...); r.status != 400 || r.code() != "unsupported_parameter" || gjson.GetBytes(r.body, "error.param").Str != "thread_id" {
+				t.Errorf("%s: a thread where nothing may be left out: %d %s", model, r.status, r.body)
+			}
+			if r := h.embed(model, `"x"`, `,"encoding_format":"base64_int8"`, drop...); !passes && (r.status != 200 || r.header.Get("X-Threadhub-Warning") != "dropped=encoding_format;reason=unsupported") {
+				t.Errorf("%s: an encoding where it may be left out: %d, warned of %q", model, r.status, r.header.Get("X-Threadhub-Warning"))
+			}
+			h.embed(model, `"x"`, "", reject...).want(t, 200)
+		}
+	})
+}

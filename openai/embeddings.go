@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"fmt"
+	"iter"
 	"math"
 	"strconv"
 
@@ -210,22 +211,23 @@ func (r *EmbeddingsRequest) InputBytes() (n int64) {
 	return n
 }
 
-// Others returns the names of the members that say something, and that neither the gateway nor every provider knows.
-func (r *EmbeddingsRequest) Others() (names []string) {
-	for _, m := range r.members {
-		switch string(m.Name) {
-		case "model", "input", "dimensions", "encoding_format", "thread_id":
-			continue
-		case "metadata":
-			if _, nothing := removeInner(nil, r.Raw, m.Value); nothing {
+// Others yields the members that neither the gateway nor every provider knows: their names, and their values as JSON.
+func (r *EmbeddingsRequest) Others() iter.Seq2[string, string] {
+	return func(yield func(string, string) bool) {
+		for _, m := range r.members {
+			switch string(m.Name) {
+			case "model", "input", "dimensions", "encoding_format", "thread_id":
 				continue
+			case "metadata":
+				if _, nothing := removeInner(nil, r.Raw, m.Value); nothing {
+					continue
+				}
+			}
+			if !yield(string(m.Name), string(m.Value.of(r.Raw))) {
+				return
 			}
 		}
-		if !isNull(m.Value.of(r.Raw)) {
-			names = append(names, string(m.Name))
-		}
 	}
-	return names
 }
 
 // Splice returns the body with the provider's name for the model and without thread_id, as ChatRequest's does.

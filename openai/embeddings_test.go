@@ -44,8 +44,12 @@ func TestParseEmbeddings(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if r.Dimensions != 256 || r.Encoding != "base64" || r.Thread != "t1" || strings.Join(r.Others(), " ") != "user new" {
-		t.Errorf("%+v, others %v", r, r.Others())
+	others := ""
+	for name, value := range r.Others() {
+		others += name + "=" + value + " "
+	}
+	if r.Dimensions != 256 || r.Encoding != "base64" || r.Thread != "t1" || others != `user="u" new={"a":1} nothing=null ` {
+		t.Errorf("%+v, others %s", r, others)
 	}
 }
 

@@ -46,12 +46,14 @@ func translateEmbeddings(r *upstreams.Request) (upstreams.Wording, error) {
 	case asked.Encoding != "" && asked.Encoding != "float" && !e.packed:
 		t.unsupported("encoding_format", "encoding_format is \"float\" or \"base64\" for gemini")
 	}
-	for _, name := range asked.Others() {
+	for name, value := range asked.Others() {
 		reason := "unknown"
 		if name == "user" || name == "metadata" {
 			reason = "unsupported"
 		}
-		t.dropped(name, reason)
+		if !upstreams.Idle(name, value) {
+			t.dropped(name, reason)
+		}
 	}
 	if 0 < e.dimensions && e.dimensions < full && model == "gemini-embedding-001" {
 		t.Warn("partial=dimensions;reason=not_normalised")

@@ -40,10 +40,12 @@ func translateEmbeddings(r *upstreams.Request) (upstreams.Wording, error) {
 			return nil, err
 		}
 	}
-	for _, name := range asked.Others() {
-		if slices.Contains(known, name) {
+	for name, value := range asked.Others() {
+		switch {
+		case upstreams.Idle(name, value):
+		case slices.Contains(known, name):
 			c.dropped(name, unsupported)
-		} else {
+		default:
 			c.dropped(name, unknown)
 		}
 	}
