@@ -462,3 +462,21 @@ func TestEmbeddingsOnUnsupported(t *testing.T) {
 		}
 	})
 }
+
+// What is too long to be kept is given once, and not asked for again under its key.
+func TestLongEmbeddingsAreNotKept(t *testing.T) {
+	h := newHouse(t, testkit.SQLite(t), Options{})
+	ask := func(k string) heard { return h.embed("openai/text-embedding-3-small", `["one","two"]`, "", key, k) }
+	h.keepMost = len(ask("a").want(t, 200).body)
+	same(t, ask("b").want(t, 200), ask("b"))
+	h.keepMost--
+	ask("c").want(t, 200)
+	for range 2 {
+		if r := ask("c"); r.status != 410 || r.code() != "answer_not_kept" {
+			t.Errorf("a repeat got %d %s", r.status, r.body)
+		}
+	}
+	if n := len(h.attempts()); n != 3 {
+		t.Errorf("the provider was asked %d times", n)
+	}
+}

@@ -181,6 +181,7 @@ type Gateway struct {
 	backlog   *backlog
 	policies  *policies
 	guesses   *guesses
+	keepMost  int // bytes of a whole answer that the store keeps for repeats of its request
 
 	mu       sync.Mutex
 	public   *listener
@@ -193,7 +194,7 @@ type Gateway struct {
 
 // New builds a gateway. It opens nothing and starts nothing.
 func New(opts Options) *Gateway {
-	g := &Gateway{opts: opts.withDefaults(), turns: newTurnstile(), tapes: newTapes(), flights: newFlights(), force: make(chan struct{}), ended: make(chan struct{})}
+	g := &Gateway{opts: opts.withDefaults(), turns: newTurnstile(), tapes: newTapes(), keepMost: maxAnswer, flights: newFlights(), force: make(chan struct{}), ended: make(chan struct{})}
 	g.trials = newPace(trialsPerMinute, time.Minute, g.opts.Now)
 	g.foundings = newPace(orgsPerHour, time.Hour, g.opts.Now)
 	g.policies = newPolicies(g.opts.Rules, g.opts.Log)

@@ -119,7 +119,7 @@ func (g *Gateway) recordUnit(e *exchange, end ending) (*db.Unit, *calls.Closing)
 		Org: e.caller.Org, Call: e.id, Key: e.caller.Key, User: e.caller.User, Team: e.caller.Team, Thread: e.thread,
 		Provider: e.target.Provider, Model: e.target.Model, Charge: e.charge, MaybeBilled: end.maybeBilled,
 	})
-	if e.claim != "" && end.outcome == calls.Complete && len(end.given) <= maxAnswer {
+	if e.claim != "" && end.outcome == calls.Complete && len(end.given) <= g.keepMost {
 		g.opts.Calls.Keep(u, e.replay(end))
 	}
 	if e.thread != "" {

@@ -168,7 +168,7 @@ func (g *Gateway) replay(x *request, c *calls.Claimed) {
 	x.rc.Response.SetBodyRaw(r.Body)
 }
 
-// errNotKept is the answer to a repeat whose call had an answer of more than maxAnswer.
+// errNotKept is the answer to a repeat whose call had a longer answer than is kept.
 var errNotKept = fault.New(fault.Gone, "the answer to this Idempotency-Key was too long to be kept; ask again with another one").
 	WithCode("answer_not_kept").WithParam("Idempotency-Key").NoRetry()
 
