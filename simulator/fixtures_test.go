@@ -20,7 +20,7 @@ type sample struct {
 }
 
 // unplayed are the folders of requests to what the simulator does not play.
-var unplayed = []string{"responses", "conversations", "embeddings", "embed"}
+var unplayed = []string{"responses", "conversations"}
 
 // samples are all requests among the fixtures of the module, its own and those of the rooms that talk to providers.
 func samples(t *testing.T) (list []sample) {
@@ -43,9 +43,15 @@ func samples(t *testing.T) (list []sample) {
 				s.provider = step // the last that names one
 			}
 		}
-		switch {
+		switch embeds := strings.Contains(file, "/embed"); {
+		case s.provider == "gemini" && embeds:
+			s.path = "/models/gemini-embedding-2:batchEmbedContents"
 		case s.provider == "gemini":
 			s.path = "/models/" + sampleModel(e.Name()) + ":generateContent"
+		case embeds && s.provider == "perplexity":
+			s.path = "/v1/embeddings"
+		case embeds:
+			s.path = "/embeddings"
 		case s.provider == "perplexity" && !strings.Contains(file, "sonar"):
 			s.path = "/v1/responses"
 		}
@@ -93,8 +99,7 @@ func TestEveryFixtureIsTaken(t *testing.T) {
 	taken := map[string]int{}
 	for _, q := range samples(t) {
 		ways := []string{q.path}
-		if q.provider == "gemini" {
-			asked := strings.TrimSuffix(q.path, "generateContent")
+		if asked, chats := strings.CutSuffix(q.path, "generateContent"); chats {
 			ways = append(ways, asked+"streamGenerateContent", asked+"streamGenerateContent?alt=sse")
 		}
 		for _, path := range ways {
