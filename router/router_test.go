@@ -29,7 +29,7 @@ func (s shelf) Find(provider, name string) (string, bool) {
 var goods = shelf{
 	"openai":     {"gpt-5-mini", "gpt-6-luna"},
 	"gemini":     {"gemini-3.5-flash"},
-	"perplexity": {"openai/gpt-6-luna", "perplexity/sonar", "sonar"},
+	"perplexity": {"openai/gpt-6-luna", "sonar", "perplexity/sonar"},
 	"openrouter": {"anthropic/claude-sonnet-5.5", "openai/gpt-6-luna", "openrouter/auto", "perplexity/sonar"},
 }
 

@@ -49,49 +49,60 @@ type Model struct {
 
 // List is Lister's.
 func (c *Client) List(ctx context.Context, key seal.Secret) ([]Model, error) {
-	var all []Model
-	seen := map[string]bool{}
+	all := found{names: map[string]bool{}}
 	for i, path := range c.dialect.List.Paths {
-		models, err := c.listed(ctx, path, key)
-		if err != nil && i == 0 {
+		if err := c.listed(ctx, path, key, &all); err != nil && i == 0 {
 			return nil, err
 		}
-		for _, m := range models {
-			if !seen[m.ID] && len(all) < maxListed {
-				seen[m.ID] = true
-				all = append(all, m)
-			}
-		}
 	}
-	return all, nil
+	return all.models, nil
+}
+
+// found are the models that lists tell of, each of them once.
+type found struct {
+	models []Model
+	names  map[string]bool
+}
+
+// add adds m, if there is room for it: it reports whether there was.
+func (f *found) add(m Model) bool {
+	if len(f.models) == maxListed {
+		return false
+	}
+	if !f.names[m.ID] {
+		f.names[m.ID] = true
+		f.models = append(f.models, m)
+	}
+	return true
 }
 
 // listed reads one list, page by page.
-func (c *Client) listed(ctx context.Context, path string, key seal.Secret) (models []Model, err error) {
+func (c *Client) listed(ctx context.Context, path string, key seal.Secret, all *found) error {
 	list := c.dialect.List
 	page := path
-	for n := 0; n < maxPages; n++ {
+	for range maxPages {
 		k, body, err := c.get(ctx, page, key)
 		if err != nil {
-			return nil, k.failed(err)
+			return k.failed(err)
 		}
 		root := gjson.ParseBytes(body)
 		entries := root.Get(cmp.Or(list.Member, "data"))
 		if !entries.IsArray() && (entries.Exists() || list.Next == "") { // Google leaves out a list that is empty
-			return nil, k.failed(c.fault(fault.Upstream, nil, "upstream_protocol", "answered with something that is no list of models"))
+			return k.failed(c.fault(fault.Upstream, nil, "upstream_protocol", "answered with something that is no list of models"))
 		}
+		room := true
 		entries.ForEach(func(_, entry gjson.Result) bool {
 			if m, ok := list.read(entry); ok && isModel(m.ID) && mask(m.ID, k.key) == m.ID {
-				models = append(models, m)
+				room = all.add(m)
 			}
-			return len(models) < maxListed
+			return room
 		})
 		next := ""
 		if list.Next != "" {
 			next = root.Get(list.Next).Str
 		}
-		if next == "" || len(next) > maxToken {
-			return models, nil
+		if next == "" || len(next) > maxToken || !room {
+			return nil
 		}
 		separator := "?"
 		if strings.Contains(path, "?") {
@@ -99,7 +110,7 @@ func (c *Client) listed(ctx context.Context, path string, key seal.Secret) (mode
 		}
 		page = path + separator + "pageToken=" + url.QueryEscape(next)
 	}
-	return models, nil
+	return nil
 }
 
 func (l List) read(entry gjson.Result) (Model, bool) {

@@ -2,6 +2,7 @@ package gemini_test
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"strconv"
@@ -86,6 +87,39 @@ func TestPagesOfTheList(t *testing.T) {
 	}
 	if got := strings.Join(asked, " "); got != "pageSize=1000 pageSize=1000&pageToken=a%26b%3Dc+%2F%C3%A9" {
 		t.Errorf("asked with %s", got)
+	}
+}
+
+// A list that has no end is read for ten pages, or until it has as many models as anybody needs.
+func TestPagesWithoutEnd(t *testing.T) {
+	for about, c := range map[string]struct {
+		entries       int // on each page
+		next          string
+		pages, models int
+	}{
+		"small pages":            {3, "next", 10, 30},
+		"large pages":            {3000, "next", 2, 5000},
+		"what is no page's name": {3, strings.Repeat("n", 1025), 1, 3},
+		"the longest name":       {3, strings.Repeat("n", 1024), 10, 30},
+	} {
+		pages := 0
+		server := upstreamstest.Serve(t, func(conn *upstreamstest.Conn) {
+			page := []string{}
+			for i := range c.entries {
+				page = append(page, fmt.Sprintf(`{"name":"models/m-%d-%d","supportedGenerationMethods":["generateContent"]}`, pages, i))
+			}
+			pages++
+			conn.Send(upstreamstest.Reply("200 OK", `{"models":[`+strings.Join(page, ",")+`],"nextPageToken":"`+c.next+`"}`, upstreamstest.JSON))
+		})
+		u, err := gemini.New(upstreams.Options{BaseURL: server.URL})
+		if err != nil {
+			t.Fatal(err)
+		}
+		models, err := u.List(t.Context(), seal.NewSecret(upstreamstest.Key))
+		if err != nil || len(models) != c.models || pages != c.pages {
+			t.Errorf("%s: %d models on %d pages, %v", about, len(models), pages, err)
+		}
+		u.Close()
 	}
 }
 
