@@ -217,6 +217,29 @@ func (s *schema) chunk(body []byte) []string {
 	return s.wrong(body, fresh[openai.ChatCompletionChunk]())
 }
 
+// embeddings is what does not fit of embeddings, as numbers.
+func (s *schema) embeddings(body []byte) []string {
+	return s.wrong(body, fresh[openai.CreateEmbeddingResponse]())
+}
+
+// models is what does not fit of a list of models.
+func (s *schema) models(body []byte) (list []string) {
+	var page struct {
+		Object string            `json:"object"`
+		Data   []json.RawMessage `json:"data"`
+	}
+	if json.Unmarshal(body, &page) != nil || page.Object != "list" || page.Data == nil {
+		return []string{"no list"}
+	}
+	for _, m := range page.Data {
+		list = append(list, s.model(m)...)
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+func (s *schema) model(body []byte) []string { return s.wrong(body, fresh[openai.Model]()) }
+
 func (s *schema) failure(body []byte) []string {
 	var top map[string]json.RawMessage
 	if json.Unmarshal(body, &top) != nil || len(top) != 1 || top["error"] == nil {
