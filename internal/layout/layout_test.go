@@ -24,7 +24,7 @@ var ours = Rules{
 		"github.com/jackc/pgx":                {"internal/db", "orgs", "threads", "calls", "metering", "migrations", "internal/testkit"},
 		"modernc.org/sqlite":                  {"internal/db", "migrations", "internal/testkit"},
 		"github.com/golang-migrate/migrate":   {"migrations"},
-		"github.com/redis/go-redis":           {"metering", "calls", "internal/bus", "internal/testkit"},
+		"github.com/redis/go-redis":           {"metering", "calls", "upstreams/signatures", "internal/bus", "internal/testkit"},
 		"github.com/valyala/fasthttp":         {"gateway"},
 		"github.com/prometheus/client_golang": {"gateway", "calls", "metering", "upstreams", "internal/db"},
 		"github.com/knadh/koanf":              {"config"},
