@@ -32,6 +32,10 @@ type Request struct {
 	// them; Chat, or of a stream the Next that brings its end, may add what the answer turned out to lack.
 	Warnings []string
 
+	// Signatures of calls of functions in Body that the client did not send back. Translate names those it would need;
+	// whoever knows some calls it again with them. What stays unknown is done without.
+	Signatures Signatures
+
 	words  Wording // Translate: Body in the provider's own words; nil where those are Body's
 	warned int     // how many of the warnings of words are in Warnings
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/tidwall/gjson"
 
 	"threadhub/internal/fault"
+	"threadhub/upstreams"
 )
 
 // maxCandidates is how many choices an answer may hold: Gemini gives 8.
@@ -51,7 +52,7 @@ func takeApart(v gjson.Result) part {
 		case "thought":
 			p.thought = v.Type == gjson.True
 		case "thoughtSignature":
-			p.signature = signed(v)
+			p.signature = upstreams.Signature(v)
 		case "toolCall", "toolResponse", "executableCode", "codeExecutionResult":
 			p.server = true
 		}

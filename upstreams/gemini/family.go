@@ -30,7 +30,7 @@ func traitsOf(model string) traits {
 }
 
 // demands reports whether the model refuses a call of a function that comes back without a signature.
-func (m traits) demands() bool { return !m.old && !m.gemma }
+func (m traits) demands() bool { return upstreams.GoogleDemands(Family(m.id)) }
 
 // penalises reports whether the model takes penalties; Gemini 2.5 refuses the whole request for them.
 func (m traits) penalises() bool { return !strings.HasPrefix(m.id, "gemini-2.5") }

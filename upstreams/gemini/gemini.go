@@ -4,7 +4,8 @@
 // Both directions are pure functions on bytes. What Gemini has no word for is left out with a warning where the answer
 // stays right without it, and refused where the client would get something else than it asked for. What only Gemini
 // knows of an answer (signatures of thoughts, parts of the server's own tools) goes to the client in
-// extra_content.google, where Google's own compatible endpoint puts it, and is read from there when it comes back.
+// extra_content.google, where Google's own compatible endpoint puts it, and is read from there when it comes back, or
+// from where other gateways have clients keep it. Signatures that do not come back are asked for in Request.Signatures.
 package gemini
 
 import (
@@ -67,8 +68,10 @@ type dialect struct {
 }
 
 func (d dialect) translate(r *upstreams.Request) (upstreams.Words, error) {
-	t := translation{model: traitsOf(r.Model), Losses: upstreams.Losses{Policy: r.Unsupported}}
+	t := translation{model: traitsOf(r.Model), Losses: upstreams.Losses{Policy: r.Unsupported}, signatures: r.Signatures}
+	t.signatures.Unknown = nil
 	body, err := t.request(r.Body)
+	r.Signatures = t.signatures
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"github.com/tidwall/gjson"
+
+	"threadhub/upstreams"
 )
 
 // files is where Gemini keeps what was uploaded to it.
@@ -73,7 +75,7 @@ func (t *translation) ownImage(n int, v gjson.Result) {
 		if w.n == 0 {
 			return dst
 		}
-		if s := signed(v.Get("extra_content.google.thought_signature")); s != "" && !t.model.gemma {
+		if s := upstreams.Signature(v.Get("extra_content.google.thought_signature")); s != "" && !t.model.gemma {
 			w.raw("thoughtSignature", s)
 		}
 		return append(w.b, '}')
@@ -131,7 +133,7 @@ func (t *translation) inline(w *object, param, media, data string) {
 		t.unsupported(param, "gemini does not take SVG")
 	case !isMedia(media):
 		t.invalid("invalid_value", param, "the type of the data must be like image/png")
-	case data == "" || !isBase64(strings.TrimRight(data, "=")) || strings.Contains(strings.TrimRight(data, "="), "="):
+	case data == "" || !upstreams.IsBase64(strings.TrimRight(data, "=")) || strings.Contains(strings.TrimRight(data, "="), "="):
 		t.invalid("invalid_value", param, "the data must be base64")
 	default:
 		w.key("inlineData")

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/tidwall/gjson"
+
+	"threadhub/upstreams"
 )
 
 // placeholder stands where a call of a function has no signature that its model understands (Google, thought
@@ -314,7 +316,7 @@ func (t *translation) assistant(n int, m *message) {
 	})
 	if m.function.IsObject() {
 		t.fail(t.calls.Called(n, functionID(m.function.Get("name"))))
-		t.functionCall(n, "", m.function.Get("name"), m.function.Get("arguments"), "")
+		t.functionCall(n, "", m.function.Get("name"), m.function.Get("arguments"), "", gjson.Result{})
 	}
 	t.loseDetails(m)
 	if last == "" {
@@ -336,74 +338,22 @@ func (t *translation) signature(m *message) string {
 	if t.model.gemma {
 		return ""
 	}
-	if s := signed(m.extra.Get("google.thought_signature")); s != "" || m.calls.IsArray() {
+	if s := upstreams.Signature(m.extra.Get("google.thought_signature")); s != "" || m.calls.IsArray() {
 		return s
 	}
-	return m.detailed(func(gjson.Result) bool { return true })
-}
-
-// signed is v as a JSON string if it can be a signature: base64 of either alphabet, or a placeholder.
-func signed(v gjson.Result) string {
-	if v.Type != gjson.String || v.Str == "" || len(v.Raw) != len(v.Str)+2 || !isBase64(v.Str) {
-		return ""
-	}
-	return v.Raw
-}
-
-func isBase64(s string) bool {
-	for i := range len(s) {
-		c := s[i]
-		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '+' || c == '/' || c == '-' || c == '_' || c == '=') {
-			return false
-		}
-	}
-	return true
-}
-
-// detailed finds a signature of Gemini in OpenRouter's reasoning_details: the first whose id is wanted.
-func (m *message) detailed(wanted func(id gjson.Result) bool) (signature string) {
-	each(m.details, func(_ int, d gjson.Result) bool {
-		if d.Get("type").Str == "reasoning.encrypted" && strings.HasPrefix(d.Get("format").Str, "google-gemini") && wanted(d.Get("id")) {
-			signature = signed(d.Get("data"))
-		}
-		return signature == ""
-	})
-	return signature
+	return upstreams.DetailSignature(m.details, func(string) bool { return true })
 }
 
 // loseDetails notes what of reasoning_details is no signature of Gemini's.
 func (t *translation) loseDetails(m *message) {
-	each(m.details, func(_ int, d gjson.Result) bool {
-		if d.Get("type").Str != "reasoning.encrypted" || !strings.HasPrefix(d.Get("format").Str, "google-gemini") {
-			t.dropped("messages.reasoning_details", "unsupported")
-			return false
-		}
-		return true
-	})
-}
-
-// split takes apart an id in which LiteLLM hides a signature.
-func split(id string) (clean, signature string) {
-	clean, signature, ok := strings.Cut(id, "__thought__")
-	if !ok || signature == "" || !isBase64(signature) {
-		return clean, ""
+	if m.details.IsArray() && !upstreams.OnlySignatures(m.details) {
+		t.dropped("messages.reasoning_details", "unsupported")
 	}
-	return clean, `"` + signature + `"`
 }
 
 // call writes call i of message n.
 func (t *translation) call(n, i int, m *message, call gjson.Result) {
-	id, hidden := split(call.Get("id").String())
-	signature := hidden
-	for _, at := range []string{"extra_content.google.thought_signature", "function.thought_signature"} {
-		if s := signed(call.Get(at)); s != "" {
-			signature = s
-			break
-		}
-	}
-	if signature == "" {
-		signature = m.detailed(func(of gjson.Result) bool { return of.Str == id && id != "" || i == 0 && of.Str == "" })
-	}
+	id, signature := upstreams.CallSignature(call, m.details, i == 0)
 	f, input := call.Get("function"), gjson.Result{}
 	if custom := call.Get("custom"); custom.IsObject() {
 		f, input = custom, custom.Get("input")
@@ -418,7 +368,7 @@ func (t *translation) call(n, i int, m *message, call gjson.Result) {
 		input = f.Get("arguments")
 	}
 	t.fail(t.calls.Called(n, id))
-	t.functionCall(n, id, f.Get("name"), input, signature)
+	t.functionCall(n, id, f.Get("name"), input, signature, call)
 	if t.names == nil {
 		t.names = map[string]string{}
 	}
@@ -438,8 +388,9 @@ func (t *translation) named(name gjson.Result) string {
 	return `"_` + name.Raw[1:]
 }
 
-// functionCall writes a call. In the turn under way the first of each step must be signed.
-func (t *translation) functionCall(n int, id string, name, arguments gjson.Result, signature string) {
+// functionCall writes a call. In the turn under way the first of each step must be signed. call is what the client sent,
+// if it has an id.
+func (t *translation) functionCall(n int, id string, name, arguments gjson.Result, signature string, call gjson.Result) {
 	c := &t.contents
 	c.part("model")
 	c.calls++
@@ -456,7 +407,9 @@ func (t *translation) functionCall(n int, id string, name, arguments gjson.Resul
 	case t.model.gemma:
 		signature = ""
 	case signature == "" && c.calls == 1 && n > t.turn && t.model.demands():
-		signature = placeholder
+		if signature = t.signatures.Of(call); signature == "" {
+			signature = placeholder
+		}
 	}
 	c.sign(signature)
 	c.b = append(c.b, '}')
@@ -483,7 +436,7 @@ func (t *translation) args(dst []byte, arguments gjson.Result) []byte {
 
 // result writes what a tool answered.
 func (t *translation) result(n int, m *message) {
-	id, _ := split(m.id.String())
+	id, _ := upstreams.CallID(m.id.String())
 	if err := t.calls.Answered(n, id); err != nil {
 		t.fail(err)
 		return

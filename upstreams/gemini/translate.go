@@ -33,6 +33,8 @@ type translation struct {
 	names    map[string]string // of functions, by the ids of their calls
 	renamed  map[string]string // names as JSON, by those that Gemini is given for them
 	late     []byte            // parts that follow the results of tools: media an old model does not take inside them
+
+	signatures upstreams.Signatures
 }
 
 // chat holds the members of a request that are looked at.

@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tidwall/gjson"
+
 	"threadhub/internal/fault"
 	"threadhub/internal/testkit"
 	"threadhub/openai"
@@ -372,6 +374,53 @@ func TestFamily(t *testing.T) {
 		if got := Family(model); got != want {
 			t.Errorf("%s is of the family %q, want %q", model, got, want)
 		}
+	}
+}
+
+// Signatures that did not come back are asked for, where the model wants them, and put where they belong.
+func TestSignaturesThatDidNotComeBack(t *testing.T) {
+	call := func(id, more string) string {
+		return `{"id":"` + id + `","type":"function","function":{"name":"f","arguments":"{}"}` + more + `}`
+	}
+	name := func(id string) string { return upstreams.CallName(gjson.Parse(call(id, ""))) }
+	body := func(model string) string {
+		return chatOf(model, hi+`,{"role":"assistant","tool_calls":[`+call("old", "")+`]},{"role":"tool","tool_call_id":"old","content":"0"},`+hi+
+			`,{"role":"assistant","tool_calls":[`+call("a", "")+`,`+call("b", "")+`]},{"role":"tool","tool_call_id":"a","content":"1"},{"role":"tool","tool_call_id":"b","content":"2"},`+
+			`{"role":"assistant","tool_calls":[`+call("c", `,"extra_content":{"google":{"thought_signature":"QQ=="}}`)+`]},{"role":"tool","tool_call_id":"c","content":"3"},`+
+			`{"role":"assistant","tool_calls":[`+call("d", "")+`]},{"role":"tool","tool_call_id":"d","content":"4"}`, "")
+	}
+	translate := func(model string, known map[string]string) (*upstreams.Request, string) {
+		r := &upstreams.Request{Body: []byte(body(model)), Model: model, Signatures: upstreams.Signatures{Known: known, Unknown: []string{"once more"}}}
+		w, err := still().translate(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var signed []string
+		gjson.GetBytes(w.Body(), "contents.#.parts|@flatten").ForEach(func(_, p gjson.Result) bool {
+			if s := p.Get("thoughtSignature"); s.Exists() {
+				signed = append(signed, p.Get("functionCall.id").Str+":"+s.Str)
+			}
+			return true
+		})
+		return r, strings.Join(signed, " ")
+	}
+	const dummy = "skip_thought_signature_validator"
+	for model, want := range map[string]struct {
+		asked  []string
+		signed string
+	}{
+		"gemini-3.8-flash": {[]string{name("a"), name("d")}, "a:" + dummy + " c:QQ== d:" + dummy},
+		"gemini-2.5-flash": {nil, "c:QQ=="},
+		"gemma-4-31b-it":   {nil, ""},
+	} {
+		r, signed := translate(model, nil)
+		if got := r.Signatures.Unknown; !slices.Equal(got, want.asked) || signed != want.signed {
+			t.Errorf("%s: asked for the signatures of %q, want %q; signed %q, want %q", model, got, want.asked, signed, want.signed)
+		}
+	}
+	r, signed := translate("gemini-3.8-flash", map[string]string{name("a"): "Qg==", name("b"): "no", name("old"): "no", name("c"): "no", name("d"): "no base64"})
+	if want := "a:Qg== c:QQ== d:" + dummy; signed != want || !slices.Equal(r.Signatures.Unknown, []string{name("d")}) {
+		t.Errorf("signed %q, want %q; asked for %v", signed, want, r.Signatures.Unknown)
 	}
 }
 

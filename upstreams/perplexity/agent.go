@@ -24,7 +24,10 @@ var presets = map[string]string{
 	"sonar-deep-research": "high",
 }
 
-const sonarModel = "perplexity/sonar"
+const (
+	sonarModel   = "perplexity/sonar"
+	googleVendor = "google/" // what the names of Google's models begin with
+)
 
 // anthropicTokens is the answer's limit for models that must be given one.
 const anthropicTokens = "8192"
@@ -48,21 +51,26 @@ type agent struct {
 	out          []byte
 	instructions []byte   // the body of a string
 	functions    []string // names the model may call
-	google       bool     // the model's vendor signs its calls
+	google       string   // the family of one of Google's models, which sign their calls; "" for others
 	made         string   // id of the last call of older clients, which have none
 
 	open  upstreams.Calls
 	ids   map[string]string // what calls are named, by the ids that messages have for them
 	taken map[string]bool   // those names
+
+	signatures upstreams.Signatures
 }
 
 // translateAgent puts r into the words of the Agent API. search is the tool_choice that makes a Sonar model search.
 func translateAgent(r *upstreams.Request, search string) (upstreams.Words, error) {
-	a := &agent{chat: read(r), ids: map[string]string{}, taken: map[string]bool{}}
+	a := &agent{chat: read(r), ids: map[string]string{}, taken: map[string]bool{}, signatures: r.Signatures}
+	a.signatures.Unknown = nil
 	a.out = append(make([]byte, 0, len(r.Body)+512), '{')
 	preset, sonar := presets[a.model]
 	off := a.take("disable_search") == "true"
-	a.google = strings.HasPrefix(a.model, "google/")
+	if name, ok := strings.CutPrefix(a.model, googleVendor); ok {
+		a.google = upstreams.GoogleFamily(name)
+	}
 	model := a.model
 	if sonar {
 		model = sonarModel
@@ -71,7 +79,8 @@ func translateAgent(r *upstreams.Request, search string) (upstreams.Words, error
 		a.out = append(append(member(a.out, "preset"), '"'), preset+`"`...)
 	}
 	a.out = quoted(member(a.out, "model"), model)
-	if err := a.input(); err != nil {
+	err := a.input()
+	if r.Signatures = a.signatures; err != nil {
 		return nil, err
 	}
 	a.limits(model)

@@ -34,6 +34,7 @@ type message struct {
 	role, name          string // not JSON
 	content, refusal    string
 	calls, call, callID string // tool_calls; function_call of older clients; tool_call_id
+	details             string // reasoning_details: Google's signatures may be in them
 }
 
 // read takes the body of a request apart that openai.ParseChat has read before.
@@ -54,8 +55,15 @@ func read(r *upstreams.Request) *chat {
 		}
 	}
 	for i := range c.messages {
-		if m := &c.messages[i]; m.role == "user" && speaks(m.content) {
+		m := &c.messages[i]
+		if m.role == "user" && speaks(m.content) {
 			c.current = i
+		}
+		google := strings.HasPrefix(c.model, googleVendor) && m.role == "assistant"
+		if m.details != "" && says(m.details) && !(google && upstreams.OnlySignatures(gjson.Parse(m.details))) {
+			c.recalls = m.role == "assistant"
+			c.dropped("messages.reasoning_details", unsupported)
+			c.recalls = false
 		}
 	}
 	return c
@@ -89,8 +97,13 @@ func (c *chat) message(v gjson.Result) (m message) {
 			m.call = v.Raw
 		case "tool_call_id":
 			m.callID = v.Raw
+			if id, _ := upstreams.CallID(v.Str); id != v.Str { // another gateway's signature is in it
+				m.callID = string(quoted(nil, id))
+			}
 		case "name":
 			m.name = v.Str
+		case "reasoning_details":
+			m.details = v.Raw
 		default:
 			if says(v.Raw) {
 				others = append(others, key.Str)

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/tidwall/gjson"
+
+	"threadhub/upstreams"
 )
 
 // input writes the messages as items of the Agent API, but those of system and developer, which are instructions
@@ -193,11 +195,16 @@ func (a *agent) assistant(i int, m *message) error {
 		a.out = append(comma(a.out), `{"type":"message","role":"assistant"`...)
 		a.out = append(str(a.out, "content", text), '}')
 	}
-	for _, call := range elements(gjson.Parse(m.calls)) {
-		if err := a.open.Called(i, call.Get("id").Str); err != nil {
+	details := gjson.Parse(m.details)
+	for n, call := range elements(gjson.Parse(m.calls)) {
+		id, signature := upstreams.CallSignature(call, details, n == 0)
+		if err := a.open.Called(i, id); err != nil {
 			return err
 		}
-		a.called(call)
+		if signature == "" && n == 0 && i > a.current && a.google != "" && upstreams.GoogleDemands(a.google) {
+			signature = a.signatures.Of(call)
+		}
+		a.called(call, id, signature)
 	}
 	if !isObject(m.call) {
 		return nil
@@ -225,22 +232,21 @@ func (c *chat) spoken(m *message) (text []byte) {
 	return joined(text, body(m.refusal), `\n`)
 }
 
-// called writes one tool call. A custom tool's becomes a function's whose one argument is its input.
-func (a *agent) called(call gjson.Result) {
+// called writes one tool call. A custom tool's becomes a function's whose one argument is its input. signature is JSON.
+func (a *agent) called(call gjson.Result, id, signature string) {
 	f := call.Get("function")
 	args := arguments(f.Get("arguments"))
 	if custom := call.Get("custom"); custom.IsObject() {
 		f = custom
 		args = string(quoted(nil, `{"input":`+orEmpty(custom.Get("input").Raw)+`}`))
 	}
-	signature := ""
-	if extra := call.Get("extra_content"); given(extra) {
-		if signature = extra.Get("google.thought_signature").Raw; !a.google || signature == "" {
-			signature = ""
-			a.dropped("messages.tool_calls.extra_content", unsupported)
-		}
+	if extra := call.Get("extra_content"); given(extra) && (a.google == "" || signature == "") {
+		a.dropped("messages.tool_calls.extra_content", unsupported)
 	}
-	a.callItem(call.Get("id").Str, f.Get("name").Raw, args, signature)
+	if a.google == "" {
+		signature = ""
+	}
+	a.callItem(id, f.Get("name").Raw, args, signature)
 }
 
 // callItem writes a call. Of an id that was there before, as some models count their calls anew in each turn, it makes

@@ -2,6 +2,7 @@ package perplexity
 
 import (
 	"encoding/json"
+	"slices"
 	"strings"
 	"testing"
 
@@ -167,7 +168,7 @@ func TestAgentRequests(t *testing.T) {
 		{"what another provider's answer left", `{"model":"m/m","messages":[{"role":"user","content":"q"},{"role":"assistant","content":null,"refusal":"no","reasoning_details":[{"type":"reasoning.text"}],
 			"annotations":[{"type":"url_citation"}],"extra_content":{"google":{}},"images":[],"name":"x"},{"role":"assistant","content":""},{"role":"user","content":""}]}`, map[string]string{
 			"input": `[{"type":"message","role":"user","content":"q"},{"type":"message","role":"assistant","content":"no"}]`,
-		}, "dropped=messages.reasoning_details;reason=unsupported, dropped=messages.annotations;reason=unsupported, dropped=messages.extra_content;reason=unsupported, dropped=messages.name;reason=unsupported"},
+		}, "dropped=messages.annotations;reason=unsupported, dropped=messages.extra_content;reason=unsupported, dropped=messages.name;reason=unsupported, dropped=messages.reasoning_details;reason=unsupported"},
 		{"calls of every kind", `{"model":"m/m","messages":[{"role":"user","content":"q"},{"role":"assistant","content":[{"type":"text","text":"t"}],"tool_calls":[
 			{"id":"a","type":"function","function":{"name":"f","arguments":""}},{"id":"b","type":"custom","custom":{"name":"c","input":"2+\"3"}},
 			{"id":"d","type":"function","function":{"name":"f","arguments":{"x":1}},"extra_content":{"google":{"thought_signature":"s"}}}]},
@@ -201,6 +202,14 @@ func TestAgentRequests(t *testing.T) {
 		{"what an answer cites", `{"model":"m/m","messages":[{"role":"user","content":"q"},{"role":"assistant","content":[{"type":"text","text":"a","annotations":[{"url":"u"}]}],"annotations":[{"url":"u"}],"citations":["u"],"search_results":[]},{"role":"user","content":"q"}]}`, map[string]string{
 			"input.1": `{"type":"message","role":"assistant","content":"a"}`,
 		}, "dropped=messages.annotations;reason=unsupported, dropped=messages.citations;reason=unsupported, dropped=messages.content.annotations;reason=unsupported"},
+		{"signatures as other gateways give them", `{"messages":[{"role":"user","content":"q"},{"role":"assistant","tool_calls":[
+			{"id":"d__thought__QQ==","type":"function","function":{"name":"f","arguments":"{}"}}]},{"role":"tool","tool_call_id":"d__thought__QQ==","content":"x"},
+			{"role":"assistant","reasoning_details":[{"type":"reasoning.encrypted","format":"google-gemini-v1","id":"e","data":"Qg=="}],"tool_calls":[{"id":"e","type":"function","function":{"name":"f","arguments":"{}"}}]},
+			{"role":"tool","tool_call_id":"e","content":"y"}],"model":"google/gemini-3.8-flash"}`, map[string]string{
+			"input.1": `{"type":"function_call","call_id":"d","name":"f","arguments":"{}","thought_signature":"QQ=="}`,
+			"input.2": `{"type":"function_call_output","call_id":"d","output":"x"}`,
+			"input.3": `{"type":"function_call","call_id":"e","name":"f","arguments":"{}","thought_signature":"Qg=="}`,
+		}, ""},
 		{"what history holds and nobody can be told", `{"model":"m/m","messages":[{"role":"user","content":[{"type":"input_audio","input_audio":{}}]},{"role":"assistant","content":"a"},
 			{"role":"user","content":[{"type":"text","text":"x","cache_control":{"type":"ephemeral"}},{"type":"image_url","image_url":{"url":"http://a.example/b.png"}}]},{"role":"user","content":"q"}]}`, map[string]string{
 			"input": `[{"type":"message","role":"assistant","content":"a"},{"type":"message","role":"user","content":[{"type":"input_text","text":"x"}]},{"type":"message","role":"user","content":"q"}]`,
@@ -341,6 +350,51 @@ func TestFamily(t *testing.T) {
 		if got := family(model); got != want {
 			t.Errorf("%s is of %s, want %s", model, got, want)
 		}
+	}
+}
+
+// Signatures that did not come back are asked for where a model may want them, and put where they belong.
+func TestSignaturesThatDidNotComeBack(t *testing.T) {
+	call := func(id, more string) string {
+		return `{"id":"` + id + `","type":"function","function":{"name":"f","arguments":"{}"}` + more + `}`
+	}
+	name := func(id string) string { return upstreams.CallName(gjson.Parse(call(id, ""))) }
+	const user = `{"role":"user","content":"q"}`
+	body := func(model string) string {
+		return `{"model":"` + model + `","messages":[` + user + `,{"role":"assistant","tool_calls":[` + call("old", "") + `]},{"role":"tool","tool_call_id":"old","content":"0"},` + user +
+			`,{"role":"assistant","tool_calls":[` + call("a", "") + `,` + call("b", "") + `]},{"role":"tool","tool_call_id":"a","content":"1"},{"role":"tool","tool_call_id":"b","content":"2"},` +
+			`{"role":"assistant","tool_calls":[` + call("c", `,"extra_content":{"google":{"thought_signature":"QQ=="}}`) + `]},{"role":"tool","tool_call_id":"c","content":"3"},` +
+			`{"role":"assistant","tool_calls":[` + call("d", "") + `]},{"role":"tool","tool_call_id":"d","content":"4"}]}`
+	}
+	for model, want := range map[string][]string{
+		"google/gemini-3.8-flash": {name("a"), name("d")}, "google/gemini-2.5-flash": nil, "openai/gpt-6-luna": nil,
+	} {
+		r := request(t, body(model))
+		if _, err := translateAgent(r, ""); err != nil {
+			t.Fatal(err)
+		}
+		if got := r.Signatures.Unknown; !slices.Equal(got, want) {
+			t.Errorf("%s: asked for the signatures of %q, want %q", model, got, want)
+		}
+	}
+	r := request(t, body("google/gemini-3.8-flash"))
+	r.Signatures = upstreams.Signatures{
+		Known:   map[string]string{name("a"): "Qg==", name("b"): "no", name("old"): "no", name("c"): "no", name("d"): "not base64"},
+		Unknown: []string{"once more"},
+	}
+	w, err := translateAgent(r, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	gjson.GetBytes(w.Body(), "input").ForEach(func(_, item gjson.Result) bool {
+		if s := item.Get("thought_signature"); s.Exists() {
+			got = append(got, item.Get("call_id").Str+":"+s.Str)
+		}
+		return true
+	})
+	if strings.Join(got, " ") != "a:Qg== c:QQ==" || !slices.Equal(r.Signatures.Unknown, []string{name("d")}) {
+		t.Errorf("signed %v, asked for %v", got, r.Signatures.Unknown)
 	}
 }
 
