@@ -399,12 +399,20 @@ func (g *Gateway) translate(ctx context.Context, e *exchange) (err error) {
 	}
 	e.body = e.req.Splice(edits)
 	e.size = int64(len(e.body))
-	e.ask = &upstreams.Request{Body: e.body, Model: e.target.Model, Stream: e.req.Stream, Unsupported: e.unsupported}
-	if err := g.opts.Upstreams[e.target.Provider].Translate(e.ask); err != nil {
+	ask := upstreams.Request{Body: e.body, Model: e.target.Model, Stream: e.req.Stream, Unsupported: e.unsupported}
+	up := g.opts.Upstreams[e.target.Provider]
+	e.ask = new(ask)
+	if err := up.Translate(e.ask); err != nil {
 		return err
 	}
-	e.key, err = g.opts.Purse.ProviderKey(ctx, e.caller.Org, e.target.Provider)
-	return err
+	if e.key, err = g.opts.Purse.ProviderKey(ctx, e.caller.Org, e.target.Provider); err != nil {
+		return err
+	}
+	if ask.Signatures.Known = g.sign(ctx, e); len(ask.Signatures.Known) == 0 {
+		return nil
+	}
+	e.ask = &ask // once more, with what the client's own lacked
+	return up.Translate(e.ask)
 }
 
 // history is what of the thread goes before the request, and warnings of what is not told of it as it was.

@@ -93,6 +93,7 @@ type Options struct {
 	Router       *routing.Router
 	Rules        RuleBook // nil: the default rules hold for everybody
 	Upstreams    map[string]upstreams.Upstream
+	Signatures   Signatures           // nil: what clients do not send back is not known
 	Windows      map[string]int64     // by provider, in tokens: of models the catalogue does not list
 	Owner        id.Owner             // this process, as calls know it
 	Checkpoints  *calls.Checkpoints   // where only this process serves the store; nil: what a killed process streamed is lost

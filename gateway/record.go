@@ -65,6 +65,7 @@ func (g *Gateway) record(e *exchange, end ending) error {
 	if u := end.usage; u != nil && u.Total != u.Sum() {
 		g.opts.Log.Warn("the provider's usage does not add up; its parts are believed", "request_id", e.id, "provider", e.target.Provider, "total", u.Total, "sum", u.Sum())
 	}
+	g.remember(e, end) // the client may come back with it as soon as it has the end
 	u, closing := g.recordUnit(e, end)
 	chaos.Point("record")
 	err := g.opts.Store.Commit(context.Background(), u)

@@ -111,6 +111,15 @@ func New(o Options) *Service {
 	}
 }
 
+// Secret returns 32 bytes for one use, the same in every process of the installation and at every start, that tell nothing
+// of those for another use. The Service must be open.
+func (s *Service) Secret(use string) ([]byte, error) {
+	if len(s.pepper) == 0 {
+		return nil, errNotOpen
+	}
+	return hkdf.Key(sha256.New, s.pepper, nil, "threadhub "+use, sha256.Size)
+}
+
 // Open reads the pepper, or makes it in a new store, joins the bus and starts writing down uses. Errors name the
 // key-encryption key that is missing, if that is what is wrong.
 func (s *Service) Open(ctx context.Context) error {
@@ -122,7 +131,7 @@ func (s *Service) Open(ctx context.Context) error {
 		return err
 	}
 	s.pepper = pepper
-	if s.auditKey, err = hkdf.Key(sha256.New, pepper, nil, "threadhub audit", sha256.Size); err != nil {
+	if s.auditKey, err = s.Secret("audit"); err != nil {
 		return err
 	}
 	s.cancels = []func(){

@@ -30,6 +30,7 @@ import (
 	"threadhub/upstreams/openai"
 	"threadhub/upstreams/openrouter"
 	"threadhub/upstreams/perplexity"
+	"threadhub/upstreams/signatures"
 )
 
 // adapters are the providers this gateway can talk to.
@@ -90,6 +91,10 @@ func openServer(ctx context.Context, cfg *config.Config, logTo io.Writer) (_ *se
 	if err != nil {
 		return nil, err
 	}
+	signed, err := s.openSignatures()
+	if err != nil {
+		return nil, err
+	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.reloadFailures)
 	models := router.New(router.Options{Catalogue: catalogue, Providers: slices.Collect(maps.Keys(providers)), DefaultModels: defaultModels(cfg)})
@@ -113,6 +118,7 @@ func openServer(ctx context.Context, cfg *config.Config, logTo io.Writer) (_ *se
 		Router:       models,
 		Rules:        s.storage.orgs,
 		Upstreams:    providers,
+		Signatures:   signed,
 		Windows:      windows(cfg),
 		Owner:        s.lease.Owner(),
 		Checkpoints:  s.checkpoints,
@@ -233,6 +239,7 @@ type storage struct {
 	calls   *calls.Store
 	threads *threads.Store
 	ledger  *metering.Ledger
+	redis   *redis.Client // nil: there is none
 	parts   closers
 }
 
@@ -264,11 +271,10 @@ func openStorage(ctx context.Context, cfg *config.Config, log *slog.Logger, excl
 	s.calls.Use(s.store)
 	s.threads.Use(s.store)
 
-	announce, err := s.openBus(cfg, log)
-	if err != nil {
+	if s.redis, err = openRedis(cfg); err != nil {
 		return nil, err
 	}
-	s.orgs = orgs.New(orgs.Options{Store: s.store, Keyring: keys, Bus: announce, Log: log})
+	s.orgs = orgs.New(orgs.Options{Store: s.store, Keyring: keys, Bus: s.openBus(cfg, log), Log: log})
 	if err := s.orgs.Open(ctx); err != nil {
 		return nil, err
 	}
@@ -310,19 +316,47 @@ func openMigrated(ctx context.Context, cfg *config.Config, o db.Options) (db.Sto
 	return store, nil
 }
 
-// openBus joins the other processes, where there can be some.
-func (s *storage) openBus(cfg *config.Config, log *slog.Logger) (bus.Bus, error) {
+// openRedis makes a client of the Redis there is; nil if there is none. It connects to nothing yet.
+func openRedis(cfg *config.Config) (*redis.Client, error) {
 	if cfg.RedisURL.Empty() {
-		return bus.NewLocal(), nil
+		return nil, nil
 	}
 	o, err := redis.ParseURL(cfg.RedisURL.Reveal())
 	if err != nil { // its text may repeat the URL, and with it the password
 		return nil, errors.New("REDIS_URL is not an address that Redis understands: redis://user:password@host:6379/0")
 	}
 	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled} // or it logs by itself
-	client := redis.NewClient(o)
-	s.parts.add(client)
-	b := bus.NewRedis(client, bus.Options{Timeout: cfg.Timeouts.Redis, Log: log})
+	// go-redis waits for ten seconds on a server that is frozen, whatever the caller's context says.
+	o.DialTimeout, o.DialerRetries, o.MaxRetries = cfg.Timeouts.Connect, 1, -1
+	o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = cfg.Timeouts.Redis, cfg.Timeouts.Redis, cfg.Timeouts.Redis
+	return redis.NewClient(o), nil
+}
+
+// openBus joins the other processes, where there can be some.
+func (s *storage) openBus(cfg *config.Config, log *slog.Logger) bus.Bus {
+	if s.redis == nil {
+		return bus.NewLocal()
+	}
+	s.parts.add(s.redis)
+	b := bus.NewRedis(s.redis, bus.Options{Timeout: cfg.Timeouts.Redis, Log: log})
 	s.parts.add(b)
-	return b, nil
+	return b
+}
+
+// openSignatures makes the memory of what models sign, for all processes where there can be some.
+func (s *server) openSignatures() (signatures.Store, error) {
+	o := signatures.Options{Timeout: s.cfg.Timeouts.Redis, Log: s.log}
+	if s.storage.redis == nil {
+		return signatures.NewLocal(o), nil
+	}
+	var err error
+	if o.Secret, err = s.storage.orgs.Secret("signatures"); err != nil {
+		return nil, err
+	}
+	store, err := signatures.NewRedis(s.storage.redis, o)
+	if err != nil {
+		return nil, err
+	}
+	s.parts.add(store)
+	return store, nil
 }
