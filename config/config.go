@@ -47,6 +47,9 @@ type Upstream struct {
 	DefaultWindow int64       // context window, in tokens, of models the catalogue does not list
 	APIKey        seal.Secret // imported for the demo org; nobody else's calls use it
 
+	// Of Gemini alone.
+	Fetch bool // files that requests point to are fetched for it
+
 	// Of Perplexity alone.
 	API    string // which of its APIs is spoken: agent or sonar
 	Search string // how Sonar models are made to search: web_search, required or auto
@@ -113,7 +116,9 @@ func Default() *Config {
 		Auth:           Auth{FailuresPerMinute: 60},
 		Upstreams: map[string]*Upstream{
 			"openai": {BaseURL: "https://api.openai.com/v1", DefaultModel: "gpt-5.4-mini", DefaultWindow: 128_000},
-			"gemini": {BaseURL: "https://generativelanguage.googleapis.com/v1beta", DefaultModel: "gemini-3.5-flash", DefaultWindow: 128_000},
+			"gemini": {
+				BaseURL: "https://generativelanguage.googleapis.com/v1beta", DefaultModel: "gemini-3.5-flash", DefaultWindow: 128_000, Fetch: true,
+			},
 			"perplexity": {
 				BaseURL: "https://api.perplexity.ai", DefaultModel: "sonar", DefaultWindow: 128_000, API: "agent", Search: "web_search",
 			},

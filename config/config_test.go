@@ -81,6 +81,7 @@ func TestDefaults(t *testing.T) {
 		"bad keys":       c.Auth.FailuresPerMinute == 60,
 		"openai":         c.Upstreams["openai"].BaseURL == "https://api.openai.com/v1",
 		"openrouter":     c.Upstreams["openrouter"].DefaultModel == "openrouter/auto",
+		"gemini":         c.Upstreams["gemini"].Fetch,
 		"perplexity":     c.Upstreams["perplexity"].API == "agent" && c.Upstreams["perplexity"].Search == "web_search",
 		"four providers": len(c.Upstreams) == len(Providers()) && len(Providers()) == 4,
 	} {
@@ -177,7 +178,7 @@ func TestEveryNameReachesItsField(t *testing.T) {
 		"listen": ":1", "operator_listen": ":2", "data_dir": "elsewhere", "database_url": "postgres://u:p@h/d", "migrate_database_url": "postgres://o:p@h/d",
 		"redis_url": "redis://h:1", "qdrant_url": "http://h:1", "encryption_key": goodKey, "secret_key": strings.Repeat("s", 40), "max_body_bytes": "1MiB",
 		"profiling": "true", "orgs.create": "false", "auth.failures_per_minute": "7", "streams.max_line_bytes": "2MiB", "log.level": "warn", "log.format": "text",
-		"upstreams.perplexity.api": "sonar", "upstreams.perplexity.search": "auto",
+		"upstreams.gemini.fetch": "false", "upstreams.perplexity.api": "sonar", "upstreams.perplexity.search": "auto",
 		"upstreams.openrouter.referer": "https://app.example", "upstreams.openrouter.title": "An App", "upstreams.openrouter.adapt": "true",
 	}
 	for _, s := range settings(Default()) {

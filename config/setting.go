@@ -54,6 +54,7 @@ func settings(c *Config) []setting {
 			)
 		}
 	}
+	s = append(s, boolean("upstreams.gemini.fetch", "fetch files that requests point to", &c.Upstreams["gemini"].Fetch))
 	u := c.Upstreams["openrouter"]
 	s = append(s,
 		header("upstreams.openrouter.referer", "address of the app that it shows, where the client names none", &u.Referer),

@@ -64,6 +64,10 @@ func (g *Gateway) walk(x *request, w way) {
 		x.fail(err)
 		return
 	}
+	e.attend = func() (context.Context, func()) {
+		watch := g.watch(x, nil)
+		return x.ctx, watch.stop
+	}
 	if done := g.begun(x, e, w); done { // load, route, fit, admit, translate, open
 		return
 	}
@@ -104,6 +108,7 @@ func (g *Gateway) begun(x *request, e *exchange, w way) (done bool) {
 		x.fail(err)
 		return true
 	}
+	e.files = nil
 	g.keepTape(e)
 	return false
 }
@@ -408,11 +413,18 @@ func (g *Gateway) translate(ctx context.Context, e *exchange) (err error) {
 	if e.key, err = g.opts.Purse.ProviderKey(ctx, e.caller.Org, e.target.Provider); err != nil {
 		return err
 	}
-	if ask.Signatures.Known = g.sign(ctx, e); len(ask.Signatures.Known) == 0 {
+	ask.Signatures.Known = g.sign(ctx, e)
+	if err := g.fetch(e); err != nil {
+		return err
+	}
+	if len(ask.Signatures.Known) == 0 && len(e.files) == 0 {
 		return nil
 	}
+	ask.Files = e.files
 	e.ask = &ask // once more, with what the client's own lacked
-	return up.Translate(e.ask)
+	err = up.Translate(e.ask)
+	e.ask.Files = nil // they are in the provider's body now
+	return err
 }
 
 // history is what of the thread goes before the request, and warnings of what is not told of it as it was.

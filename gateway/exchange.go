@@ -1,11 +1,13 @@
 package gateway
 
 import (
+	"context"
 	"slices"
 	"strconv"
 	"time"
 
 	"threadhub/calls"
+	"threadhub/internal/fetch"
 	"threadhub/internal/id"
 	"threadhub/internal/seal"
 	"threadhub/metering"
@@ -22,6 +24,8 @@ type exchange struct {
 	id      id.Request  // arrival
 	arrived time.Time   // arrival
 	caller  orgs.Caller // authenticate
+
+	attend func() (context.Context, func()) // arrival: a context that ends when the client has left; call the function when it need not
 
 	req        *openai.ChatRequest       // parse: what is asked for in a chat
 	embed      *openai.EmbeddingsRequest // parse: what is to be embedded; one of the two is nil
@@ -52,10 +56,11 @@ type exchange struct {
 
 	hold metering.PicoUSD // admit
 
-	body []byte             // translate: in the OpenAI dialect
-	size int64              // translate: bytes of what the model reads, for the estimate where usage is missing
-	ask  *upstreams.Request // translate: the same for the provider, without what only call knows
-	key  seal.Secret        // translate
+	files map[string]fetch.File // translate: what the request points to, by its address; none once the call is open
+	body  []byte                // translate: in the OpenAI dialect
+	size  int64                 // translate: bytes of what the model reads, for the estimate where usage is missing
+	ask   *upstreams.Request    // translate: the same for the provider, without what only call knows
+	key   seal.Secret           // translate
 
 	opening *calls.Opening // open
 	tape    *tape          // open: what the client is given; nil if nobody can come back for it

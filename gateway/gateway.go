@@ -94,6 +94,7 @@ type Options struct {
 	Rules        RuleBook // nil: the default rules hold for everybody
 	Upstreams    map[string]upstreams.Upstream
 	Signatures   Signatures           // nil: what clients do not send back is not known
+	Fetcher      Fetcher              // nil: files that requests point to are left to the provider
 	Windows      map[string]int64     // by provider, in tokens: of models the catalogue does not list
 	Owner        id.Owner             // this process, as calls know it
 	Checkpoints  *calls.Checkpoints   // where only this process serves the store; nil: what a killed process streamed is lost
@@ -182,7 +183,8 @@ type Gateway struct {
 	backlog   *backlog
 	policies  *policies
 	guesses   *guesses
-	keepMost  int // bytes of a whole answer that the store keeps for repeats of its request
+	keepMost  int   // bytes of a whole answer that the store keeps for repeats of its request
+	fetching  *gate // requests that fetch files
 
 	mu       sync.Mutex
 	public   *listener
@@ -201,6 +203,7 @@ func New(opts Options) *Gateway {
 	g.policies = newPolicies(g.opts.Rules, g.opts.Log)
 	g.backlog = newBacklog(g.opts.Store, g.opts.Log)
 	g.guesses = newGuesses(g.opts.AuthFailures)
+	g.fetching = newGate()
 	g.ready = &readiness{store: g.opts.Store}
 	g.metrics = newMetrics(g.opts.Registry, g.opts.LogSink, g.ready)
 	g.router = newRouter(g.routes())

@@ -12,6 +12,7 @@ import (
 	"io"
 	"net/http"
 
+	"threadhub/internal/fetch"
 	"threadhub/internal/seal"
 )
 
@@ -36,6 +37,11 @@ type Request struct {
 	// whoever knows some calls it again with them. What stays unknown is done without.
 	Signatures Signatures
 
+	// Files that Body points to, by their addresses; one without data cannot be had. Translate names those it would put in
+	// in Links; whoever gets some calls it again with Files. What is not in Files is left to the provider.
+	Files map[string]fetch.File
+	Links []Link
+
 	words  Wording // Translate: Body in the provider's own words; nil where those are Body's
 	warned int     // how many of the warnings of words are in Warnings
 }
@@ -46,6 +52,14 @@ func (r *Request) Wire() (path string, body []byte) {
 		return "chat/completions", r.Body
 	}
 	return r.words.Path(), r.words.Body()
+}
+
+// Link is a file that a request points to.
+type Link struct {
+	URL   string
+	Param string   // where it stands
+	Types []string // what it may be: media types, or beginnings of them that end in a slash
+	Past  bool     // it was said earlier in the conversation, which goes on without it if it cannot be had
 }
 
 // Upstream is one provider. Safe for concurrent use.

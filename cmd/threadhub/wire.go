@@ -20,6 +20,7 @@ import (
 	"threadhub/gateway"
 	"threadhub/internal/bus"
 	"threadhub/internal/db"
+	"threadhub/internal/fetch"
 	"threadhub/metering"
 	"threadhub/migrations"
 	"threadhub/orgs"
@@ -119,6 +120,7 @@ func openServer(ctx context.Context, cfg *config.Config, logTo io.Writer) (_ *se
 		Rules:        s.storage.orgs,
 		Upstreams:    providers,
 		Signatures:   signed,
+		Fetcher:      fetcher(cfg),
 		Windows:      windows(cfg),
 		Owner:        s.lease.Owner(),
 		Checkpoints:  s.checkpoints,
@@ -211,6 +213,14 @@ func (s *server) openUpstreams() (map[string]upstreams.Upstream, error) {
 		providers[name] = client
 	}
 	return providers, nil
+}
+
+// fetcher gets the files that requests to Gemini point to; nil if the operator wants none fetched.
+func fetcher(cfg *config.Config) gateway.Fetcher {
+	if !cfg.Upstreams["gemini"].Fetch {
+		return nil
+	}
+	return fetch.New(fetch.Options{})
 }
 
 func defaultModels(cfg *config.Config) map[string]string {

@@ -68,10 +68,10 @@ type dialect struct {
 }
 
 func (d dialect) translate(r *upstreams.Request) (upstreams.Words, error) {
-	t := translation{model: traitsOf(r.Model), Losses: upstreams.Losses{Policy: r.Unsupported}, signatures: r.Signatures}
+	t := translation{model: traitsOf(r.Model), Losses: upstreams.Losses{Policy: r.Unsupported}, signatures: r.Signatures, files: r.Files}
 	t.signatures.Unknown = nil
 	body, err := t.request(r.Body)
-	r.Signatures = t.signatures
+	r.Signatures, r.Links = t.signatures, t.links
 	if err != nil {
 		return nil, err
 	}

@@ -2,6 +2,7 @@ package gemini
 
 import (
 	"cmp"
+	"encoding/base64"
 	"fmt"
 	"net/url"
 	"path"
@@ -23,16 +24,16 @@ func (t *translation) mediaPart(dst []byte, n, i int, part gjson.Result, whole b
 	switch kind := part.Get("type").Str; kind {
 	case "image_url":
 		t.lose(part.Get("image_url"), "url", "detail")
-		t.image(&w, param+".image_url", part.Get("image_url"), whole)
+		t.image(&w, n, param+".image_url", part.Get("image_url"), whole)
 	case "video_url":
 		t.lose(part.Get("video_url"), "url")
-		t.located(&w, param+".video_url.url", part.Get("video_url.url"), "video/mp4")
+		t.located(&w, n, param+".video_url.url", part.Get("video_url.url"), aVideo)
 	case "input_audio":
 		t.lose(part.Get("input_audio"), "data", "format")
 		t.audio(&w, param+".input_audio", part.Get("input_audio"))
 	case "file":
 		t.lose(part.Get("file"), "file_id", "file_data")
-		t.file(&w, param+".file", part.Get("file"))
+		t.file(&w, n, param+".file", part.Get("file"))
 	default:
 		t.unsupported(param+".type", "gemini has no content parts of this type")
 	}
@@ -43,12 +44,12 @@ func (t *translation) mediaPart(dst []byte, n, i int, part gjson.Result, whole b
 	return append(w.b, '}')
 }
 
-func (t *translation) image(w *object, param string, v gjson.Result, whole bool) {
+func (t *translation) image(w *object, n int, param string, v gjson.Result, whole bool) {
 	at := v
 	if v.IsObject() {
 		at, param = v.Get("url"), param+".url"
 	}
-	t.located(w, param, at, "image/jpeg")
+	t.located(w, n, param, at, anImage)
 	switch detail := v.Get("detail").Str; {
 	case detail == "" || detail == "auto" || w.n == 0:
 	case (detail == "low" || detail == "high") && whole && !t.model.old && !t.model.gemma:
@@ -66,7 +67,7 @@ func (t *translation) ownImage(n int, v gjson.Result) {
 	}
 	t.contents.try("model", func(dst []byte) []byte {
 		w := object{b: append(dst, '{')}
-		t.located(&w, place(n, ".images"), at, "image/png")
+		t.located(&w, n, place(n, ".images"), at, anImage)
 		if t.err != nil && t.past(n) {
 			t.err = nil
 			t.dropped("messages.images", "unsupported")
@@ -90,21 +91,32 @@ func (t *translation) audio(w *object, param string, v gjson.Result) {
 	t.inline(w, param+".data", "audio/"+format, v.Get("data").Str)
 }
 
-func (t *translation) file(w *object, param string, v gjson.Result) {
+func (t *translation) file(w *object, n int, param string, v gjson.Result) {
 	if id := v.Get("file_id"); id.Exists() && id.Type != gjson.Null {
 		if !strings.HasPrefix(id.Str, files) {
 			t.unsupported(param+".file_id", "gemini knows only files that were uploaded to it, by their whole address")
 			return
 		}
-		t.located(w, param+".file_id", id, "")
+		t.located(w, n, param+".file_id", id, aFile)
 		return
 	}
-	t.located(w, param+".file_data", v.Get("file_data"), "application/pdf")
+	t.located(w, n, param+".file_data", v.Get("file_data"), aFile)
 }
 
-// located writes what is at an address: inside it, for a data URL, else for Gemini to fetch. otherwise is the type where
-// the address does not tell.
-func (t *translation) located(w *object, param string, at gjson.Result, otherwise string) {
+// media is what may stand at an address.
+type media struct {
+	types     []string // media types, or their beginnings
+	otherwise string   // the type of what is not fetched, where the address does not tell
+}
+
+var (
+	anImage = media{[]string{"image/"}, "image/jpeg"}
+	aVideo  = media{[]string{"video/"}, "video/mp4"}
+	aFile   = media{[]string{"application/pdf", "text/", "image/", "audio/", "video/"}, "application/pdf"}
+)
+
+// located writes what is at an address in message n: inside it, for a data URL; as it was fetched; or for Gemini to fetch.
+func (t *translation) located(w *object, n int, param string, at gjson.Result, of media) {
 	text := at.Str
 	scheme, rest, ok := strings.Cut(text, ":")
 	switch {
@@ -119,7 +131,7 @@ func (t *translation) located(w *object, param string, at gjson.Result, otherwis
 		}
 		t.inline(w, param, media, data)
 	case strings.EqualFold(scheme, "http") || strings.EqualFold(scheme, "https"):
-		t.remote(w, param, at, otherwise)
+		t.remote(w, n, param, at, of)
 	default:
 		t.unsupported(param, "gemini takes data URLs and addresses that begin with https")
 	}
@@ -159,12 +171,27 @@ var byEnding = map[string]string{
 	".pdf": "application/pdf", ".txt": "text/plain",
 }
 
-// remote writes an address for Gemini to fetch. Of its own files, and videos of YouTube, Gemini knows the type; of others
-// it is a guess, and that it fetches them is not certain.
-func (t *translation) remote(w *object, param string, at gjson.Result, otherwise string) {
+// remote writes what an address leads to, if it was fetched, and nothing where that cannot be had; or else the address for
+// Gemini to fetch. Of its own files, and videos of YouTube, Gemini knows the type; of others it is a guess, and that it
+// fetches them is not certain.
+func (t *translation) remote(w *object, n int, param string, at gjson.Result, of media) {
 	u, err := url.Parse(at.Str)
 	if err != nil || u.Host == "" {
 		t.invalid("invalid_value", param, "the address cannot be read")
+		return
+	}
+	member := strings.Trim(plain(lastMember(param)), ".")
+	if f, known := t.files[at.Str]; known && len(f.Data) == 0 {
+		field := "messages.content." + member
+		if t.recalls {
+			field = "messages." + member
+		}
+		t.dropped(field, "not_fetched")
+		return
+	} else if known {
+		w.key("inlineData")
+		w.b = append(append(append(w.b, `{"mimeType":"`...), f.Type...), `","data":"`...)
+		w.b = append(base64.StdEncoding.AppendEncode(w.b, f.Data), `"}`...)
 		return
 	}
 	ending := byEnding[strings.ToLower(path.Ext(u.Path))]
@@ -175,9 +202,9 @@ func (t *translation) remote(w *object, param string, at gjson.Result, otherwise
 	w.key("fileData")
 	w.b = append(w.b, '{')
 	if host := strings.TrimPrefix(strings.ToLower(u.Hostname()), "www."); !strings.HasPrefix(at.Str, files) && host != "youtube.com" && host != "youtu.be" {
-		media := cmp.Or(ending, otherwise)
-		w.b = append(append(append(w.b, `"mimeType":"`...), media...), `",`...)
-		t.Warn("unchecked=" + strings.Trim(plain(lastMember(param)), ".") + ";reason=not_fetched")
+		w.b = append(append(append(w.b, `"mimeType":"`...), cmp.Or(ending, of.otherwise)...), `",`...)
+		t.Warn("unchecked=" + member + ";reason=not_fetched")
+		t.links = append(t.links, upstreams.Link{URL: at.Str, Param: param, Types: of.types, Past: n < t.asked})
 	}
 	w.b = append(append(append(w.b, `"fileUri":`...), at.Raw...), '}')
 }

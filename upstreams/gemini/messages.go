@@ -163,7 +163,7 @@ func (t *translation) messages(out []byte) []byte {
 // also finds where the turn under way begins.
 func (t *translation) system(out []byte) []byte {
 	t.turn = -1
-	system := 0
+	system, row := 0, -1 // row: where the user's messages in a row begin
 	w := append(out, `"systemInstruction":{"parts":[`...)
 	each(t.chat.messages, func(n int, v gjson.Result) bool {
 		m := read(v)
@@ -180,9 +180,14 @@ func (t *translation) system(out []byte) []byte {
 				w = append(append(append(w, `{"text":`...), text...), '}')
 			})
 		case "user":
-			if speaks(m.content) {
-				t.turn = n
+			if row < 0 {
+				row = n
 			}
+			if speaks(m.content) {
+				t.turn, t.asked = n, row
+			}
+		default:
+			row = -1
 		}
 		return t.err == nil
 	})

@@ -9,6 +9,7 @@ import (
 	"github.com/tidwall/gjson"
 
 	"threadhub/internal/fault"
+	"threadhub/internal/fetch"
 	"threadhub/upstreams"
 )
 
@@ -28,6 +29,7 @@ type translation struct {
 	chat     chat
 	contents contents
 	turn     int               // the last message of the user that says anything: what is before it is history
+	asked    int               // where what the user says in a row with it begins
 	recalls  bool              // a model's own message is told
 	calls    upstreams.Calls   // that wait for their results
 	names    map[string]string // of functions, by the ids of their calls
@@ -35,6 +37,9 @@ type translation struct {
 	late     []byte            // parts that follow the results of tools: media an old model does not take inside them
 
 	signatures upstreams.Signatures
+
+	files map[string]fetch.File // by their addresses
+	links []upstreams.Link      // to those that are not among them
 }
 
 // chat holds the members of a request that are looked at.

@@ -8,9 +8,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/tidwall/gjson"
 
 	"threadhub/internal/fault"
+	"threadhub/internal/fetch"
 	"threadhub/internal/testkit"
 	"threadhub/openai"
 	"threadhub/upstreams"
@@ -421,6 +423,62 @@ func TestSignaturesThatDidNotComeBack(t *testing.T) {
 	r, signed := translate("gemini-3.8-flash", map[string]string{name("a"): "Qg==", name("b"): "no", name("old"): "no", name("c"): "no", name("d"): "no base64"})
 	if want := "a:Qg== c:QQ== d:" + dummy; signed != want || !slices.Equal(r.Signatures.Unknown, []string{name("d")}) {
 		t.Errorf("signed %q, want %q; asked for %v", signed, want, r.Signatures.Unknown)
+	}
+}
+
+// Files by their address are asked for, and put where they belong once they are there; those that cannot be had leave a
+// warning.
+func TestFiles(t *testing.T) {
+	image := func(url string) string {
+		return `{"type":"image_url","image_url":{"url":"` + url + `","detail":"low"}}`
+	}
+	const a, b, c, d = "https://x.example/a.png", "https://x.example/b", "https://x.example/c.pdf", "https://x.example/d.mp4"
+	body := chatOf("gemini-3.8-flash", `{"role":"user","content":[`+image(a)+`]},{"role":"assistant","content":null,"images":[`+image(b)+`],"tool_calls":[{"id":"1","function":{"name":"f","arguments":"{}"}}]},`+
+		`{"role":"tool","tool_call_id":"1","content":[`+image(b)+`]},{"role":"assistant","content":"t"},{"role":"system","content":"s"},{"role":"user","content":[{"type":"file","file":{"file_data":"`+c+`"}}]},`+
+		`{"role":"user","content":[`+image(a)+`,{"type":"video_url","video_url":{"url":"`+d+`"}},{"type":"image_url","image_url":"`+b+`"},`+image("https://generativelanguage.googleapis.com/v1beta/files/x")+`]}`, "")
+	translate := func(files map[string]fetch.File) (*upstreams.Request, string) {
+		r := &upstreams.Request{Body: []byte(body), Model: "gemini-3.8-flash", Files: files}
+		w, err := still().translate(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Warnings = w.Warnings()
+		return r, string(w.Body())
+	}
+	r, _ := translate(nil)
+	var got []string
+	for _, l := range r.Links {
+		got = append(got, fmt.Sprintf("%s %s %s %v", l.Param, l.URL, strings.Join(l.Types, ","), l.Past))
+	}
+	want := []string{
+		"messages[0].content[0].image_url.url " + a + " image/ true",
+		"messages[1].images " + b + " image/ true",
+		"messages[2].content[0].image_url.url " + b + " image/ true",
+		"messages[5].content[0].file.file_data " + c + " application/pdf,text/,image/,audio/,video/ false",
+		"messages[6].content[0].image_url.url " + a + " image/ false",
+		"messages[6].content[1].video_url.url " + d + " video/ false",
+		"messages[6].content[2].image_url " + b + " image/ false",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("links: (-want +got)\n%s", diff)
+	}
+	r, out := translate(map[string]fetch.File{a: {Type: "image/webp", Data: []byte("AA")}, b: {}, c: {Type: "text/csv", Data: []byte("1,2")}})
+	parts := gjson.Get(out, "contents.#.parts|@flatten").Raw
+	if want := `[{"inlineData":{"mimeType":"image/webp","data":"QUE="},"mediaResolution":{"level":"MEDIA_RESOLUTION_LOW"}},` +
+		`{"functionCall":{"id":"1","name":"f","args":{}}},{"functionResponse":{"id":"1","name":"f","response":{"output":""}}},{"text":"t"},` +
+		`{"inlineData":{"mimeType":"text/csv","data":"MSwy"}},{"inlineData":{"mimeType":"image/webp","data":"QUE="},"mediaResolution":{"level":"MEDIA_RESOLUTION_LOW"}},` +
+		`{"fileData":{"mimeType":"video/mp4","fileUri":"` + d + `"}},{"fileData":{"fileUri":"https://generativelanguage.googleapis.com/v1beta/files/x"},"mediaResolution":{"level":"MEDIA_RESOLUTION_LOW"}}]`; parts != want {
+		t.Errorf("got\n%s\nwant\n%s", parts, want)
+	}
+	if got := strings.Join(r.Warnings, ", "); got != "dropped=messages.images;reason=not_fetched, dropped=messages.content.image_url;reason=not_fetched, unchecked=video_url;reason=not_fetched" {
+		t.Errorf("warned of %s", got)
+	}
+	if len(r.Links) != 1 || r.Links[0].URL != d {
+		t.Errorf("then asked for %v", r.Links)
+	}
+	_, err := still().translate(&upstreams.Request{Body: []byte(body), Model: "gemini-3.8-flash", Files: map[string]fetch.File{a: {Type: "image/png", Data: make([]byte, 8<<20)}}})
+	if !fault.HasCode(err, "request_too_large") {
+		t.Errorf("twice 8 MiB: %v", err)
 	}
 }
 

@@ -18,7 +18,7 @@ import (
 
 // Store is a memory of signatures. Safe for concurrent use.
 type Store interface {
-	// Keep remembers signatures by the ids of their calls. maker names who understands them: a provider and a family of
+	// Keep remembers signatures by the names of their calls. maker names who understands them: a provider and a family of
 	// its models. It does not wait. What is too large to be one is left.
 	Keep(org id.Org, maker string, signed map[string]string)
 
