@@ -378,8 +378,16 @@ func (g *Gateway) inputRoom(e *exchange) int64 {
 func (g *Gateway) admit(_ context.Context, e *exchange) error {
 	chaos.Point("admit")
 	model, _ := g.opts.Catalogue.Lookup(e.target.Provider, e.target.Model)
-	e.hold, _ = metering.Hold(model, int64(len(e.req.Raw))+threadBytes(e), e.req.MaxTokens, int(e.req.N))
+	e.hold, _ = metering.Hold(model, int64(len(e.req.Raw))+threadBytes(e), e.req.MaxTokens, int(e.req.N), g.requests(e.target))
 	return nil
+}
+
+// requests is how many requests one answer of t may take.
+func (g *Gateway) requests(t routing.Target) int {
+	if up, ok := g.opts.Upstreams[t.Provider].(upstreams.Several); ok {
+		return up.Requests(t.Model)
+	}
+	return 1
 }
 
 func threadBytes(e *exchange) (n int64) {
@@ -531,7 +539,7 @@ func (g *Gateway) failed(e *exchange, err error) error {
 	failure := upstreams.FailureOf(err)
 	end.status, end.upstreamID = failure.Status, failure.UpstreamID
 	// An answer of which only the beginning came was worked for. One that carries an error instead was not.
-	end.maybeBilled = failure.Sent && failure.Status < 400 && failure.Body == nil
+	end.maybeBilled = failure.MaybeBilled || failure.Sent && failure.Status < 400 && failure.Body == nil
 	end.usage = usageIn(failure.Body)
 	defer g.tapes.end(e.tape, false)
 	if rerr := g.record(e, end); rerr != nil {

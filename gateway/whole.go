@@ -57,7 +57,9 @@ func (g *Gateway) arrivedWhole(x *request, e *exchange) ending {
 	g.answerHeaders(x, e)
 	e.told = x.told()
 	e.first = time.Now()
-	return ending{outcome: calls.Complete, state: calls.OK, status: e.answer.Status, upstreamID: e.answer.UpstreamID}
+	return ending{
+		outcome: calls.Complete, state: calls.OK, status: e.answer.Status, upstreamID: e.answer.UpstreamID, maybeBilled: e.answer.MaybeBilled,
+	}
 }
 
 // conclude records a whole answer, of which err says what is wrong, and tells in headers what it cost. It returns what the

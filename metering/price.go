@@ -96,9 +96,11 @@ func Cost(m Model, t Tokens) (cost PicoUSD, ok bool) {
 }
 
 // Hold returns the most a call of m can cost: no more input tokens than bytes, and for each of n choices maxTokens, or
-// without a limit (0) the model's own. Fees of searches are not in it: nobody says how many there will be. What a caller asks beyond MaxTokens or n beyond 128 counts as that much. Not ok,
+// without a limit (0) the model's own. Fees of searches are not in it: nobody says how many there will be. What a caller
+// asks beyond MaxTokens or n beyond 128 counts as that much. One choice may take up to requests of the model, if that is
+// more than one: the model's own limit is each one's, and each reads again what was read and written before it. Not ok,
 // and nothing, when m has no price or no known size.
-func Hold(m Model, inputBytes, maxTokens int64, n int) (PicoUSD, bool) {
+func Hold(m Model, inputBytes, maxTokens int64, n, requests int) (PicoUSD, bool) {
 	if !m.Priced() {
 		return 0, false
 	}
@@ -110,13 +112,17 @@ func Hold(m Model, inputBytes, maxTokens int64, n int) (PicoUSD, bool) {
 	if m.LongAbove > 0 && in > m.LongAbove {
 		p = m.Long
 	}
+	more := int64(min(max(requests, 1), 128)) - 1 // requests after the first
+	if n > 1 || m.MaxOutput <= 0 || !p.output {
+		more = 0
+	}
 	var out int64
 	if p.output {
 		switch {
 		case maxTokens > 0:
 			out = min(maxTokens, MaxTokens)
 		case m.MaxOutput > 0:
-			out = m.MaxOutput
+			out = m.MaxOutput * (more + 1)
 		case m.Window > 0:
 			out = m.Window
 		default:
@@ -124,7 +130,12 @@ func Hold(m Model, inputBytes, maxTokens int64, n int) (PicoUSD, bool) {
 		}
 		out *= int64(min(max(n, 1), 128)) // 128 is the API's own bound
 	}
-	return total(m.Request, item{max(p.Input, p.Cached, p.CacheWrite, p.AudioInput), in},
+	read := in
+	if more > 0 {
+		more = min(more, (out-1)/m.MaxOutput)
+		read += more*in + m.MaxOutput*more*(more+1)/2
+	}
+	return total(m.Request, item{max(p.Input, p.Cached, p.CacheWrite, p.AudioInput), read},
 		item{max(p.Output, p.Reasoning, p.AudioOutput, p.ImageOutput), out})
 }
 
@@ -132,7 +143,7 @@ func Hold(m Model, inputBytes, maxTokens int64, n int) (PicoUSD, bool) {
 func HoldEmbeddings(m Model, inputBytes int64, inputs int) (PicoUSD, bool) {
 	m.Window = min(m.Window, MaxTokens) * int64(min(max(inputs, 1), openai.MaxInputs))
 	m.Prices.output, m.Long.output = false, false
-	return Hold(m, inputBytes, 1, 1)
+	return Hold(m, inputBytes, 1, 1, 1)
 }
 
 type item struct {

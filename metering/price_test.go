@@ -140,7 +140,7 @@ func TestHoldIsNeverLessThanTheCost(t *testing.T) {
 		size := rapid.Int64Range(0, 20<<20).Draw(t, "bytes")
 		limit := rapid.SampledFrom([]int64{0, 1, 100, 100_000}).Draw(t, "max tokens")
 		n := rapid.IntRange(1, 4).Draw(t, "n")
-		hold, ok := Hold(m, size, limit, n)
+		hold, ok := Hold(m, size, limit, n, 1)
 		if !ok {
 			t.Fatal("a priced model has no hold")
 		}
@@ -190,7 +190,7 @@ func TestHold(t *testing.T) {
 		{"no size but a limit", model(t, "perplexity", "perplexity/sonar"), 1000, 100, 1, "0.0005"},
 		{"nothing known", Model{}, 1000, 100, 1, ""},
 	} {
-		got, ok := Hold(c.m, c.bytes, c.max, c.n)
+		got, ok := Hold(c.m, c.bytes, c.max, c.n, 1)
 		if ok != (c.want != "") || ok && got.String() != c.want || !ok && got != 0 {
 			t.Errorf("%s: got %s, %v; want %q", c.about, got, ok, c.want)
 		}
@@ -221,5 +221,33 @@ func TestHoldEmbeddings(t *testing.T) {
 		if ok != (c.want != "") || ok && got.String() != c.want || !ok && got != 0 {
 			t.Errorf("%s: got %s, %v; want %q", c.about, got, ok, c.want)
 		}
+	}
+}
+
+// An answer that may come in several is held for all of them: each reads what was read and written before it.
+func TestHoldOfLongAnswers(t *testing.T) {
+	argon := model(t, "gemini", "gemini-4-argon") // 2 and 10 dollars a million, 32,768 tokens a request
+	for _, c := range []struct {
+		about      string
+		bytes, max int64
+		n          int
+		want       string
+	}{
+		{"one is enough", 1000, 32768, 1, "0.32968"},
+		{"two", 1000, 32769, 1, "0.397226"},                     // 2 × 1000 + 32768 in, 32769 out
+		{"three", 1000, 3 * 32768, 1, "1.185648"},               // 3 × 1000 + 3 × 32768 in
+		{"no limit is eight", 1000, 0, 1, "4.472448"},           // 8 × 1000 + 28 × 32768 in, 8 × 32768 out
+		{"no more than eight", 1000, 1_000_000, 1, "11.851008"}, // the rest cannot come, but was asked for
+		{"of several choices none goes on", 1000, 60000, 2, "1.202"},
+	} {
+		got, ok := Hold(argon, c.bytes, c.max, c.n, 8)
+		if !ok || got.String() != c.want {
+			t.Errorf("%s: got %s, %v; want %s", c.about, got, ok, c.want)
+		}
+	}
+	mini := model(t, "perplexity", "sonar") // a size and no maximum
+	one, _ := Hold(mini, 1000, 10, 1, 1)
+	if eight, ok := Hold(mini, 1000, 10, 1, 8); !ok || eight != one {
+		t.Errorf("without a maximum of a request: %s, want %s", eight, one)
 	}
 }

@@ -35,6 +35,7 @@ type Dialect struct {
 	Embeddings func(*Request) (Wording, error) // Translate of a request for embeddings
 	Authorize  func(h http.Header, key string) // puts the key where the provider looks for it
 	Family     func(model string) string       // Families'; nil: all its models understand each other
+	Requests   func(model string) int          // Several's; nil: one for each answer
 
 	// What the operator wants of chats at a provider that speaks the dialect of OpenAI. nil: nothing.
 	Introduce func(h http.Header)        // adds headers to a request for an answer, with those of the client in it
@@ -130,6 +131,14 @@ func (c *Client) Family(model string) string {
 // Parts is Strict's.
 func (c *Client) Parts() map[string][]string { return c.dialect.Parts }
 
+// Requests is Several's.
+func (c *Client) Requests(model string) int {
+	if c.dialect.Requests == nil {
+		return 1
+	}
+	return c.dialect.Requests(model)
+}
+
 // Forward is Upstream's.
 func (c *Client) Forward() []string { return c.dialect.Forward }
 
@@ -148,6 +157,7 @@ type call struct {
 	key    string
 	most   int64                // bytes of a whole answer that are taken
 	embeds bool                 // it asks for embeddings
+	reads  bool                 // it asks nobody
 	sent   atomic.Bool          // a connection was ours: bytes may have left
 	heard  atomic.Bool          // a byte of an answer has come
 	conn   atomic.Pointer[conn] // what the request went out on, once sent
@@ -179,6 +189,7 @@ func (c *Client) Embed(ctx context.Context, r *Request) (*Answer, error) {
 // Read is Chat where nobody needs to be asked: the answer is in response, a recording above all. It closes the body.
 func (c *Client) Read(ctx context.Context, r *Request, response *http.Response) (*Answer, error) {
 	k := c.begin(ctx, r.Key, c.transport, c.options.HeaderTimeout, c.options.MaxBody)
+	k.reads = true
 	return k.ended(k.receive(response, r))
 }
 
@@ -238,21 +249,35 @@ func (k *call) trace() *httptrace.ClientTrace {
 
 // do sends request. r is what it asks, nil if that is not for a model's answer.
 func (k *call) do(request *http.Request, r *Request) (*Answer, error) {
+	response, err := k.trip(request)
+	if err != nil {
+		return nil, err
+	}
+	return k.receive(response, r)
+}
+
+// trip sends request and returns when the header of its answer is there.
+func (k *call) trip(request *http.Request) (*http.Response, error) {
 	// The transport itself, not an http.Client: no redirects, no cookies, and errors that do not quote the URL.
 	response, err := k.via.RoundTrip(request) //nolint:bodyclose // receive, or the stream it makes, sees to that
 	if err != nil {
 		return nil, k.unanswered(err)
 	}
-	return k.receive(response, r)
+	return response, nil
 }
 
-// receive takes the answer whose header has come.
-func (k *call) receive(response *http.Response, r *Request) (*Answer, error) {
+// look notes what the header of an answer tells.
+func (k *call) look(response *http.Response) {
 	k.watch.within(k.client.options.IdleTimeout)
 	k.http2 = response.ProtoMajor == 2
 	k.Status = response.StatusCode
 	k.Header = k.client.keep(response.Header, k.key)
 	k.UpstreamID = k.client.requestID(k.Header)
+}
+
+// receive takes the answer whose header has come.
+func (k *call) receive(response *http.Response, r *Request) (*Answer, error) {
+	k.look(response)
 	answer := &Answer{Status: k.Status, UpstreamID: k.UpstreamID, Header: k.Header}
 	stream := r != nil && r.Stream
 	var err error
@@ -264,6 +289,7 @@ func (k *call) receive(response *http.Response, r *Request) (*Answer, error) {
 		case r == nil:
 		case r.words != nil:
 			answer.Body, err = k.wholeTranslated(r, answer.Body, err)
+			answer.MaybeBilled = k.MaybeBilled
 		case err == nil && said != nil && !k.embeds:
 			answer.Body = said(answer.Body)
 		}
@@ -280,6 +306,15 @@ func (k *call) ask(r *Request, path string) (*Answer, error) {
 }
 
 func (k *call) send(r *Request, path string) (*Answer, error) {
+	request, err := k.asking(r, path)
+	if err != nil {
+		return nil, err
+	}
+	return k.do(request, r)
+}
+
+// asking is the request for r, at path or where its words say.
+func (k *call) asking(r *Request, path string) (*http.Request, error) {
 	body := r.Body
 	switch {
 	case r.words != nil:
@@ -307,7 +342,7 @@ func (k *call) send(r *Request, path string) (*Answer, error) {
 	if r.Attempt != "" && printable(r.Attempt) {
 		h["X-Client-Request-Id"] = []string{r.Attempt}
 	}
-	return k.do(request, r)
+	return request, nil
 }
 
 // request is one with the key, for what stands at path, with its query, below the base.

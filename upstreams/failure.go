@@ -15,6 +15,8 @@ type Failure struct {
 	RetryAfter time.Duration // how long the provider asked to be left alone
 	Header     http.Header   // as Answer.Header
 	Body       []byte        // a whole answer that carries an error, as OpenRouter gives with status 200: it may hold usage
+
+	MaybeBilled bool // the provider may bill more than that usage tells: a piece of a long answer did not come
 }
 
 // Error says what is known in one line, for the log.

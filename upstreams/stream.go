@@ -26,7 +26,6 @@ var endMark = []byte("[DONE]")
 // stream is an answer as it comes. The bytes are read in the goroutine that calls Next.
 type stream struct {
 	k      *call
-	body   io.ReadCloser
 	events *sse.Reader
 	ask    *Request
 	words  Words    // ask's, of a provider that speaks another dialect; nil: it does not
@@ -35,6 +34,10 @@ type stream struct {
 	err    error    // what Next returns from now on
 	done   atomic.Bool
 	close  sync.Once
+
+	mu     sync.Mutex
+	body   io.ReadCloser // another one where an answer goes on
+	closed bool
 }
 
 func (k *call) stream(response *http.Response, r *Request) (Stream, error) {
@@ -44,8 +47,10 @@ func (k *call) stream(response *http.Response, r *Request) (Stream, error) {
 		return nil, k.unread(err, false)
 	}
 	words, _ := r.words.(Words)
-	return &stream{k: k, body: response.Body, events: sse.NewReader(from, k.client.options.MaxLine), ask: r, words: words}, nil
+	return &stream{k: k, body: response.Body, events: k.client.events(from), ask: r, words: words}, nil
 }
+
+func (c *Client) events(from io.Reader) *sse.Reader { return sse.NewReader(from, c.options.MaxLine) }
 
 // Ready reports whether Next would return without waiting for the provider: a relay asks before it flushes. It may be
 // found by type assertion, and leaves the last payload alone.
@@ -153,11 +158,15 @@ func (s *stream) fault(cause error, code, text string) error {
 // as long as drainTime.
 func (s *stream) Close() error {
 	s.close.Do(func() {
+		s.mu.Lock()
+		s.closed = true
+		body := s.body
+		s.mu.Unlock()
 		if s.done.Load() {
 			s.k.watch.within(drainTime)
-			_, _ = io.CopyN(io.Discard, watched{s.body, s.k.watch}, drainBytes)
+			_, _ = io.CopyN(io.Discard, watched{body, s.k.watch}, drainBytes)
 		}
-		s.k.end(s.body)
+		s.k.end(body)
 	})
 	return nil
 }

@@ -128,6 +128,13 @@ type Strict interface {
 	Parts() map[string][]string
 }
 
+// Several is an Upstream that may take several requests for one answer, as its models write no more in one. It is found by
+// type assertion.
+type Several interface {
+	// Requests is how many there may be for one answer of the model.
+	Requests(model string) int
+}
+
 // Answer is what a provider said. Close it once, also after an error of Next.
 type Answer struct {
 	Status     int         // the provider's HTTP status
@@ -135,6 +142,8 @@ type Answer struct {
 	Header     http.Header // the provider's rate-limit headers and request id, as it named them; nothing else
 	Body       []byte      // the whole answer, exactly as received; nil for a stream
 	Stream     Stream      // the answer as it comes; nil for a whole one
+
+	MaybeBilled bool // the provider may bill more than a whole answer tells: a piece of it did not come
 }
 
 // Stream is an answer in pieces. Not safe for concurrent use, but for Close.

@@ -64,12 +64,17 @@ func (w *watch) look() {
 	}
 }
 
-// within changes how long one wait may take from now on.
-func (w *watch) within(limit time.Duration) {
+// within changes how long one wait may take from now on. Nobody waits then.
+func (w *watch) within(limit time.Duration) { w.limited(limit, -1) }
+
+// wait begins a wait of at most limit.
+func (w *watch) wait(limit time.Duration) { w.limited(limit, time.Since(w.start)) }
+
+func (w *watch) limited(limit, since time.Duration) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.limit = limit
-	w.since.Store(-1)
+	w.since.Store(int64(since))
 	if !w.stopped {
 		w.timer.Reset(min(limit, max(0, w.total-time.Since(w.start))))
 	}

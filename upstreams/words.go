@@ -10,7 +10,7 @@ import (
 // is pure: bytes in, bytes out. One is made for each request, and used by one goroutine.
 type Wording interface {
 	Path() string       // after the base URL, escaped, with a query if there is one
-	Body() []byte       // never changed again
+	Body() []byte       // its bytes are never changed again
 	Warnings() []string // see Request
 
 	// Whole is the provider's answer in the OpenAI dialect. Errors: fault.Upstream for what is no answer, or a Complaint;
@@ -69,6 +69,9 @@ func (k *call) wholeTranslated(r *Request, body []byte, err error) ([]byte, erro
 		}
 		return nil, err
 	}
+	if body, err = k.rest(r, body); err != nil {
+		return nil, err
+	}
 	body, err = r.words.Whole(body)
 	r.warn()
 	if err != nil {
@@ -90,6 +93,12 @@ func (s *stream) nextTranslated() ([]byte, error) {
 			break
 		}
 		if err == io.EOF { //nolint:errorlint // the reader's own end
+			if s.goOn() {
+				continue
+			}
+			if s.err != nil {
+				break
+			}
 			s.chunks, err = s.words.End()
 			if s.err = err; err == nil {
 				s.err = io.EOF

@@ -78,7 +78,7 @@ func (c *candidate) keep(p part) {
 // What was cut or filtered stays so, whatever calls it holds: they may be cut as well.
 func (c *candidate) reason() (reason string, broken bool) {
 	switch c.finish {
-	case "MAX_TOKENS", "CONTINUATION":
+	case "MAX_TOKENS", continued:
 		return "length", false
 	case "SAFETY", "PROHIBITED_CONTENT", "BLOCKLIST", "SPII", "RECITATION", "LANGUAGE",
 		"IMAGE_SAFETY", "IMAGE_PROHIBITED_CONTENT", "IMAGE_RECITATION":
@@ -234,32 +234,35 @@ func (c *candidate) place(segment gjson.Result) (from, to int, ok bool) {
 	return from, from + utf8.RuneCountInString(quote), true
 }
 
-// appendLogprobs appends the choice's logprobs; null if there are none.
-func appendLogprobs(dst []byte, v gjson.Result) []byte {
-	chosen := v.Get("chosenCandidates")
-	if !chosen.IsArray() {
+// appendLogprobs appends a choice's logprobs, which may have come in several; null if there are none.
+func appendLogprobs(dst []byte, results ...gjson.Result) []byte {
+	o := object{b: append(dst, `{"content":[`...)}
+	given := false
+	for _, v := range results {
+		top := v.Get("topCandidates").Array()
+		given = given || v.Get("chosenCandidates").IsArray()
+		each(v.Get("chosenCandidates"), func(i int, token gjson.Result) bool {
+			if o.n++; o.n > 1 {
+				o.b = append(o.b, ',')
+			}
+			o.b = append(appendToken(o.b, token), `,"top_logprobs":[`...)
+			if i < len(top) {
+				each(top[i].Get("candidates"), func(i int, token gjson.Result) bool {
+					if i > 0 {
+						o.b = append(o.b, ',')
+					}
+					o.b = append(appendToken(o.b, token), '}')
+					return true
+				})
+			}
+			o.b = append(o.b, `]}`...)
+			return true
+		})
+	}
+	if !given {
 		return append(dst, "null"...)
 	}
-	top := v.Get("topCandidates").Array()
-	dst = append(dst, `{"content":[`...)
-	each(chosen, func(i int, token gjson.Result) bool {
-		if i > 0 {
-			dst = append(dst, ',')
-		}
-		dst = append(appendToken(dst, token), `,"top_logprobs":[`...)
-		if i < len(top) {
-			each(top[i].Get("candidates"), func(i int, token gjson.Result) bool {
-				if i > 0 {
-					dst = append(dst, ',')
-				}
-				dst = append(appendToken(dst, token), '}')
-				return true
-			})
-		}
-		dst = append(dst, `]}`...)
-		return true
-	})
-	return append(dst, `],"refusal":null}`...)
+	return append(o.b, `],"refusal":null}`...)
 }
 
 // appendToken appends a token but for its closing brace.
@@ -280,52 +283,6 @@ func appendToken(dst []byte, v gjson.Result) []byte {
 		dst = strconv.AppendInt(dst, int64(token[i]), 10)
 	}
 	return append(dst, ']')
-}
-
-// appendUsage appends usageMetadata as the API shows usage: what tools of the server read is part of the prompt, thoughts
-// are part of the completion. searches are those of the web.
-func appendUsage(dst []byte, v gjson.Result, searches int) []byte {
-	count := func(name string) int64 { return v.Get(name).Int() }
-	n := func(name string, n int64) { dst = strconv.AppendInt(append(dst, name...), n, 10) }
-	some := func(name string, count int64) {
-		if count > 0 {
-			n(name, count)
-		}
-	}
-	prompt := count("promptTokenCount") + count("toolUsePromptTokenCount")
-	completion := count("candidatesTokenCount") + count("thoughtsTokenCount")
-	n(`{"prompt_tokens":`, prompt)
-	n(`,"completion_tokens":`, completion)
-	total := prompt + completion
-	if v.Get("totalTokenCount").Exists() {
-		total = count("totalTokenCount")
-	}
-	n(`,"total_tokens":`, total)
-	n(`,"prompt_tokens_details":{"cached_tokens":`, count("cachedContentTokenCount"))
-	some(`,"audio_tokens":`, ofModality(v.Get("promptTokensDetails"), "AUDIO"))
-	some(`,"image_tokens":`, ofModality(v.Get("promptTokensDetails"), "IMAGE"))
-	some(`,"tool_tokens":`, count("toolUsePromptTokenCount"))
-	if heard := ofModality(v.Get("cacheTokensDetails"), "AUDIO"); heard > 0 {
-		n(`,"cached_tokens_details":{"audio_tokens":`, heard)
-		dst = append(dst, '}')
-	}
-	n(`},"completion_tokens_details":{"reasoning_tokens":`, count("thoughtsTokenCount"))
-	some(`,"audio_tokens":`, ofModality(v.Get("candidatesTokensDetails"), "AUDIO"))
-	some(`,"image_tokens":`, ofModality(v.Get("candidatesTokensDetails"), "IMAGE"))
-	dst = append(dst, '}')
-	some(`,"num_search_queries":`, int64(searches))
-	return append(dst, '}')
-}
-
-// ofModality adds up the tokens of one modality.
-func ofModality(details gjson.Result, modality string) (n int64) {
-	each(details, func(_ int, m gjson.Result) bool {
-		if m.Get("modality").Str == modality {
-			n += m.Get("tokenCount").Int()
-		}
-		return true
-	})
-	return n
 }
 
 // searches counts what the candidate was grounded with.

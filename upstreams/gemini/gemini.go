@@ -29,6 +29,7 @@ func New(o upstreams.Options) (*upstreams.Client, error) {
 		Translate:  d.translate,
 		Embeddings: translateEmbeddings,
 		Family:     Family,
+		Requests:   Requests,
 		Check:      upstreams.KeyCheck{Path: models, Models: models, Member: "models"},
 		List:       upstreams.List{Paths: []string{models}, Member: "models", Next: "nextPageToken", Read: listed},
 		Authorize:  func(h http.Header, key string) { h["X-Goog-Api-Key"] = []string{key} },
@@ -89,6 +90,7 @@ func (d dialect) translate(r *upstreams.Request) (upstreams.Words, error) {
 		logprobs: t.logprobs,
 		single:   t.chat.parallel.Type == gjson.False,
 		dialect:  d,
+		long:     long{limit: t.limit},
 	}, nil
 }
 

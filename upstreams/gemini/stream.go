@@ -15,6 +15,8 @@ type stream struct {
 	candidates []candidate
 	blocked    string // why the prompt was refused, a JSON string
 	usage      gjson.Result
+	told       bool         // what the answer took
+	token      gjson.Result // with which the rest could be asked for, if that is how it ends
 
 	b      []byte   // the chunks of this event
 	ends   []int    // where in b they end
@@ -107,6 +109,9 @@ func (w *words) piece(v gjson.Result) error {
 	if reason := v.Get("finishReason"); reason.Type == gjson.String && c.finish == "" {
 		c.finish = reason.Str
 	}
+	if token := v.Get("continuationToken"); token.Exists() {
+		s.token = token
+	}
 	return nil
 }
 
@@ -178,7 +183,7 @@ func (w *words) End() (chunks [][]byte, err error) {
 		s.extras(c)
 		s.last(c, reason)
 	}
-	s.took()
+	w.took()
 	return s.flush(), err
 }
 
@@ -186,23 +191,25 @@ func (w *words) End() (chunks [][]byte, err error) {
 func (w *words) Used() [][]byte {
 	s := &w.stream
 	s.b, s.ends = s.b[:0], s.ends[:0]
-	s.took()
+	w.took()
 	return s.flush()
 }
 
 // took writes the chunk that says what the answer took, once.
-func (s *stream) took() {
-	if !s.usage.Exists() {
+func (w *words) took() {
+	s := &w.stream
+	used := w.long.spent
+	if used.add(s.usage); !used.given || s.told {
 		return
 	}
+	s.told = true
 	searches := 0
 	for i := range s.candidates {
 		searches += s.candidates[i].searches()
 	}
 	s.b = append(append(s.b, s.head...), `],"usage":`...)
-	s.b = append(appendUsage(s.b, s.usage, searches), '}')
+	s.b = append(used.append(s.b, searches), '}')
 	s.ends = append(s.ends, len(s.b))
-	s.usage = gjson.Result{}
 }
 
 // extras writes what can be told of a candidate only once it is there.

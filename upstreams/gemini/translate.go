@@ -23,8 +23,9 @@ type translation struct {
 	model traits
 	err   error
 
-	searches bool // Gemini is to search the web, and will say where it found what
-	logprobs bool // the client asked for them
+	limit    int64 // tokens of the answer; 0: none
+	searches bool  // Gemini is to search the web, and will say where it found what
+	logprobs bool  // the client asked for them
 
 	chat     chat
 	contents contents
@@ -205,6 +206,7 @@ func (t *translation) generationConfig(out []byte) []byte {
 		tokens = t.number("max_tokens", c.maxTokens)
 	}
 	w.raw("maxOutputTokens", tokens)
+	t.limit = gjson.Parse(tokens).Int()
 	w.raw("stopSequences", t.stop())
 	w.raw("seed", t.seed())
 	w.raw("candidateCount", t.candidates())

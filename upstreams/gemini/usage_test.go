@@ -105,7 +105,7 @@ func TestUsageOfSound(t *testing.T) {
 		`{"promptTokenCount":3,"totalTokenCount":3}`:                           {Input: 3, Total: 3},
 		`{}`: {},
 	} {
-		got, err := openai.ParseUsage(appendUsage(nil, gjson.Parse(metadata), 0))
+		got, err := openai.ParseUsage(used(metadata))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -113,4 +113,11 @@ func TestUsageOfSound(t *testing.T) {
 			t.Errorf("%s: (-want +got)\n%s", metadata, diff)
 		}
 	}
+}
+
+// used is a usageMetadata as the API shows it.
+func used(metadata string) []byte {
+	var u usage
+	u.add(gjson.Parse(metadata))
+	return u.append(nil, 0)
 }

@@ -22,6 +22,7 @@ type words struct {
 	dialect  dialect
 
 	searched int // how often the web was, for a whole answer
+	long     long
 	stream   stream
 }
 
@@ -34,24 +35,29 @@ func (w *words) Body() []byte { return w.body }
 // Warnings is upstreams.Words's.
 func (w *words) Warnings() []string { return w.warnings }
 
-// Whole is upstreams.Words's. With an error for an answer that was worked for comes an object with its usage.
+// Whole is upstreams.Words's. With an error for an answer that was worked for comes an object with its usage. body is nil
+// where the rest of a long answer did not come.
 func (w *words) Whole(body []byte) ([]byte, error) {
-	root := gjson.ParseBytes(body)
-	used := root.Get("usageMetadata")
+	answers, used := w.long.earlier, w.long.spent
+	if body != nil {
+		root := gjson.ParseBytes(body)
+		answers = append(answers, root)
+		used.add(root.Get("usageMetadata"))
+	}
 	out := make([]byte, 0, len(body)+256)
 	o := object{b: append(out, '{')}
-	w.head(&o, root, "chat.completion")
+	w.head(&o, answers[0], "chat.completion")
 	o.key("choices")
 	var err error
-	if o.b, err = w.choices(o.b, root); err != nil {
-		if !used.IsObject() {
+	if o.b, err = w.choices(o.b, answers); err != nil {
+		if !used.given {
 			return nil, err
 		}
-		return append(appendUsage([]byte(`{"usage":`), used, w.searched), '}'), err
+		return append(used.append([]byte(`{"usage":`), w.searched), '}'), err
 	}
-	if used.IsObject() {
+	if used.given {
 		o.key("usage")
-		o.b = appendUsage(o.b, used, w.searched)
+		o.b = used.append(o.b, w.searched)
 	}
 	return append(o.b, '}'), nil
 }
@@ -92,8 +98,21 @@ func (w *words) head(o *object, root gjson.Result, kind string) {
 	}
 }
 
-func (w *words) choices(dst []byte, root gjson.Result) ([]byte, error) {
+// choices appends the candidates of an answer. Of several answers, which are one that came in pieces, each has one.
+func (w *words) choices(dst []byte, answers []gjson.Result) ([]byte, error) {
 	dst = append(dst, '[')
+	root := answers[len(answers)-1]
+	if len(answers) > 1 {
+		var pieces []gjson.Result
+		for _, root := range answers {
+			each(root.Get("candidates"), func(_ int, v gjson.Result) bool {
+				pieces = append(pieces, v)
+				return false
+			})
+		}
+		dst, err := w.choice(dst, pieces)
+		return append(dst, ']'), err
+	}
 	var wrong error
 	count := 0
 	each(root.Get("candidates"), func(i int, v gjson.Result) bool {
@@ -101,7 +120,7 @@ func (w *words) choices(dst []byte, root gjson.Result) ([]byte, error) {
 			dst = append(dst, ',')
 		}
 		count++
-		dst, wrong = w.choice(dst, v)
+		dst, wrong = w.choice(dst, []gjson.Result{v})
 		return wrong == nil
 	})
 	if wrong != nil {
@@ -118,8 +137,9 @@ func (w *words) choices(dst []byte, root gjson.Result) ([]byte, error) {
 	return append(dst, ']'), nil
 }
 
-// choice appends one candidate of a whole answer.
-func (w *words) choice(dst []byte, v gjson.Result) ([]byte, error) {
+// choice appends one candidate of a whole answer, which may have come in pieces. The last of them says how it ended.
+func (w *words) choice(dst []byte, pieces []gjson.Result) ([]byte, error) {
+	v := pieces[len(pieces)-1]
 	index := v.Get("index").Int()
 	if !v.IsObject() || index < 0 || index >= maxCandidates {
 		return nil, protocol("answered with a candidate that cannot be")
@@ -127,7 +147,7 @@ func (w *words) choice(dst []byte, v gjson.Result) ([]byte, error) {
 	c := candidate{index: int(index), finish: v.Get("finishReason").Str, grounding: v.Get("groundingMetadata")}
 	w.searched += c.searches()
 	var content, thoughts, calls, images []byte
-	each(v.Get("content.parts"), func(_ int, v gjson.Result) bool {
+	take := func(_ int, v gjson.Result) bool {
 		p := takeApart(v)
 		c.keep(p)
 		at := -1
@@ -145,7 +165,12 @@ func (w *words) choice(dst []byte, v gjson.Result) ([]byte, error) {
 		}
 		c.starts = append(c.starts, at)
 		return true
-	})
+	}
+	var logprobs []gjson.Result
+	for _, piece := range pieces {
+		each(piece.Get("content.parts"), take)
+		logprobs = append(logprobs, piece.Get("logprobsResult"))
+	}
 	c.usable = len(content) > 0 || len(calls) > 0 || len(images) > 0
 	w.remark(&c)
 	reason, broken := c.reason()
@@ -180,7 +205,7 @@ func (w *words) choice(dst []byte, v gjson.Result) ([]byte, error) {
 	o.b = append(m.b, '}')
 	o.key("logprobs")
 	if w.logprobs {
-		o.b = appendLogprobs(o.b, v.Get("logprobsResult"))
+		o.b = appendLogprobs(o.b, logprobs...)
 	} else {
 		o.b = append(o.b, "null"...)
 	}
