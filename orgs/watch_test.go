@@ -91,7 +91,7 @@ func TestARevokedKeyEndsWhatRuns(t *testing.T) {
 		for _, r := range ended { // a second is what is promised; the rest is for a busy machine
 			r.ends(t, 10*time.Second, fault.Unauthorized, "key_revoked")
 		}
-		joined.Publish(t.Context(), topicPeople, string(k.Org)) //nolint:errcheck // a Local's does not fail
+		joined.Publish(t.Context(), topicPeople, string(k.Org))
 		w.settled(t, there)
 		for _, r := range ended {
 			if r.n.Load() != 1 {

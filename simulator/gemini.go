@@ -216,7 +216,7 @@ func errorInfo(reason, message string) string {
 // google puts a failure that a script asks for into Google's words: code=leaked, location, expired, day, and for 429 the
 // time to wait.
 func (p *plan) google(f failure) failure {
-	wait := ""
+	var wait string
 	switch {
 	case p.retryMS != "":
 		ms, _ := strconv.ParseFloat(p.retryMS, 64)

@@ -23,9 +23,9 @@ func TestRemove(t *testing.T) {
 	eachStore(t, func(t *testing.T, h *house) {
 		th := h.create(org, threads.Spec{Title: "t"})
 		h.say(org, th.ID, "hello")
-		holder, u := h.unit(org, th.ID, false, said("user", "more"))
+		holder, _ := h.unit(org, th.ID, false, said("user", "more"))
 		holder.AtOnce = false
-		u = &db.Unit{Org: org}
+		u := &db.Unit{Org: org}
 		h.calls.Open(u, holder)
 		h.commit(u)
 		if got := h.remove(org, th.ID); got != calls.Busy {

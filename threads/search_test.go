@@ -82,9 +82,9 @@ func TestAnswersAreFound(t *testing.T) {
 			threads.EmptyAnswer,
 		} {
 			th := h.create(org, threads.Spec{Title: fmt.Sprint("t", i)})
-			o, u := h.unit(org, th.ID, false, said("user", "hello"))
+			o, _ := h.unit(org, th.ID, false, said("user", "hello"))
 			o.AtOnce = false
-			u = &db.Unit{Org: org}
+			u := &db.Unit{Org: org}
 			h.calls.Open(u, o)
 			m := said("user", "hello")
 			m.After(nil)

@@ -249,7 +249,7 @@ func (k *call) trace() *httptrace.ClientTrace {
 
 // do sends request. r is what it asks, nil if that is not for a model's answer.
 func (k *call) do(request *http.Request, r *Request) (*Answer, error) {
-	response, err := k.trip(request)
+	response, err := k.trip(request) //nolint:bodyclose // receive, or the stream it makes, sees to that
 	if err != nil {
 		return nil, err
 	}
@@ -259,7 +259,7 @@ func (k *call) do(request *http.Request, r *Request) (*Answer, error) {
 // trip sends request and returns when the header of its answer is there.
 func (k *call) trip(request *http.Request) (*http.Response, error) {
 	// The transport itself, not an http.Client: no redirects, no cookies, and errors that do not quote the URL.
-	response, err := k.via.RoundTrip(request) //nolint:bodyclose // receive, or the stream it makes, sees to that
+	response, err := k.via.RoundTrip(request)
 	if err != nil {
 		return nil, k.unanswered(err)
 	}

@@ -284,7 +284,8 @@ func (m *maker) user() {
 		m.excused("member", mark, "messages.odd")
 		extra, m.fancy = quote(mark), true
 	}
-	content, empty := "", false
+	var content string
+	empty := false
 	switch n := m.IntN(100); {
 	case n < 60 || m.short && n < 70:
 		mark := m.mark()
@@ -403,7 +404,7 @@ func (m *maker) results(open []*call) {
 // result makes one, and returns its mark.
 func (m *maker) result(id, kind string) string {
 	mark := m.mark()
-	content, failed := "", ""
+	var content, failed string
 	m.excused(kind, mark, "messages.tool")
 	if kind != "result" { // if it goes, all of it goes
 		m.add(Message{Role: "tool", Raw: m.object("role", `"tool"`, "tool_call_id", quote(id), "content", quote(mark))})

@@ -40,7 +40,7 @@ func (c *Conversation) refused(o Outcome) error {
 	case o.Err != nil && c.Wrong == "" && !c.Refusable:
 		return fmt.Errorf("%w: %w", ErrRefused, o.Err)
 	case o.Err != nil:
-		return nil
+		return nil //nolint:nilerr // the refusal is right
 	case o.Refusal != nil && !(c.Wrong != "" && c.To.speaksChat()):
 		return fmt.Errorf("%w by the provider: %d %s", ErrRefused, o.Refusal.Status, o.Refusal.Message)
 	case o.Refusal == nil && !c.To.Older: // that tells of calls as text

@@ -113,9 +113,17 @@ func (u *usage) add(v gjson.Result) {
 	one.audioCached = ofModality(v.Get("cacheTokensDetails"), "AUDIO")
 	one.audioOut, one.imageOut = ofModality(v.Get("candidatesTokensDetails"), "AUDIO"), ofModality(v.Get("candidatesTokensDetails"), "IMAGE")
 	for _, n := range [][2]*int64{
-		{&u.prompt, &one.prompt}, {&u.tools, &one.tools}, {&u.candidates, &one.candidates}, {&u.thoughts, &one.thoughts},
-		{&u.cached, &one.cached}, {&u.total, &one.total}, {&u.audioIn, &one.audioIn}, {&u.imageIn, &one.imageIn},
-		{&u.audioCached, &one.audioCached}, {&u.audioOut, &one.audioOut}, {&u.imageOut, &one.imageOut},
+		{&u.prompt, &one.prompt},
+		{&u.tools, &one.tools},
+		{&u.candidates, &one.candidates},
+		{&u.thoughts, &one.thoughts},
+		{&u.cached, &one.cached},
+		{&u.total, &one.total},
+		{&u.audioIn, &one.audioIn},
+		{&u.imageIn, &one.imageIn},
+		{&u.audioCached, &one.audioCached},
+		{&u.audioOut, &one.audioOut},
+		{&u.imageOut, &one.imageOut},
 	} {
 		*n[0] = plus(*n[0], *n[1])
 	}

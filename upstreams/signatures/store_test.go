@@ -208,8 +208,13 @@ func testApart(t *testing.T, s stand) {
 		org       id.Org
 		maker, id string
 	}{
-		{"org_b", maker, "a"}, {org, "gemini/gemini-4", "a"}, {org, "perplexity/google/gemini-3", "a"}, {org, maker, "ab"},
-		{"org_", "a" + maker, "a"}, {org, maker + "a", ""}, {org + "g", "emini/gemini-3", "a"},
+		{"org_b", maker, "a"},
+		{org, "gemini/gemini-4", "a"},
+		{org, "perplexity/google/gemini-3", "a"},
+		{org, maker, "ab"},
+		{"org_", "a" + maker, "a"},
+		{org, maker + "a", ""},
+		{org + "g", "emini/gemini-3", "a"},
 	} {
 		for _, at := range []signatures.Store{s.here, s.there} {
 			if got := at.Find(t.Context(), of.org, of.maker, []string{of.id}); len(got) != 0 {
