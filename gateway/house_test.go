@@ -50,7 +50,10 @@ var stores = map[string]func(testing.TB) string{"sqlite": testkit.SQLite, "postg
 
 func eachHouse(t *testing.T, o Options, f func(t *testing.T, h *house)) {
 	for name, url := range stores {
-		t.Run(name, func(t *testing.T) { f(t, newHouse(t, url(t), o)) })
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			f(t, newHouse(t, url(t), o))
+		})
 	}
 }
 

@@ -213,6 +213,7 @@ func TestAStreamIsResumed(t *testing.T) {
 			if all.header.Get("X-Request-Id") != call || all.header.Get("Content-Type") != "text/event-stream; charset=utf-8" {
 				t.Errorf("the header is %v", all.header)
 			}
+			all.body = bytes.ReplaceAll(all.body, []byte(": ping\n\n"), nil) // that of a busy machine may fall between two events
 			list := bytes.SplitAfter(all.body, []byte("\n\n"))
 			list = list[:len(list)-1]
 			for i, e := range list {
