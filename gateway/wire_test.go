@@ -119,7 +119,7 @@ func TestRecordedRefusals(t *testing.T) {
 	failed := func(wait string) row { return row{502, "upstream_error", "upstream_error", "", wait} }
 	broke := row{429, "rate_limit_error", "insufficient_quota", "", "never"}
 	rejected := row{502, "upstream_error", "provider_key_rejected", "", "never"}
-	retired := row{502, "upstream_error", "provider_api_retired", "", "never"}
+	denied := row{403, "permission_denied", "permission_denied", "", "never"}
 	late := row{504, "upstream_error", "upstream_timeout", "", "1"}
 	h := newRecordings(t, "")
 	for provider, table := range map[string]map[string]row{
@@ -127,18 +127,18 @@ func TestRecordedRefusals(t *testing.T) {
 			"400_context_length": invalid("context_length_exceeded", "messages"), "400_empty_messages": invalid("empty_array", "messages"),
 			"400_null_code": invalid("invalid_request", "dimensions"), "400_unsupported_parameter": invalid("unsupported_parameter", "max_tokens"),
 			"400_unsupported_value": invalid("unsupported_value", "temperature"), "401_invalid_key": rejected, "401_missing_key": rejected,
-			"403_model": missing("model_not_found", "model"), "403_region": rejected, "404_model": missing("model_not_found", ""),
+			"403_model": missing("model_not_found", "model"), "403_region": denied, "404_model": missing("model_not_found", ""),
 			"404_url": missing("not_found", ""), "429_quota": broke, "429_tokens": limited("2"), "500": failed("1"), "502_html": failed("1"),
 		},
 		"gemini": {
-			"400_api_key": rejected, "400_array": invalid("invalid_request", ""), "400_field": invalid("invalid_request", ""), "400_location": rejected,
+			"400_api_key": rejected, "400_array": invalid("invalid_request", ""), "400_field": invalid("invalid_request", ""), "400_location": denied,
 			"400_signature": invalid("invalid_request", ""), "401_oauth": rejected, "403_leaked": rejected, "403_no_key": rejected,
 			"404_model": missing("model_not_found", "model"), "429_bare": limited("1"), "429_day": broke, "429_minute": limited("35"),
 			"499": failed("1"), "500": failed("1"), "503": failed("1"), "504": late,
 		},
 		"perplexity": {
 			"400_agent_model": invalid("invalid_model", ""), "400_alternation": invalid("invalid_request", ""), "401": rejected, "401_html": rejected,
-			"403_migration": retired, "403_retired": retired, "403_router_preview": rejected, "422": invalid("invalid_request", "max_tokens"),
+			"403_migration": denied, "403_retired": denied, "403_router_preview": rejected, "422": invalid("invalid_request", "max_tokens"),
 			"429": limited("1"), "500": failed("1"),
 		},
 		"openrouter": {

@@ -20,6 +20,7 @@ type complaint struct {
 	wait      time.Duration // how long to leave the provider alone
 	moderated bool          // the content is what was refused, not the key
 	rejected  bool          // the key is what was refused, whatever the status
+	placed    bool          // the place the request came from is, whatever the status and the key
 }
 
 var errorMember = []byte(`"error"`)
@@ -136,6 +137,7 @@ func parseError(data []byte) (said complaint) {
 		said.reason = word(metadata["error_type"])
 	}
 	said.code = word(e["code"])
+	said.placed = said.code == "unsupported_country_region_territory"
 	for _, v := range []any{e["code"], e["http_status"]} {
 		if n, ok := status(v); ok {
 			said.status = n

@@ -7,8 +7,12 @@ import (
 	"time"
 )
 
-// precondition is what only the organisation can mend: where it is, and how it pays.
-var precondition = regexp.MustCompile(`(?i)\b(location|country|region|billing)\b`)
+// What Google puts under one word for the status, and only its message tells apart: where the request came from, and
+// how the organisation pays.
+var (
+	place   = regexp.MustCompile(`(?i)\b(location|country|region)\b`)
+	billing = regexp.MustCompile(`(?i)\bbilling\b`)
+)
 
 // google adds what Google says beside the message (google.rpc.Status): its word for the status, and details by type. It
 // has no headers for how long to wait, and answers a bad key with 400.
@@ -17,8 +21,9 @@ func (said *complaint) google(status string, details []any) {
 	if status == "NOT_FOUND" && strings.HasPrefix(said.message, "models/") {
 		said.code, said.param = "model_not_found", "model"
 	}
-	if status == "FAILED_PRECONDITION" && precondition.MatchString(said.message) {
-		said.rejected = true
+	if status == "FAILED_PRECONDITION" {
+		said.placed = place.MatchString(said.message)
+		said.rejected = !said.placed && billing.MatchString(said.message)
 	}
 	for _, d := range details {
 		detail, _ := d.(map[string]any)

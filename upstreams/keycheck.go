@@ -42,7 +42,7 @@ func (c *Client) Test(ctx context.Context, key seal.Secret) (Proof, error) {
 	case err != nil && check.Narrow && k.narrow():
 		proof.Narrow = true
 		return proof, nil
-	case err != nil && (k.Status == http.StatusUnauthorized || k.Status == http.StatusForbidden || k.said.rejected):
+	case err != nil && (k.Status == http.StatusUnauthorized || k.Status == http.StatusForbidden || k.said.rejected || k.said.placed):
 		return Proof{}, k.failed(c.keyUnfit("was refused"))
 	case err != nil:
 		return Proof{}, k.failed(err)
@@ -73,7 +73,7 @@ func (c *Client) keyUnfit(why string) error {
 // narrow reports whether the provider refused a key that it knows: it says so itself, and not an edge in front of it, and
 // it is not the place that it refuses.
 func (k *call) narrow() bool {
-	return k.Status == http.StatusForbidden && k.said.message != "" && k.said.code != "unsupported_country_region_territory"
+	return k.Status == http.StatusForbidden && k.said.message != "" && !k.said.placed
 }
 
 // look returns the data of what stands at path for whoever has the key, whose first byte must be begin.

@@ -20,7 +20,8 @@ func (k *call) refused(status int, h http.Header, body []byte) error {
 //
 // What the client can mend it is told in the provider's words and with its code. What only the org can mend (the key,
 // its credit) is said in ours: the provider's words may quote the key. A client's own key is never at fault here, so no
-// 401 comes out.
+// 401 comes out. What the provider would refuse to any key of the org (where this gateway is, an API that is gone) is
+// fault.Denied: another provider may do it.
 func (k *call) complain(status int, said complaint, h http.Header) error {
 	k.said = said
 	if status == 0 {
@@ -48,8 +49,12 @@ func (k *call) complain(status int, said complaint, h http.Header) error {
 	case status == http.StatusForbidden && k.embeds && said.kind == "invalid_request_error" && code == "":
 		said.param = "model" // so OpenAI answers for a model that does not embed: the key is as good as it was
 		return k.pass(told(fault.Invalid, "the model does not embed"), code, said)
+	case said.placed:
+		return told(fault.Denied, "the provider does not answer where this gateway is").WithCode("permission_denied").NoRetry()
 	case status == http.StatusForbidden && retired[said.kind]:
-		return told(fault.Upstream, "this API of the provider is retired").WithCode("provider_api_retired").NoRetry()
+		return told(fault.Denied, "this API of the provider is retired").WithCode("permission_denied").NoRetry()
+	case status == http.StatusForbidden && code == "permission_denied":
+		return told(fault.Denied, "the organisation's key may not do this").WithCode("permission_denied").NoRetry()
 	case said.rejected || status == http.StatusUnauthorized || status == http.StatusForbidden:
 		k.client.options.Log.Warn("the provider refused a key", "provider", name, "status", status, "upstream_id", k.UpstreamID)
 		return k.client.keyRejected("was refused by the provider")

@@ -21,7 +21,7 @@ const (
 	Invalid                  // 400: the request must change
 	Unauthorized             // 401: no such key
 	Payment                  // 402: over a budget
-	Denied                   // 403: the caller's role, in the caller's own org; never for foreign things
+	Denied                   // 403: the caller's role, in the caller's own org, or the org's standing with a provider; never for foreign things
 	NotFound                 // 404: absent, or somebody else's: the two look alike
 	Method                   // 405
 	Slow                     // 408: the client took too long to send

@@ -132,7 +132,7 @@ func TestErrors(t *testing.T) {
 		"400_api_key":   rejected,
 		"400_array":     {Kind: fault.Invalid, Message: "Invalid reasoning_effort: minimal."},
 		"400_field":     {Kind: fault.Invalid, Message: `Unknown name "foo" at 'generation_config'`},
-		"400_location":  rejected,
+		"400_location":  {Kind: fault.Denied, Code: "permission_denied", Message: "gemini: User location is not supported", Final: true},
 		"400_signature": {Kind: fault.Invalid, Message: "missing a thought_signature"},
 		"401_oauth":     rejected,
 		"403_leaked":    rejected,

@@ -52,7 +52,7 @@ func TestErrors(t *testing.T) {
 		"400_unsupported_value":     {Kind: fault.Invalid, Code: "unsupported_value", Param: "temperature", Message: "does not support 0.2"},
 		"401_invalid_key":           rejected,
 		"401_missing_key":           rejected,
-		"403_region":                rejected,
+		"403_region":                {Kind: fault.Denied, Code: "permission_denied", Message: "openai: Country, region, or territory not supported", Final: true},
 		"403_model":                 {Kind: fault.NotFound, Code: "model_not_found", Param: "model", Message: "may not use this model"},
 		"404_model":                 {Kind: fault.NotFound, Code: "model_not_found", Message: "does not exist or you do not have access"},
 		"404_url":                   {Kind: fault.NotFound, Message: "Invalid URL"},

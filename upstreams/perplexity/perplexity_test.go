@@ -91,7 +91,7 @@ func TestUpstream(t *testing.T) {
 func TestErrors(t *testing.T) {
 	type f = upstreamstest.Fault
 	rejected := f{Kind: fault.Upstream, Code: "provider_key_rejected", Message: "key was refused", Final: true}
-	retired := f{Kind: fault.Upstream, Code: "provider_api_retired", Message: "/v1/responses", Final: true}
+	retired := f{Kind: fault.Denied, Code: "permission_denied", Message: "/v1/responses", Final: true}
 	for _, s := range subjects {
 		s.Errors(t, "testdata/errors", map[string]f{
 			"400_agent_model":    {Kind: fault.Invalid, Code: "invalid_model", Message: "is not supported"},

@@ -117,7 +117,7 @@ func (s Subject) FuzzRefusal(f *testing.F, folder string) {
 func (s Subject) fit(t testing.TB, err error) {
 	t.Helper()
 	e := fault.From(err)
-	if e == nil || e.Kind == fault.Internal || e.Kind == fault.Unauthorized || e.Kind == fault.Denied || e.Message == "" || e.Retry < 0 || e.Retry > time.Hour {
+	if e == nil || e.Kind == fault.Internal || e.Kind == fault.Unauthorized || e.Message == "" || e.Retry < 0 || e.Retry > time.Hour {
 		t.Fatalf("no error for a client: %#v", err)
 	}
 	told := e.Message + "\x00" + e.Code + "\x00" + e.Param

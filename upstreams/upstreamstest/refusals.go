@@ -60,6 +60,15 @@ func testRefusals(t *testing.T, s Subject) {
 		}
 	}
 
+	// What no other key would get is no matter of the key.
+	for _, body := range []string{
+		`{"error":{"code":"unsupported_country_region_territory","message":"not here","type":"request_forbidden"}}`,
+		`{"error":{"code":403,"message":"not here","metadata":{"error_type":"permission_denied"}}}`,
+	} {
+		_, err := s.open(t, Replies(t, Reply("403 Forbidden", body, JSON))).Chat(t.Context(), ask(false))
+		Fault{Kind: fault.Denied, Code: "permission_denied", Message: ": not here", Final: true}.check(t, body, err)
+	}
+
 	// Where a provider is, and where it sends people to read, is no business of clients.
 	server := Serve(t, func(c *Conn) {
 		c.Send(Reply("400 Bad Request", `{"error":{"message":"see https://provider.example/docs?a=b and http://`+c.Request.Host+`/v1/x, or ask `+c.Request.Host+` again; 0HTTPS://x http://"}}`, JSON))
