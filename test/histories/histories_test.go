@@ -2,6 +2,7 @@ package histories
 
 import (
 	"bytes"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -27,7 +28,7 @@ func TestConversations(t *testing.T) {
 		c := Make(*seed)
 		o := Straight(c)
 		t.Log(show(c, o))
-		if err := Judge(c, o); err != nil {
+		if err := errors.Join(Judge(c, o), googleKnows(c, o)); err != nil {
 			t.Error(err)
 		}
 		return
@@ -39,7 +40,7 @@ func TestConversations(t *testing.T) {
 		c := Make(n)
 		o := Straight(c)
 		seen.look(c, o)
-		if err := Judge(c, o); err != nil {
+		if err := errors.Join(Judge(c, o), googleKnows(c, o)); err != nil {
 			failed++
 			t.Errorf("-seed=%d: to %s: %v", n, c.To, err)
 		}

@@ -3,9 +3,14 @@ package gemini
 import (
 	"bytes"
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"google.golang.org/genai"
+
+	"threadhub/internal/fault"
+	"threadhub/upstreams"
 )
 
 // known is a request as Google's own client for Go knows it.
@@ -42,5 +47,36 @@ func strict(t testing.TB, body []byte) {
 		if c.Role != want || len(c.Parts) == 0 {
 			t.Errorf("content %d is %s's, with %d parts: %s", i, c.Role, len(c.Parts), body)
 		}
+	}
+}
+
+// Google's client knows all that becomes of the requests clients were seen to send, at every kind of model.
+func TestGoogleKnowsWhatClientsSend(t *testing.T) {
+	paths, err := filepath.Glob("../../openai/testdata/*/*/*.req.json")
+	if err != nil || len(paths) < 20 {
+		t.Fatalf("%d requests, %v", len(paths), err)
+	}
+	carried := 0
+	for _, path := range paths {
+		body, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, model := range []string{"gemini-2.5-flash", "gemini-3.8-flash", "gemini-4-hydrogen", "gemma-4-31b-it"} {
+			for _, policy := range []upstreams.Policy{upstreams.ByClass, upstreams.Drop} {
+				w, err := still().translate(&upstreams.Request{Body: body, Model: model, Unsupported: policy})
+				if err != nil {
+					if f := fault.From(err); f.Kind != fault.Invalid || f.Param == "" || f.Code == "" {
+						t.Errorf("%s to %s: %+v", path, model, f)
+					}
+					continue
+				}
+				carried++
+				strict(t, w.Body())
+			}
+		}
+	}
+	if carried < 4*len(paths) {
+		t.Errorf("only %d of %d are carried", carried, 8*len(paths))
 	}
 }
