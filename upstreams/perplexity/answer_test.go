@@ -424,3 +424,18 @@ func TestSonarThoughtsInStreams(t *testing.T) {
 		}
 	}
 }
+
+// A [DONE] after an answer that has not said why it ends is no end of it: a reason would be made up.
+func TestSonarDoneAlone(t *testing.T) {
+	piece := `data: {"id":"1","created":1,"model":"m","object":"chat.completion.chunk","usage":{"prompt_tokens":3,"completion_tokens":2,"total_tokens":5},"choices":[{"index":0,"delta":{"content":"half"},"finish_reason":null}]}` + "\n\n"
+	for _, raw := range []string{"data: [DONE]\n\n", piece + "data: [DONE]\n\n"} {
+		chunks, err := play(t, asked("sonar"), strings.NewReader(raw))
+		if !fault.HasCode(err, "upstream_truncated") {
+			t.Errorf("%s: %v", raw, err)
+		}
+		a := upstreamstest.Accumulated(t, chunks)
+		if a.FinishReason() != "" || len(chunks) > 0 && a.Usage() == nil {
+			t.Errorf("%s: %q with %+v", raw, a.FinishReason(), a.Usage())
+		}
+	}
+}

@@ -25,6 +25,9 @@ func (w *sonarWords) Event(_ string, data []byte) (list [][]byte, end bool, err 
 	s := &w.stream
 	s.reset()
 	if bytes.Equal(data, endMark) {
+		if s.finish == "" { // nobody has said why: it is the mark of whoever stands between
+			return nil, false, cut()
+		}
 		w.complete()
 		return s.list, true, nil
 	}
