@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -250,5 +251,14 @@ func TestNamesComeBack(t *testing.T) {
 	}
 	if got := gjson.GetBytes(upstreamstest.Accumulated(t, chunks).Message(), "tool_calls.#.function.name").Raw; got != `["3d","_x"]` {
 		t.Errorf("called %s in a stream", got)
+	}
+}
+
+// A whole answer that does not say why it ended has an end, and a client is told that the reason for it is ours.
+func TestNoReason(t *testing.T) {
+	w := asked()
+	got, err := w.Whole([]byte(`{"candidates":[{"content":{"parts":[{"text":"a"}]}}]}`))
+	if err != nil || !bytes.Contains(got, []byte(`"finish_reason":"stop"}`)) || !slices.Equal(w.Warnings(), []string{"changed=finish_reason;reason=absent"}) {
+		t.Errorf("%s, %v, %q", got, err, w.Warnings())
 	}
 }

@@ -215,6 +215,8 @@ func (t *translation) generationConfig(out []byte) []byte {
 	if t.logprobs = t.boolean("logprobs", c.logprobs); t.logprobs {
 		w.raw("responseLogprobs", "true")
 		w.raw("logprobs", t.number("top_logprobs", c.topLogprobs))
+	} else if v := c.topLogprobs; v.Exists() && !upstreams.Idle("top_logprobs", v.Raw) {
+		t.dropped("top_logprobs", "no_logprobs")
 	}
 	t.modalities(&w)
 	t.responseFormat(&w)
@@ -372,7 +374,11 @@ func (t *translation) responseFormat(w *object) {
 	}
 	w.raw("responseMimeType", `"application/json"`)
 	schema := v.Get("json_schema.schema")
-	if kind != "json_schema" || !schema.IsObject() {
+	if kind != "json_schema" || !schema.Exists() || schema.Type == gjson.Null {
+		return
+	}
+	if !schema.IsObject() {
+		t.invalid("invalid_type", "response_format.json_schema.schema", "the schema must be an object")
 		return
 	}
 	w.key("responseJsonSchema")

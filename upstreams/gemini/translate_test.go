@@ -215,7 +215,7 @@ func TestRequests(t *testing.T) {
 
 		{
 			"parameters", "gemini-3.8-flash", hi, `"max_tokens":7,"temperature":1e0,"top_k":5,"stop":"X","seed":9223372036854775807,"n":1,"presence_penalty":0.5,"frequency_penalty":0,"logprobs":false,"top_logprobs":3`,
-			`"generationConfig":{"maxOutputTokens":7,"temperature":1,"topK":5,"stopSequences":["X"],"seed":1,"presencePenalty":0.5}`, "",
+			`"generationConfig":{"maxOutputTokens":7,"temperature":1,"topK":5,"stopSequences":["X"],"seed":1,"presencePenalty":0.5}`, "dropped=top_logprobs;reason=no_logprobs",
 		},
 		{"nulls", "gemini-3.8-flash", hi, `"max_tokens":null,"temperature":null,"stop":null,"seed":null,"tools":null,"tool_choice":null,"response_format":null,"reasoning_effort":null,"user":null,"audio":null,"functions":null,"extra_body":null,"web_search_options":null`, "", ""},
 		{"no penalties for 2.5", "gemini-2.5-flash", hi, `"presence_penalty":0.5,"frequency_penalty":1`, "", "dropped=presence_penalty;reason=model, dropped=frequency_penalty;reason=model"},
@@ -278,6 +278,7 @@ func TestRefusedRequests(t *testing.T) {
 		{"too many choices", "gemini-3.8-flash", hi, `"n":9`, "unsupported_parameter", "n"},
 		{"an effort that is none", "gemini-3.8-flash", hi, `"reasoning_effort":"huge"`, "invalid_value", "reasoning_effort"},
 		{"a text for a number", "gemini-3.8-flash", hi, `"temperature":"1"`, "invalid_type", "temperature"},
+		{"a schema that is none", "gemini-3.8-flash", hi, `"response_format":{"type":"json_schema","json_schema":{"name":"a","schema":true}}`, "invalid_type", "response_format.json_schema.schema"},
 		{"half a seed", "gemini-3.8-flash", hi, `"seed":1.5`, "invalid_type", "seed"},
 		{"stops that are none", "gemini-3.8-flash", hi, `"stop":[1]`, "invalid_type", "stop"},
 		{"an unknown format", "gemini-3.8-flash", hi, `"response_format":{"type":"grammar"}`, "unsupported_parameter", "response_format.type"},

@@ -179,6 +179,8 @@ func (w *words) choice(dst []byte, pieces []gjson.Result) ([]byte, error) {
 		return nil, malformed(c.finish)
 	case c.finish == "" && !c.usable:
 		return nil, protocol("answered with nothing")
+	case c.finish == "":
+		w.warn("changed=finish_reason;reason=absent")
 	}
 	o := object{b: append(dst, '{')}
 	o.raw("index", strconv.Itoa(c.index))
