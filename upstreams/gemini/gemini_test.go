@@ -170,6 +170,7 @@ func TestStreams(t *testing.T) {
 func FuzzStream(f *testing.F)     { subject.FuzzStream(f, "testdata/stream") }
 func FuzzRefusal(f *testing.F)    { subject.FuzzRefusal(f, "testdata/errors") }
 func BenchmarkChunk(b *testing.B) { subject.BenchmarkChunk(b) }
+func BenchmarkSent(b *testing.B)  { subject.BenchmarkSent(b) }
 
 // A stream that was asked for without alt=sse is one array that grows. Nobody here asks so, and what has gone wrong then is
 // not taken for a stream.

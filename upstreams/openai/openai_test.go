@@ -116,6 +116,7 @@ func TestAnswers(t *testing.T) {
 func FuzzStream(f *testing.F)     { subject.FuzzStream(f, "testdata/stream") }
 func FuzzRefusal(f *testing.F)    { subject.FuzzRefusal(f, "testdata/errors") }
 func BenchmarkChunk(b *testing.B) { subject.BenchmarkChunk(b) }
+func BenchmarkSent(b *testing.B)  { subject.BenchmarkSent(b) }
 
 func TestEveryFileIsUsed(t *testing.T) {
 	upstreamstest.Unused(t, "chat/*.resp.json", "check/models.resp.json", "embeddings/*.resp.json", "errors/*.http", "stream/*.sse")

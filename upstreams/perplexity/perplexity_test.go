@@ -129,6 +129,12 @@ func BenchmarkChunk(b *testing.B) {
 	}
 }
 
+func BenchmarkSent(b *testing.B) {
+	for name, s := range subjects {
+		b.Run(name, s.BenchmarkSent)
+	}
+}
+
 func TestEveryFileIsUsed(t *testing.T) {
 	upstreamstest.Unused(t,
 		"agent/preset.req.json", "agent/stream.req.json", "agent/tools.req.json", "agent/*.resp.json", "agent/*.want.json", "agent/*.sse", "agent/*.want.jsonl",

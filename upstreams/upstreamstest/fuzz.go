@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"threadhub/internal/fault"
+	"threadhub/openai"
 	"threadhub/upstreams"
 )
 
@@ -157,6 +158,43 @@ func (s Subject) BenchmarkChunk(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
+}
+
+// BenchmarkSent is a request of 20 KB from the client's bytes to the provider's: read, with another name for the model and
+// the usage asked for, and translated.
+func (s Subject) BenchmarkSent(b *testing.B) {
+	u := s.offline(b)
+	body := long()
+	b.SetBytes(int64(len(body)))
+	b.ReportAllocs()
+	for b.Loop() {
+		c, err := openai.ParseChat(body)
+		if err != nil {
+			b.Fatal(err)
+		}
+		r := &upstreams.Request{Body: c.Splice(openai.Edits{Model: "vendor/model", IncludeUsage: true}), Model: "vendor/model", Stream: true}
+		if err := u.Translate(r); err != nil {
+			b.Fatal(err)
+		}
+		if _, sent := r.Wire(); len(sent) < len(body)/2 {
+			b.Fatalf("%d bytes are sent", len(sent))
+		}
+	}
+}
+
+// long is a request of 20 KB as agents send them: turns with calls and their results, and tools.
+func long() []byte {
+	var b bytes.Buffer
+	b.WriteString(`{"model":"auto","stream":true,"temperature":0.2,"messages":[{"role":"system","content":"Be brief."}`)
+	for i := range 11 {
+		fmt.Fprintf(&b, `,{"role":"user","content":"%s"},{"role":"assistant","content":null,"tool_calls":[{"id":"call_%d","type":"function","function":{"name":"look_up","arguments":"{\"q\":\"words\"}"}}]},`+
+			`{"role":"tool","tool_call_id":"call_%d","content":"{\"found\":7}"},{"role":"assistant","content":"%s"}`,
+			strings.Repeat("What is to be said of it? ", 27), i, i, strings.Repeat("That is what there is. ", 27))
+	}
+	b.WriteString(`,{"role":"user","content":"And now?"}],"tools":[`)
+	tool := `{"type":"function","function":{"name":"look_up","description":"Looks it up","parameters":{"type":"object","properties":{"q":{"type":"string"},"kind":{"type":"string","enum":["a","b"]}},"required":["q"],"additionalProperties":false}}}`
+	b.WriteString(strings.Repeat(tool+",", 9) + tool + `]}`)
+	return b.Bytes()
 }
 
 // endless says the same for ever.
