@@ -24,6 +24,7 @@ type modelShape struct {
 	Object        string           `json:"object"`
 	Created       int64            `json:"created"`
 	OwnedBy       string           `json:"owned_by"`
+	ShutdownDate  string           `json:"shutdown_date,omitempty"`
 	ContextLength int64            `json:"context_length,omitempty"`
 	Capabilities  *capabilityShape `json:"capabilities,omitempty"`
 }
@@ -40,7 +41,7 @@ type capabilityShape struct {
 
 func (m Model) shape() modelShape {
 	a := m.About
-	s := modelShape{ID: m.ID, Object: "model", Created: a.Created, OwnedBy: m.OwnedBy, ContextLength: a.Window}
+	s := modelShape{ID: m.ID, Object: "model", Created: a.Created, OwnedBy: m.OwnedBy, ShutdownDate: a.Shutdown, ContextLength: a.Window}
 	if a.Chat != nil || a.Embeddings != nil || a.Tools != nil || a.Reasoning != nil || len(a.Input)+len(a.Output) > 0 || a.MaxOutput > 0 {
 		s.Capabilities = &capabilityShape{a.Chat, a.Embeddings, a.Tools, a.Reasoning, a.Input, a.Output, a.MaxOutput}
 	}

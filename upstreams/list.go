@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"net/url"
 	"strings"
+	"time"
 
 	"github.com/tidwall/gjson"
 
@@ -39,6 +40,7 @@ type List struct {
 type Model struct {
 	ID        string // the provider's own name for it
 	Created   int64  // Unix seconds
+	Shutdown  string // the date after which it is gone, "2026-12-31"
 	Window    int64  // most tokens in and out together, or in
 	MaxOutput int64  // most tokens out
 
@@ -117,7 +119,7 @@ func (l List) read(entry gjson.Result) (Model, bool) {
 	if l.Read != nil {
 		return l.Read(entry)
 	}
-	return Model{ID: entry.Get("id").Str, Created: Count(entry.Get("created"))}, true
+	return Model{ID: entry.Get("id").Str, Created: Count(entry.Get("created")), Shutdown: Date(entry.Get("shutdown_date"))}, true
 }
 
 // get returns what stands at path for whoever has the key. The call has ended.
@@ -161,6 +163,15 @@ func Count(v gjson.Result) int64 {
 		return 0
 	}
 	return int64(math.Trunc(v.Num))
+}
+
+// Date is the day that a provider tells, alone or with the time: "" for what is none.
+func Date(v gjson.Result) string {
+	day, _, _ := strings.Cut(v.Str, "T")
+	if _, err := time.Parse(time.DateOnly, day); err != nil {
+		return ""
+	}
+	return day
 }
 
 // Kinds are kinds of content that a provider tells: those that are words.

@@ -3,6 +3,7 @@ package upstreams
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tidwall/gjson"
 )
@@ -15,9 +16,14 @@ func FuzzListed(f *testing.F) {
 	} {
 		f.Add([]byte(entry))
 	}
+	f.Add([]byte(`{"id":"a","shutdown_date":"2026-12-31T00:00:00Z"}`))
+	f.Add([]byte(`{"id":"a","shutdown_date":"<b>2026-12-31"}`))
 	f.Fuzz(func(t *testing.T, entry []byte) {
 		v := gjson.ParseBytes(entry)
 		m, _ := List{}.read(v)
+		if _, err := time.Parse(time.DateOnly, m.Shutdown); m.Shutdown != "" && err != nil {
+			t.Fatalf("%q is gone on %q", entry, m.Shutdown)
+		}
 		if m.Created < 0 || m.Created > 1<<40 {
 			t.Fatalf("%q was made at %d", entry, m.Created)
 		}

@@ -16,7 +16,7 @@ import (
 )
 
 // Replay is the providers played from records: what a request gets is named in its text, as [[play name]], and comes byte
-// for byte, whoever asks. A house that was given Env asks it instead of a provider.
+// for byte, whoever asks. A request without a body gets the record that is named as its path, "openai/models". A house that was given Env asks it instead of a provider.
 type Replay struct {
 	server *httptest.Server
 	mu     sync.Mutex
@@ -69,16 +69,15 @@ func (r *Replay) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 	if err != nil {
 		panic(http.ErrAbortHandler)
 	}
-	names := played.FindAllSubmatch(body, -1)
-	if len(names) == 0 {
-		http.Error(w, "nothing is to be played", http.StatusTeapot)
-		return
+	name := strings.TrimPrefix(request.URL.Path, "/")
+	if names := played.FindAllSubmatch(body, -1); len(names) > 0 {
+		name = string(names[len(names)-1][1])
 	}
 	r.mu.Lock()
-	record, ok := r.record[string(names[len(names)-1][1])]
+	record, ok := r.record[name]
 	r.mu.Unlock()
 	if !ok {
-		http.Error(w, fmt.Sprintf("there is no record %s", names[0][1]), http.StatusTeapot)
+		http.Error(w, fmt.Sprintf("there is no record %s", name), http.StatusTeapot)
 		return
 	}
 	for name, values := range record.Header {

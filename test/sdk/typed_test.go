@@ -61,6 +61,7 @@ func TestTypedResults(t *testing.T) {
 			}
 		}
 	}
+	jobs = append(jobs, typedOthers(t, replay, gw.URL+"/v1", admin.Key)...)
 	if len(jobs) < 200 {
 		t.Fatalf("only %d jobs", len(jobs))
 	}
@@ -90,6 +91,7 @@ func TestTypedResults(t *testing.T) {
 
 type typedJob struct {
 	N       int       `json:"n"`
+	Kind    string    `json:"kind"` // "": chat; embeddings, models
 	BaseURL string    `json:"base_url"`
 	Key     string    `json:"key"`
 	Body    typedAsks `json:"body"`
@@ -101,6 +103,13 @@ type typedAsks struct {
 	Messages []message       `json:"messages"`
 	Stream   bool            `json:"stream,omitempty"`
 	Options  json.RawMessage `json:"stream_options,omitempty"`
+
+	Input    []string `json:"input,omitempty"` // of embeddings
+	Encoding string   `json:"encoding_format,omitempty"`
+	User     string   `json:"user,omitempty"`
+
+	Prefix string   `json:"prefix,omitempty"` // of models: what the gateway puts before the name of one that it does not know
+	Names  []string `json:"names,omitempty"`
 }
 
 func typedBody(name string, stream, usage bool) typedAsks {
@@ -131,6 +140,11 @@ func goTyped(t *testing.T, jobs []typedJob) (results []map[string]string) {
 	for _, j := range jobs {
 		out := flat{}
 		client := openai.NewClient(option.WithBaseURL(j.BaseURL), option.WithAPIKey(j.Key), option.WithMaxRetries(0))
+		if j.Kind != "" {
+			goTypedOther(t, client, j, out)
+			results = append(results, out)
+			continue
+		}
 		p := openai.ChatCompletionNewParams{Model: j.Body.Model, Messages: []openai.ChatCompletionMessageParamUnion{openai.UserMessage(j.Body.Messages[0].Content)}}
 		if j.Body.Stream {
 			if j.Body.Options != nil {

@@ -32,7 +32,7 @@ var subject = upstreamstest.Subject{
 		Want: []upstreams.Model{
 			{ID: "gpt-6-luna", Created: 1789000000},
 			{ID: "gpt-4.1-mini", Created: 1744318173},
-			{ID: "gpt-4o-mini-search-preview", Created: 1741391161},
+			{ID: "gpt-4o-mini-search-preview", Created: 1741391161, Shutdown: "2026-12-31"},
 			{ID: "text-embedding-3-small", Created: 1705948997},
 			{ID: "ft:gpt-4.1-mini:acme::AbC123", Created: 1771000000},
 		},

@@ -48,6 +48,7 @@ func listed(entry gjson.Result) (upstreams.Model, bool) {
 	m := upstreams.Model{
 		ID:        entry.Get("id").Str,
 		Created:   upstreams.Count(entry.Get("created")),
+		Shutdown:  upstreams.Date(entry.Get("expiration_date")),
 		Window:    upstreams.Count(entry.Get("context_length")),
 		MaxOutput: upstreams.Count(entry.Get("top_provider.max_completion_tokens")),
 		Input:     upstreams.Kinds(entry.Get("architecture.input_modalities")),

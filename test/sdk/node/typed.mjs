@@ -34,12 +34,27 @@ async function accumulated(client, body, out) {
   }
 }
 
+async function embeddings(client, { prefix, names, messages, ...body }, out) {
+  out.embeddings = await client.embeddings.create(body);
+}
+
+// models are those that both sides have; the gateway's may have its provider before the name.
+async function models(client, { prefix = '', names }, out) {
+  const bare = (id) => (!names.includes(id) && id.startsWith(prefix) ? id.slice(prefix.length) : id);
+  const full = (id) => (id.startsWith(prefix) ? id : prefix + id);
+  for await (const m of client.models.list()) if (names.includes(bare(m.id))) out[`models[${bare(m.id)}]`] = m;
+  for (const name of names) out[`model[${name}]`] = await client.models.retrieve(full(name));
+}
+
+const others = { embeddings, models };
+
 async function run(job) {
   const client = new OpenAI({ baseURL: job.base_url, apiKey: job.key, maxRetries: 0 });
   const result = {};
   try {
-    if (job.body.stream) await accumulated(client, job.body, result);
-    await (job.body.stream ? streamed : whole)(client, job.body, result);
+    if (job.kind) await others[job.kind](client, job.body, result);
+    else if (job.body.stream) await accumulated(client, job.body, result);
+    if (!job.kind) await (job.body.stream ? streamed : whole)(client, job.body, result);
   } catch (e) {
     result.error = told(e);
   }
