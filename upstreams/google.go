@@ -7,11 +7,12 @@ import (
 	"time"
 )
 
-// What Google puts under one word for the status, and only its message tells apart: where the request came from, and
-// how the organisation pays.
+// What Google puts under one word for the status, and only its message tells apart: where the request came from, how the
+// organisation pays, and that its key is no good.
 var (
 	place   = regexp.MustCompile(`(?i)\b(location|country|region)\b`)
 	billing = regexp.MustCompile(`(?i)\bbilling\b`)
+	badKey  = regexp.MustCompile(`(?i)^API key (not valid|not found|expired)\b`)
 )
 
 // google adds what Google says beside the message (google.rpc.Status): its word for the status, and details by type. It
@@ -20,6 +21,9 @@ func (said *complaint) google(status string, details []any) {
 	said.message = strings.TrimSpace(said.message)
 	if status == "NOT_FOUND" && strings.HasPrefix(said.message, "models/") {
 		said.code, said.param = "model_not_found", "model"
+	}
+	if status == "INVALID_ARGUMENT" && badKey.MatchString(said.message) { // it does not always add the reason
+		said.rejected = true
 	}
 	if status == "FAILED_PRECONDITION" {
 		said.placed = place.MatchString(said.message)

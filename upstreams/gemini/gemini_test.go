@@ -148,6 +148,27 @@ func TestErrors(t *testing.T) {
 	})
 }
 
+// What Google says of a key, a place and the way to pay is told apart by its words where nothing else does.
+func TestPreconditions(t *testing.T) {
+	type f = upstreamstest.Fault
+	rejected := f{Kind: fault.Upstream, Code: "provider_key_rejected", Message: "key was refused", Final: true}
+	for text, want := range map[string]f{
+		"INVALID_ARGUMENT API key expired. Please renew the API key.":         rejected,
+		"INVALID_ARGUMENT API key not valid. Please pass a valid API key.":    rejected,
+		"INVALID_ARGUMENT Unknown name \\\"API key expired\\\"":               {Kind: fault.Invalid, Message: "Unknown name"},
+		"FAILED_PRECONDITION Please enable billing on your project.":          rejected,
+		"FAILED_PRECONDITION The free tier is not available in your country.": {Kind: fault.Denied, Code: "permission_denied", Message: "your country", Final: true},
+		"FAILED_PRECONDITION The cached content has another model.":           {Kind: fault.Invalid, Message: "cached content"},
+	} {
+		status, message, _ := strings.Cut(text, " ")
+		_, err := ask(t, upstreamstest.Replies(t, upstreamstest.Reply("400 Bad Request", `{"error":{"code":400,"message":"`+message+`","status":"`+status+`"}}`, upstreamstest.JSON)), "m", "a", false)
+		got := fault.From(err)
+		if got == nil || got.Kind != want.Kind || got.Code != want.Code || got.Final != want.Final || !strings.Contains(got.Message, want.Message) {
+			t.Errorf("%s: %+v, want %+v", text, got, want)
+		}
+	}
+}
+
 func TestStreams(t *testing.T) {
 	type f = upstreamstest.Fault
 	subject.Streams(t, "testdata/stream", map[string]f{
