@@ -310,7 +310,20 @@ func (k *call) send(r *Request, path string) (*Answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	return k.do(request, r)
+	answer, err := k.do(request, r)
+	if err == nil || k.Status != http.StatusBadRequest {
+		return answer, err
+	}
+	if ours, ok := r.words.(Yielder); !ok || !ours.Yield() {
+		return nil, err
+	}
+	k.client.options.Log.Warn("the provider refused a request that held something of ours; it is asked again without",
+		"provider", k.client.dialect.Provider, "upstream_id", k.UpstreamID)
+	response, err := k.again(r) //nolint:bodyclose // as in do
+	if err != nil {
+		return nil, err
+	}
+	return k.receive(response, r)
 }
 
 // asking is the request for r, at path or where its words say.

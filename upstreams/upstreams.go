@@ -2,9 +2,9 @@
 // suite every one of them passes.
 //
 // An upstream gets the request in the OpenAI dialect and answers in it: openai and openrouter pass bytes through, others
-// translate. It promises that ending the context closes the provider's socket, that nothing is retried, that no redirect
-// is followed, that a stream ends with io.EOF only after the provider's own end marker, and that no provider key gets
-// into an error. It leaves to others which provider to ask, what an answer costs, and every record of it.
+// translate. It promises that ending the context closes the provider's socket, that nothing is retried (but see Yielder),
+// that no redirect is followed, that a stream ends with io.EOF only after the provider's own end marker, and that no
+// provider key gets into an error. It leaves to others which provider to ask, what an answer costs, and every record of it.
 package upstreams
 
 import (

@@ -36,6 +36,14 @@ type Words interface {
 	Used() (chunks [][]byte)
 }
 
+// Yielder is Words that may hold something of ours, which the client did not ask for and the provider may refuse. It is
+// found by type assertion.
+type Yielder interface {
+	// Yield is called when the provider has refused the request as bad, with nothing done or billed. It reports whether it can
+	// be asked again: Body is then without what was ours.
+	Yield() bool
+}
+
 // warn adds what words have warned of since the last time. Callers may have added warnings of their own.
 func (r *Request) warn() {
 	all := r.words.Warnings()

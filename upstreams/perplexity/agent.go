@@ -59,6 +59,8 @@ type agent struct {
 	taken map[string]bool   // those names
 
 	signatures upstreams.Signatures
+
+	forced [2]int // where in out a Sonar model is made to search; zero: nowhere
 }
 
 // translateAgent puts r into the words of the Agent API. search is the tool_choice that makes a Sonar model search.
@@ -100,6 +102,7 @@ func translateAgent(r *upstreams.Request, search string) (upstreams.Words, error
 	}
 	return &agentWords{
 		request: append(a.out, '}'), warnings: a.lost.Warnings, functions: a.functions, model: a.model, searches: sonar && !off,
+		forced: a.forced,
 	}, nil
 }
 
@@ -301,8 +304,10 @@ func (a *agent) choose(choice string, sonar bool, search string) error {
 		}
 		return a.choose("", sonar, search)
 	case choice == "" || choice == `"auto"` || choice == `"none"`:
-		if sonar {
+		if sonar && search != "" {
+			from := len(a.out)
 			a.out = raw(a.out, "tool_choice", search)
+			a.forced = [2]int{from, len(a.out)}
 		}
 	default:
 		a.out = raw(a.out, "tool_choice", choice)

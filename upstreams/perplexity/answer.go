@@ -1,6 +1,7 @@
 package perplexity
 
 import (
+	"slices"
 	"strconv"
 
 	"github.com/tidwall/gjson"
@@ -16,12 +17,24 @@ type agentWords struct {
 	functions []string
 	model     string // as it was asked for
 	searches  bool   // the model is to search for every answer
+	forced    [2]int // where in request it is made to
 	stream    agentStream
 }
 
 func (w *agentWords) Path() string       { return agentPath }
 func (w *agentWords) Body() []byte       { return w.request }
 func (w *agentWords) Warnings() []string { return w.warnings }
+
+// Yield is upstreams.Yielder's. In which form Perplexity takes the demand for a search is in none of its documents: without
+// it a Sonar model mostly searches all the same, and a warning says so if it did not.
+func (w *agentWords) Yield() bool {
+	if w.forced[1] == 0 {
+		return false
+	}
+	w.request = slices.Concat(w.request[:w.forced[0]], w.request[w.forced[1]:])
+	w.forced = [2]int{}
+	return true
+}
 
 // response is the object of an answer, whole or at the end of a stream.
 type response struct {

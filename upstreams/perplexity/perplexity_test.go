@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"strconv"
+	"strings"
 	"testing"
 
 	"threadhub/internal/fault"
@@ -190,5 +191,78 @@ func TestComplaints(t *testing.T) {
 		if len(usage) < len(want) || usage[len(usage)-len(want):] != want {
 			t.Errorf("%s: its usage is %s", about, usage)
 		}
+	}
+}
+
+// The demand for a search is ours, in a form that Perplexity may not take: then a Sonar model is asked without, once, in the
+// same attempt. What a client demands is its own, and a request that is bad in another way stays refused.
+func TestSearchIsNotInsistedOn(t *testing.T) {
+	const question, function = `"messages":[{"role":"user","content":"x"}]`, `"tools":[{"type":"function","function":{"name":"f"}}]`
+	answer := upstreamstest.Reply("200 OK", agent.Wire.Answer("hi"), upstreamstest.JSON)
+	stream := upstreamstest.EventStream + upstreamstest.Data(agent.Wire.Delta("hi")) + upstreamstest.Data(agent.Wire.Last)
+	refusal := upstreamstest.Reply("400 Bad Request", `{"error":{"message":"validation failed: tool_choice","code":"invalid_request"}}`, upstreamstest.JSON)
+	for about, c := range map[string]struct {
+		model, more string
+		stream      bool
+		good        bool // once it is asked without
+		asked       int
+	}{
+		"whole":                    {"sonar", "", false, true, 2},
+		"a stream":                 {"sonar-pro", "", true, true, 2},
+		"beside functions":         {"sonar", "," + function, false, true, 2},
+		"refused without, too":     {"sonar", "", false, false, 2},
+		"a demand of the client's": {"sonar", "," + function + `,"tool_choice":"required"`, false, true, 1},
+		"another vendor's model":   {"openai/gpt-6-luna", "", false, true, 1},
+	} {
+		t.Run(about, func(t *testing.T) {
+			var bodies, names []string
+			server := upstreamstest.Serve(t, func(conn *upstreamstest.Conn) {
+				bodies = append(bodies, string(conn.Body))
+				names = append(names, conn.Request.Header.Get("X-Client-Request-Id"))
+				switch {
+				case len(bodies) == 1 || !c.good:
+					conn.Send(refusal)
+				case c.stream:
+					conn.Send(stream)
+					conn.Close()
+				default:
+					conn.Send(answer)
+				}
+			})
+			u, err := perplexity.New(upstreams.Options{BaseURL: server.URL})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer u.Close()
+			r := &upstreams.Request{
+				Body: []byte(`{"model":"` + c.model + `",` + question + c.more + `}`), Model: c.model, Stream: c.stream, Key: seal.NewSecret(upstreamstest.Key), Attempt: "req_1-0",
+			}
+			if err := u.Translate(r); err != nil {
+				t.Fatal(err)
+			}
+			a, err := u.Chat(t.Context(), r)
+			if good := c.good && c.asked == 2; good != (err == nil) || !good && !fault.Is(err, fault.Invalid) {
+				t.Fatalf("%v", err)
+			}
+			if err == nil && c.stream {
+				defer a.Stream.Close()
+				for err == nil {
+					_, err = a.Stream.Next()
+				}
+				if err != io.EOF {
+					t.Error(err)
+				}
+			}
+			if len(bodies) != c.asked || names[len(names)-1] != "req_1-0" {
+				t.Fatalf("asked %d times, as %q", len(bodies), names)
+			}
+			if c.asked == 1 {
+				return
+			}
+			without := strings.Replace(bodies[0], `,"tool_choice":{"type":"web_search"}`, "", 1)
+			if without == bodies[0] || bodies[1] != without {
+				t.Errorf("asked %s, and then %s", bodies[0], bodies[1])
+			}
+		})
 	}
 }
