@@ -404,3 +404,35 @@ func TestWarningsThatComeLate(t *testing.T) {
 		}
 	}
 }
+
+// The recorded requests for embeddings reach OpenAI as they are, and the recorded answer to each the client.
+func TestRecordedEmbeddings(t *testing.T) {
+	const folder = "openai/testdata/embeddings"
+	answers := map[string]string{"float": "float", "tokens": "base64"}
+	h := newRecordings(t, "")
+	var seen atomic.Value
+	server := upstreamstest.Serve(t, func(c *upstreamstest.Conn) {
+		seen.Store(string(c.Body))
+		c.Send(h.raw.Load().(string))
+	})
+	client, err := openai.New(upstreams.Options{BaseURL: server.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = client.Close() })
+	h.opts.Upstreams["openai"] = client
+	for name, body := range recorded(t, folder, ".req.json", answers) {
+		answer, err := os.ReadFile("../upstreams/" + folder + "/" + answers[name] + ".resp.json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name == "tokens" { // it asks for two
+			answer = []byte(strings.Replace(string(answer), "}\n  ],", `},{"object":"embedding","index":1,"embedding":"8IVJPAAAgL4AAAA/AACAPQ=="}],`, 1))
+		}
+		h.raw.Store(upstreamstest.Reply("200 OK", string(answer), upstreamstest.JSON))
+		r := h.do("POST", "/v1/embeddings", body).want(t, 200)
+		if got := seen.Load(); got != body || string(r.body) != string(answer) {
+			t.Errorf("%s: OpenAI got %s, the client %s", name, got, r.body)
+		}
+	}
+}

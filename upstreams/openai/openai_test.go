@@ -119,7 +119,7 @@ func BenchmarkChunk(b *testing.B) { subject.BenchmarkChunk(b) }
 func BenchmarkSent(b *testing.B)  { subject.BenchmarkSent(b) }
 
 func TestEveryFileIsUsed(t *testing.T) {
-	upstreamstest.Unused(t, "chat/*.resp.json", "check/models.resp.json", "embeddings/*.resp.json", "errors/*.http", "stream/*.sse")
+	upstreamstest.Unused(t, "chat/*.resp.json", "check/models.resp.json", "embeddings/*.resp.json", "embeddings/*.req.json", "errors/*.http", "stream/*.sse")
 }
 
 func TestEmbeddings(t *testing.T) { subject.Embedded(t, "testdata/embeddings") }
