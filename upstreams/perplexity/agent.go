@@ -166,8 +166,10 @@ func (a *agent) tools(sonar, off bool, search string) error {
 		a.out = append(comma(a.out), web...)
 	}
 	choice := a.take("tool_choice")
-	if older := a.take("function_call"); choice == "" {
-		choice = older
+	if older := a.take("function_call"); older != "" && older != `"auto"` && older != `"none"` {
+		if err := a.cannot("function_call", "functions are given as tools here"); err != nil {
+			return err
+		}
 	}
 	// none says that no function is to be called. The search is not the client's to call.
 	if err := a.declare(choice != `"none"`); err != nil {
@@ -257,10 +259,9 @@ func (a *agent) declare(callable bool) error {
 			}
 		}
 	}
-	for _, f := range elements(gjson.Parse(a.take("functions"))) {
-		if callable {
-			a.function(f)
-		}
+	// Whoever gives functions in the older way looks for calls in the older form, which answers do not have here.
+	if older := a.take("functions"); older != "" && says(older) {
+		return a.cannot("functions", "functions are given as tools here")
 	}
 	return nil
 }
@@ -288,9 +289,6 @@ func (a *agent) function(f gjson.Result) {
 func (a *agent) choose(choice string, sonar bool, search string) error {
 	c := gjson.Parse(choice)
 	name := c.Get("function.name")
-	if !name.Exists() && !c.Get("type").Exists() {
-		name = c.Get("name") // function_call of older clients
-	}
 	switch kind := c.Get("type").Str; {
 	case isObject(choice) && name.Exists():
 		a.out = append(append(append(member(a.out, "tool_choice"), `{"type":"function","name":`...), name.Raw...), '}')

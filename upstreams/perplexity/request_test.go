@@ -156,9 +156,7 @@ func TestAgentRequests(t *testing.T) {
 		{"no function of Sonar", user("sonar", `,"tools":[`+function+`],"tool_choice":"none"`), map[string]string{
 			"tools": `[{"type":"web_search"}]`, "tool_choice": `{"type":"web_search"}`,
 		}, ""},
-		{"older functions", user("m/m", `,"functions":[{"name":"g"}],"function_call":{"name":"g"}`), map[string]string{
-			"tools": `[{"type":"function","name":"g","strict":false}]`, "tool_choice": `{"type":"function","name":"g"}`,
-		}, ""},
+		{"no functions in the older way", user("m/m", `,"functions":[],"function_call":"auto"`), map[string]string{"tools": "", "tool_choice": ""}, ""},
 		{"instructions from anywhere", `{"model":"m/m","messages":[{"role":"system","content":"a\u00e9"},{"role":"user","content":"q"},{"role":"developer","content":[{"type":"text","text":"b"},{"type":"text","text":"c"}]}]}`, map[string]string{
 			"instructions": `"a\u00e9\n\nb\n\nc"`, "input": `[{"type":"message","role":"user","content":"q"}]`,
 		}, ""},
@@ -262,6 +260,8 @@ func TestRefusedRequests(t *testing.T) {
 		{"tools[1]", user("sonar", `,"tools":[{"type":"web_search"},{"type":"custom","custom":{"name":"c"}}]`), both[:1]},
 		{"tool_choice", user("sonar", `,"tool_choice":{"type":"custom","custom":{"name":"c"}}`), both},
 		{"tool_choice", user("sonar", `,"tool_choice":"required"`), both[1:]},
+		{"functions", user("m/m", `,"functions":[{"name":"g"}]`), both[:1]},
+		{"function_call", user("m/m", `,"functions":[{"name":"g"}],"function_call":{"name":"g"}`), both},
 		{"messages[0].content[1]", content(`{"type":"input_audio","input_audio":{}}`), both},
 		{"messages[0].content[1]", content(`{"type":"file","file":{"file_id":"file-1"}}`), both},
 		{"messages[0].content[1]", content(`{"type":"image_url","image_url":{"url":"http://a.example/b.png"}}`), both[:1]},
