@@ -19,7 +19,7 @@ import (
 
 // asked is a request that was sent, for model, with everything in it that an answer may need.
 func asked() *words {
-	return &words{model: "gemini-asked", searches: true, logprobs: true, dialect: still()}
+	return &words{model: "gemini-asked", logprobs: true, dialect: still()}
 }
 
 // TestRecordedAnswers says of each recorded answer what the client gets: testdata/generate/*.want.json.
@@ -260,5 +260,23 @@ func TestNoReason(t *testing.T) {
 	got, err := w.Whole([]byte(`{"candidates":[{"content":{"parts":[{"text":"a"}]}}]}`))
 	if err != nil || !bytes.Contains(got, []byte(`"finish_reason":"stop"}`)) || !slices.Equal(w.Warnings(), []string{"changed=finish_reason;reason=absent"}) {
 		t.Errorf("%s, %v, %q", got, err, w.Warnings())
+	}
+}
+
+// What the model wrote as it stands elsewhere is cited like what it found: by places in characters, in streams too.
+func TestRecited(t *testing.T) {
+	const sources = `"citationMetadata":{"citationSources":[{"startIndex":4,"endIndex":8,"uri":"https://a.example/"},{"endIndex":3,"uri":"https://b.example/","title":"B"},{"endIndex":3},{"endIndex":99,"uri":"https://c.example/"}]}`
+	const want = `[{"type":"url_citation","url_citation":{"start_index":3,"end_index":7,"title":"","url":"https://a.example/"}},{"type":"url_citation","url_citation":{"start_index":0,"end_index":2,"title":"B","url":"https://b.example/"}}]`
+	got, err := asked().Whole([]byte(`{"candidates":[{"content":{"parts":[{"text":"né was."}]},"finishReason":"STOP",` + sources + `}]}`))
+	if a := gjson.GetBytes(got, "choices.0.message.annotations"); err != nil || a.Raw != want {
+		t.Errorf("%v: %s", err, got)
+	}
+	stream := `data: {"candidates":[{"content":{"parts":[{"text":"né "}]},` + sources + `}]}` + "\n\n" + `data: {"candidates":[{"content":{"parts":[{"text":"was."}]},"finishReason":"STOP"}]}` + "\n\n"
+	chunks, err := play(t, asked(), strings.NewReader(stream))
+	if err != io.EOF {
+		t.Fatal(err)
+	}
+	if m := upstreamstest.Accumulated(t, chunks).Message(); gjson.GetBytes(m, "annotations").Raw != want {
+		t.Errorf("streamed: %s", m)
 	}
 }

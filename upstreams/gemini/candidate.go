@@ -26,9 +26,25 @@ type candidate struct {
 	signature string // of the text that had one last, a JSON string
 	tools     []byte // parts of the server's own tools, joined by commas: they go back as they were
 
-	text      []byte // decoded, if places in it will be named
+	text      []byte // decoded: places in it may be named
 	starts    []int  // where in text each part of a whole answer begins; -1 for what is no text
 	grounding gjson.Result
+	cited     []gjson.Result // what the model wrote as it stands elsewhere
+}
+
+// maxCited is how many such places are told of. An answer that has more is a loop.
+const maxCited = 1024
+
+// cites takes the places of a citationMetadata: Google's clients name them otherwise than its API.
+func (c *candidate) cites(v gjson.Result) {
+	for _, name := range []string{"citationSources", "citations"} {
+		each(v.Get(name), func(_ int, place gjson.Result) bool {
+			if len(c.cited) < maxCited {
+				c.cited = append(c.cited, place)
+			}
+			return true
+		})
+	}
 }
 
 // part is one part of a candidate's content.
@@ -168,8 +184,8 @@ func appendImage(dst []byte, p part) []byte {
 	return append(o.b, '}')
 }
 
-// appendAnnotations appends a citation for each source of each place that Gemini says it found on the web; nothing if
-// there is none.
+// appendAnnotations appends a citation for each source of each place that Gemini says it found on the web, and for each
+// place that stands elsewhere word for word; nothing if there is none.
 func (c *candidate) appendAnnotations(dst []byte) []byte {
 	chunks := c.grounding.Get("groundingChunks").Array()
 	o := object{b: append(dst, '[')}
@@ -196,6 +212,15 @@ func (c *candidate) appendAnnotations(dst []byte) []byte {
 		})
 		return true
 	})
+	for _, place := range c.cited {
+		from, to, ok := c.place(place)
+		if url := text(place.Get("uri")); ok && len(url) > len(`""`) {
+			if o.n++; o.n > 1 {
+				o.b = append(o.b, ',')
+			}
+			o.b = appendCitation(o.b, from, to, text(place.Get("title")), url)
+		}
+	}
 	if o.n == 0 {
 		return dst
 	}

@@ -86,7 +86,6 @@ func (d dialect) translate(r *upstreams.Request) (upstreams.Words, error) {
 		warnings: t.Warnings,
 		model:    r.Model,
 		renamed:  t.renamed,
-		searches: t.searches,
 		logprobs: t.logprobs,
 		single:   t.chat.parallel.Type == gjson.False,
 		dialect:  d,

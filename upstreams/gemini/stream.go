@@ -89,9 +89,7 @@ func (w *words) piece(v gjson.Result) error {
 			s.shut(nil)
 		default:
 			c.usable = true
-			if w.searches {
-				c.text = append(c.text, p.text.Str...)
-			}
+			c.text = append(c.text, p.text.Str...)
 			s.open(c)
 			s.b = append(append(append(s.b, `{"content":`...), p.text.Raw...), '}')
 			s.shut(&logprobs)
@@ -106,6 +104,7 @@ func (w *words) piece(v gjson.Result) error {
 	if g := v.Get("groundingMetadata"); g.IsObject() {
 		c.grounding = g
 	}
+	c.cites(v.Get("citationMetadata"))
 	if reason := v.Get("finishReason"); reason.Type == gjson.String && c.finish == "" {
 		c.finish = reason.Str
 	}

@@ -16,7 +16,6 @@ type words struct {
 
 	model    string
 	renamed  map[string]string // names of functions as JSON, by those that Gemini was given for them
-	searches bool              // the answer may say where it found what
 	logprobs bool
 	single   bool // the client wants one call at a time, which Gemini cannot be told
 	dialect  dialect
@@ -170,6 +169,7 @@ func (w *words) choice(dst []byte, pieces []gjson.Result) ([]byte, error) {
 	for _, piece := range pieces {
 		each(piece.Get("content.parts"), take)
 		logprobs = append(logprobs, piece.Get("logprobsResult"))
+		c.cites(piece.Get("citationMetadata"))
 	}
 	c.usable = len(content) > 0 || len(calls) > 0 || len(images) > 0
 	w.remark(&c)
