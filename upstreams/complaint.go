@@ -163,27 +163,30 @@ func parseError(data []byte) (said complaint) {
 	return said
 }
 
-// vendor adds what the vendor behind an aggregator said, which its own message does not repeat.
+// vendor adds what the vendor behind an aggregator said, which its own message does not repeat: its words, and how long it
+// wants to be left alone.
 func (said *complaint) vendor(raw, name string) {
 	inner := parseComplaintText(raw)
-	if inner == "" {
+	said.wait = max(said.wait, inner.wait)
+	text := inner.message
+	if text == "" {
 		return
 	}
 	if name != "" {
-		inner = name + ": " + inner
+		text = name + ": " + text
 	}
-	said.message = strings.TrimSpace(said.message + " (" + inner + ")")
+	said.message = strings.TrimSpace(said.message + " (" + text + ")")
 }
 
-func parseComplaintText(raw string) string {
+func parseComplaintText(raw string) complaint {
 	trimmed := strings.TrimSpace(raw)
 	switch {
 	case strings.HasPrefix(trimmed, "<"): // a page for people
-		return ""
-	case strings.HasPrefix(trimmed, "{"):
-		return parseComplaint([]byte(trimmed)).message
+		return complaint{}
+	case strings.HasPrefix(trimmed, "{"), strings.HasPrefix(trimmed, "[") && json.Valid([]byte(trimmed)):
+		return parseComplaint([]byte(trimmed))
 	}
-	return trimmed
+	return complaint{message: trimmed}
 }
 
 func headersWait(headers map[string]any) time.Duration {

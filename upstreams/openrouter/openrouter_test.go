@@ -1,6 +1,7 @@
 package openrouter_test
 
 import (
+	"encoding/json"
 	"strings"
 	"testing"
 	"time"
@@ -124,6 +125,31 @@ func TestErrors(t *testing.T) {
 		"524":              {Kind: fault.Upstream, Code: "upstream_error", Message: "timed out"},
 		"529":              {Kind: fault.Upstream, Code: "upstream_error", Message: "(Anthropic: Overloaded)"},
 	})
+}
+
+// How long a vendor wants to be left alone OpenRouter may tell in the vendor's own error alone.
+func TestWaitOfAVendor(t *testing.T) {
+	for raw, want := range map[string]time.Duration{
+		`{"error":{"code":429,"message":"Quota","status":"RESOURCE_EXHAUSTED","details":[{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"34.4s"}]}}`:  34400 * time.Millisecond,
+		` [{"error":{"code":429,"message":"Quota","status":"RESOURCE_EXHAUSTED","details":[{"@type":"type.googleapis.com/google.rpc.RetryInfo","retryDelay":"5s"}]}}] `: 5 * time.Second,
+		`{"error":{"message":"Quota"}}`: 0,
+		`Quota`:                         0,
+		`[1] Quota`:                     0,
+	} {
+		body, err := json.Marshal(map[string]any{"error": map[string]any{"code": 429, "message": "Provider returned error", "metadata": map[string]any{"provider_name": "V", "raw": raw}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		u, err := openrouter.New(upstreams.Options{BaseURL: upstreamstest.Replies(t, upstreamstest.Reply("429 Slow", string(body), upstreamstest.JSON)).URL})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = u.Chat(t.Context(), &upstreams.Request{Body: []byte(`{"model":"m","messages":[{"role":"user","content":"x"}]}`), Model: "m", Key: seal.NewSecret(upstreamstest.Key)})
+		if f := fault.From(err); f == nil || f.Retry != want || !strings.Contains(f.Message, "(V: ") || !strings.HasSuffix(f.Message, "Quota)") {
+			t.Errorf("%s: %+v, want a wait of %v", raw, f, want)
+		}
+		_ = u.Close()
+	}
 }
 
 func TestStreams(t *testing.T) {
