@@ -12,7 +12,7 @@ import (
 // googleKnows fails for a request to Gemini with a member that Google's own client does not know, or of another type. The
 // client holds signatures as bytes and would refuse Google's placeholder, which is a text: it is stood in for.
 func googleKnows(c *Conversation, o Outcome) error {
-	if c.To.Provider != "gemini" || o.Err != nil {
+	if c.To.Provider != "gemini" || o.Body == nil {
 		return nil
 	}
 	d := json.NewDecoder(bytes.NewReader(bytes.ReplaceAll(o.Body, []byte(`"skip_thought_signature_validator"`), []byte(`"AAAA"`))))
@@ -31,7 +31,7 @@ func googleKnows(c *Conversation, o Outcome) error {
 		ServiceTier   genai.ServiceTier
 	}
 	if err := d.Decode(&known); err != nil {
-		return fmt.Errorf("Google's client does not know it: %w", err) //nolint:staticcheck // a name
+		return fmt.Errorf("Google's client does not know it: %w", err)
 	}
 	return nil
 }
