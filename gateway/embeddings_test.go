@@ -291,7 +291,7 @@ func TestEmbeddingsFailures(t *testing.T) {
 		}{
 			{"status=500", 502, "upstream_error", false},
 			{"status=429 retry_after=2", 429, "rate_limit_exceeded", false},
-			{"status=401", 502, "provider_key_rejected", false},
+			{"status=401", 502, "upstream_auth", false},
 			{"fault=reset", 502, "upstream_reset", true},
 			{"fault=cut", 502, "upstream_protocol", true},
 			{"fault=cut_raw", 502, "upstream_protocol", true},
@@ -299,7 +299,7 @@ func TestEmbeddingsFailures(t *testing.T) {
 			{"fault=fewer", 502, "upstream_protocol", true},
 			{"fault=error_200", 502, "upstream_error", false},
 			{"fault=html", 502, "upstream_error", false},
-			{"fault=echo_key", 502, "provider_key_rejected", false},
+			{"fault=echo_key", 502, "upstream_auth", false},
 			{"fault=redirect", 502, "upstream_protocol", true},
 		} {
 			for _, model := range []string{"openai/text-embedding-3-small", "openrouter/openai/text-embedding-3-small", "gemini/gemini-embedding-2", "perplexity/pplx-embed-v1-0.6b"} {

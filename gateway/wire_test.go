@@ -118,7 +118,7 @@ func TestRecordedRefusals(t *testing.T) {
 	limited := func(wait string) row { return row{429, "rate_limit_error", "rate_limit_exceeded", "", wait} }
 	failed := func(wait string) row { return row{502, "upstream_error", "upstream_error", "", wait} }
 	broke := row{429, "rate_limit_error", "insufficient_quota", "", "never"}
-	rejected := row{502, "upstream_error", "provider_key_rejected", "", "never"}
+	rejected := row{502, "upstream_error", "upstream_auth", "", "never"}
 	denied := row{403, "permission_denied", "permission_denied", "", "never"}
 	late := row{504, "upstream_error", "upstream_timeout", "", "1"}
 	h := newRecordings(t, "")
@@ -132,18 +132,18 @@ func TestRecordedRefusals(t *testing.T) {
 		},
 		"gemini": {
 			"400_api_key": rejected, "400_array": invalid("invalid_request", ""), "400_field": invalid("invalid_request", ""), "400_location": denied,
-			"400_signature": invalid("invalid_request", ""), "401_oauth": rejected, "403_leaked": rejected, "403_no_key": rejected,
+			"400_signature": invalid("invalid_request", ""), "401_oauth": rejected, "403_leaked": denied, "403_no_key": denied,
 			"404_model": missing("model_not_found", "model"), "429_bare": limited("1"), "429_day": broke, "429_minute": limited("35"),
 			"499": failed("1"), "500": failed("1"), "503": failed("1"), "504": late,
 		},
 		"perplexity": {
 			"400_agent_model": invalid("invalid_model", ""), "400_alternation": invalid("invalid_request", ""), "401": rejected, "401_html": rejected,
-			"403_migration": denied, "403_retired": denied, "403_router_preview": rejected, "422": invalid("invalid_request", "max_tokens"),
+			"403_migration": denied, "403_retired": denied, "403_router_preview": denied, "422": invalid("invalid_request", "max_tokens"),
 			"429": limited("1"), "500": failed("1"),
 		},
 		"openrouter": {
 			"400": invalid("invalid_request", ""), "400_provider": invalid("invalid_request", ""), "401": rejected, "401_missing": rejected,
-			"402": broke, "402_afford": broke, "403_guardrail": invalid("content_policy_violation", ""), "403_limit": rejected,
+			"402": broke, "402_afford": broke, "403_guardrail": invalid("content_policy_violation", ""), "403_limit": denied,
 			"404_availability": missing("not_found", ""), "404_endpoints": missing("not_found", ""), "408": failed("1"),
 			"413": {413, "invalid_request_error", "request_too_large", "", ""}, "422": invalid("invalid_request", ""), "429_free": limited("37"),
 			"429_upstream": limited("5"), "500": failed("1"), "502": failed("1"), "503": failed("10"), "524": failed("1"), "529": failed("1"),

@@ -67,7 +67,7 @@ func (c *Client) Test(ctx context.Context, key seal.Secret) (Proof, error) {
 
 // keyUnfit is keyRejected for a key that may not be the org's yet.
 func (c *Client) keyUnfit(why string) error {
-	return fault.New(fault.Upstream, "%s: the key %s", c.dialect.Provider, why).WithCode("provider_key_rejected").NoRetry()
+	return fault.New(fault.Upstream, "%s: the key %s", c.dialect.Provider, why).WithCode("upstream_auth").NoRetry()
 }
 
 // narrow reports whether the provider refused a key that it knows: it says so itself, and not an edge in front of it, and

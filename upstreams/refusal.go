@@ -1,6 +1,7 @@
 package upstreams
 
 import (
+	"cmp"
 	"net/http"
 	"regexp"
 	"strings"
@@ -20,8 +21,8 @@ func (k *call) refused(status int, h http.Header, body []byte) error {
 //
 // What the client can mend it is told in the provider's words and with its code. What only the org can mend (the key,
 // its credit) is said in ours: the provider's words may quote the key. A client's own key is never at fault here, so no
-// 401 comes out. What the provider would refuse to any key of the org (where this gateway is, an API that is gone) is
-// fault.Denied: another provider may do it.
+// 401 comes out. What a good key may not do (where this gateway is, with an API that is gone, beyond what the key is for) is
+// fault.Denied: another key or provider may.
 func (k *call) complain(status int, said complaint, h http.Header) error {
 	k.said = said
 	if status == 0 {
@@ -34,12 +35,9 @@ func (k *call) complain(status int, said complaint, h http.Header) error {
 	k.RetryAfter = wait
 	code := said.word(k.key)
 	name := k.client.dialect.Provider
+	words := k.client.fit(said.message, k.key)
 	told := func(kind fault.Kind, otherwise string) *fault.Error {
-		text := k.client.fit(said.message, k.key)
-		if text == "" {
-			text = otherwise
-		}
-		return fault.New(kind, "%s: %s", name, text)
+		return fault.New(kind, "%s: %s", name, cmp.Or(words, otherwise))
 	}
 	switch {
 	case said.moderated && (status == http.StatusForbidden || status == http.StatusBadRequest):
@@ -53,11 +51,13 @@ func (k *call) complain(status int, said complaint, h http.Header) error {
 		return told(fault.Denied, "the provider does not answer where this gateway is").WithCode("permission_denied").NoRetry()
 	case status == http.StatusForbidden && retired[said.kind]:
 		return told(fault.Denied, "this API of the provider is retired").WithCode("permission_denied").NoRetry()
-	case status == http.StatusForbidden && code == "permission_denied":
-		return told(fault.Denied, "the organisation's key may not do this").WithCode("permission_denied").NoRetry()
-	case said.rejected || status == http.StatusUnauthorized || status == http.StatusForbidden:
+	case said.rejected || status == http.StatusUnauthorized:
 		k.client.options.Log.Warn("the provider refused a key", "provider", name, "status", status, "upstream_id", k.UpstreamID)
 		return k.client.keyRejected("was refused by the provider")
+	case status == http.StatusForbidden:
+		k.client.options.Log.Warn("the provider denied a key what it was asked for", "provider", name, "upstream_id", k.UpstreamID)
+		return fault.New(fault.Denied, "%s: the organisation's key may not do this: %s", name, cmp.Or(words, "the provider gives no reason")).
+			WithCode("permission_denied").NoRetry()
 	case status == http.StatusPaymentRequired:
 		return fault.New(fault.RateLimited, "%s: the organisation's account has no credit left for this request", name).
 			WithCode("insufficient_quota").NoRetry()
@@ -83,7 +83,7 @@ var retired = map[string]bool{"agent_api_migration_required": true, "chat_comple
 
 func (c *Client) keyRejected(why string) error {
 	return fault.New(fault.Upstream, "%s: the organisation's key %s; an admin can set another", c.dialect.Provider, why).
-		WithCode("provider_key_rejected").NoRetry()
+		WithCode("upstream_auth").NoRetry()
 }
 
 // pass gives err the code and the param that the provider named.

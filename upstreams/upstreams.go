@@ -82,7 +82,7 @@ type Upstream interface {
 // Tester is an Upstream that can tell whether a key is good, without a model at work. It is found by type assertion.
 type Tester interface {
 	// Test asks the provider for what only a good key gets, and waits for it ten seconds at most. Errors are those of
-	// Chat; of a key that is no good, provider_key_rejected.
+	// Chat; of a key that is no good, upstream_auth.
 	Test(ctx context.Context, key seal.Secret) (Proof, error)
 }
 

@@ -127,7 +127,7 @@ func TestUpstream(t *testing.T) { upstreamstest.Run(t, subject) }
 
 func TestErrors(t *testing.T) {
 	type f = upstreamstest.Fault
-	rejected := f{Kind: fault.Upstream, Code: "provider_key_rejected", Message: "key was refused", Final: true}
+	rejected := f{Kind: fault.Upstream, Code: "upstream_auth", Message: "key was refused", Final: true}
 	subject.Errors(t, "testdata/errors", map[string]f{
 		"400_api_key":   rejected,
 		"400_array":     {Kind: fault.Invalid, Message: "Invalid reasoning_effort: minimal."},
@@ -135,8 +135,8 @@ func TestErrors(t *testing.T) {
 		"400_location":  {Kind: fault.Denied, Code: "permission_denied", Message: "gemini: User location is not supported", Final: true},
 		"400_signature": {Kind: fault.Invalid, Message: "missing a thought_signature"},
 		"401_oauth":     rejected,
-		"403_leaked":    rejected,
-		"403_no_key":    rejected,
+		"403_leaked":    f{Kind: fault.Denied, Code: "permission_denied", Message: "may not do this: Your API key was reported as leaked.", Final: true},
+		"403_no_key":    f{Kind: fault.Denied, Code: "permission_denied", Message: "may not do this: Method doesn't allow unregistered callers", Final: true},
 		"404_model":     {Kind: fault.NotFound, Code: "model_not_found", Param: "model", Message: "gemini-9-ultra is not found"},
 		"429_bare":      {Kind: fault.RateLimited, Code: "rate_limit_exceeded", Message: "Resource exhausted"},
 		"429_day":       {Kind: fault.RateLimited, Code: "insufficient_quota", Message: "quota is used up", Final: true},
@@ -151,7 +151,7 @@ func TestErrors(t *testing.T) {
 // What Google says of a key, a place and the way to pay is told apart by its words where nothing else does.
 func TestPreconditions(t *testing.T) {
 	type f = upstreamstest.Fault
-	rejected := f{Kind: fault.Upstream, Code: "provider_key_rejected", Message: "key was refused", Final: true}
+	rejected := f{Kind: fault.Upstream, Code: "upstream_auth", Message: "key was refused", Final: true}
 	for text, want := range map[string]f{
 		"INVALID_ARGUMENT API key expired. Please renew the API key.":         rejected,
 		"INVALID_ARGUMENT API key not valid. Please pass a valid API key.":    rejected,

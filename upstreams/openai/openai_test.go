@@ -43,7 +43,7 @@ func TestUpstream(t *testing.T) { upstreamstest.Run(t, subject) }
 
 func TestErrors(t *testing.T) {
 	type f = upstreamstest.Fault
-	rejected := f{Kind: fault.Upstream, Code: "provider_key_rejected", Message: "key was refused", Final: true}
+	rejected := f{Kind: fault.Upstream, Code: "upstream_auth", Message: "key was refused", Final: true}
 	subject.Errors(t, "testdata/errors", map[string]f{
 		"400_context_length":        {Kind: fault.Invalid, Code: "context_length_exceeded", Param: "messages", Message: "maximum context length is 1047576"},
 		"400_empty_messages":        {Kind: fault.Invalid, Code: "empty_array", Param: "messages", Message: "empty array"},

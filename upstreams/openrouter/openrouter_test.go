@@ -92,7 +92,7 @@ func TestTheListProvesNothing(t *testing.T) {
 		t.Errorf("%+v, %v", p, err)
 	}
 	_, err = u.Test(t.Context(), seal.NewSecret("sk-or-v1-managing"))
-	if !fault.HasCode(err, "provider_key_rejected") || !strings.Contains(err.Error(), "managing the account") {
+	if !fault.HasCode(err, "upstream_auth") || !strings.Contains(err.Error(), "managing the account") {
 		t.Errorf("a key that only manages: %v", err)
 	}
 }
@@ -101,7 +101,7 @@ func TestUpstream(t *testing.T) { upstreamstest.Run(t, subject) }
 
 func TestErrors(t *testing.T) {
 	type f = upstreamstest.Fault
-	rejected := f{Kind: fault.Upstream, Code: "provider_key_rejected", Message: "key was refused", Final: true}
+	rejected := f{Kind: fault.Upstream, Code: "upstream_auth", Message: "key was refused", Final: true}
 	broke := f{Kind: fault.RateLimited, Code: "insufficient_quota", Message: "no credit left", Final: true}
 	subject.Errors(t, "testdata/errors", map[string]f{
 		"400":              {Kind: fault.Invalid, Message: "openai/gpt-99 is not a valid model ID"},
@@ -111,7 +111,7 @@ func TestErrors(t *testing.T) {
 		"402":              broke,
 		"402_afford":       broke,
 		"403_guardrail":    {Kind: fault.Invalid, Code: "content_policy_violation", Message: "blocked by guardrail"},
-		"403_limit":        rejected,
+		"403_limit":        f{Kind: fault.Denied, Code: "permission_denied", Message: "may not do this: Key limit exceeded", Final: true},
 		"404_availability": {Kind: fault.NotFound, Code: "not_found", Message: "No allowed providers"},
 		"404_endpoints":    {Kind: fault.NotFound, Message: "No endpoints found"},
 		"408":              {Kind: fault.Upstream, Code: "upstream_error", Message: "timed out"},

@@ -91,7 +91,7 @@ func TestUpstream(t *testing.T) {
 
 func TestErrors(t *testing.T) {
 	type f = upstreamstest.Fault
-	rejected := f{Kind: fault.Upstream, Code: "provider_key_rejected", Message: "key was refused", Final: true}
+	rejected := f{Kind: fault.Upstream, Code: "upstream_auth", Message: "key was refused", Final: true}
 	retired := f{Kind: fault.Denied, Code: "permission_denied", Message: "/v1/responses", Final: true}
 	for _, s := range subjects {
 		s.Errors(t, "testdata/errors", map[string]f{
@@ -101,7 +101,7 @@ func TestErrors(t *testing.T) {
 			"401_html":           rejected,
 			"403_migration":      retired,
 			"403_retired":        retired,
-			"403_router_preview": rejected,
+			"403_router_preview": f{Kind: fault.Denied, Code: "permission_denied", Message: "may not do this: The Router API", Final: true},
 			"422":                {Kind: fault.Invalid, Param: "max_tokens", Message: "Input should be a valid integer"},
 			"429":                {Kind: fault.RateLimited, Code: "rate_limit_exceeded", Message: "try again later"},
 			"500":                {Kind: fault.Upstream, Code: "upstream_error", Message: "Internal server error"},

@@ -91,7 +91,7 @@ func testEmbeddings(t *testing.T, s Subject) {
 	_, err = s.embed(t, Replies(t, refusal))
 	Fault{Kind: fault.Invalid, Param: "model", Message: "not allowed to generate embeddings"}.check(t, "a model that does not embed", err)
 	_, err = s.open(t, Replies(t, refusal)).Chat(t.Context(), ask(false))
-	wantFault(t, "a chat that is refused like that", err, fault.Upstream, "provider_key_rejected")
+	wantFault(t, "a chat that is refused like that", err, fault.Denied, "permission_denied")
 }
 
 func testBrokenEmbeddings(t *testing.T, s Subject) {
@@ -111,7 +111,7 @@ func testBrokenEmbeddings(t *testing.T, s Subject) {
 		"a broken connection":     {"", "upstream_reset", fault.Upstream},
 		"an error for an answer":  {Reply("200 OK", `{"error":{"message":"no","type":"server_error"}}`, JSON), "upstream_error", fault.Upstream},
 		"a 400":                   {Reply("400 No", `{"error":{"message":"too large","param":"dimensions","code":"odd"}}`, JSON), "odd", fault.Invalid},
-		"a 401 that quotes keys":  {Reply("401 No", `{"error":{"message":"`+Key+`"}}`, JSON), "provider_key_rejected", fault.Upstream},
+		"a 401 that quotes keys":  {Reply("401 No", `{"error":{"message":"`+Key+`"}}`, JSON), "upstream_auth", fault.Upstream},
 		"a 429":                   {Reply("429 Slow", `{"error":{"message":"slow"}}`, JSON, "Retry-After: 3"), "rate_limit_exceeded", fault.RateLimited},
 		"a 500 that quotes a key": {Reply("500 Error", `{"error":{"message":"`+Key+`"}}`, JSON), "upstream_error", fault.Upstream},
 	} {

@@ -81,16 +81,16 @@ func proves(t *testing.T, s Subject) {
 		case err == nil:
 			t.Errorf("%s proves a key: %+v", name, p)
 		case status == 401 || status == 403 || slices.Contains(s.Check.Refused, name):
-			wantFault(t, name, err, fault.Upstream, "provider_key_rejected")
+			wantFault(t, name, err, fault.Upstream, "upstream_auth")
 			if f := fault.From(err); !strings.HasSuffix(f.Message, ": the key was refused") || !f.Final {
 				t.Errorf("%s: %+v", name, f)
 			}
-		case !strings.HasPrefix(name, fmt.Sprint(status)) || fault.HasCode(err, "provider_key_rejected"):
+		case !strings.HasPrefix(name, fmt.Sprint(status)) || fault.HasCode(err, "upstream_auth"):
 			t.Errorf("%s: status %d, %v", name, status, err)
 		}
 	}
 	_, err := test(Reply("403 Forbidden", "<html>blocked</html>", "Content-Type: text/html"))
-	wantFault(t, "an edge that says no", err, fault.Upstream, "provider_key_rejected")
+	wantFault(t, "an edge that says no", err, fault.Upstream, "upstream_auth")
 }
 
 func testKeyCheck(t *testing.T, s Subject) {
@@ -121,7 +121,7 @@ func testKeyCheck(t *testing.T, s Subject) {
 		"an end before the beginning": {"", "upstream_reset"},
 		"a 500":                       {Reply("500 Error", `{"error":{"message":"bad key `+Key+`"}}`, JSON), "upstream_error"},
 		"a 429":                       {Reply("429 Slow", `{"error":{"message":"`+Key+`","code":"`+Key+`"}}`, JSON, "Retry-After: 3"), "rate_limit_exceeded"},
-		"a 401 that quotes the key":   {Reply("401 No", `{"error":{"message":"`+Key+`","param":"`+Key+`"}}`, JSON), "provider_key_rejected"},
+		"a 401 that quotes the key":   {Reply("401 No", `{"error":{"message":"`+Key+`","param":"`+Key+`"}}`, JSON), "upstream_auth"},
 		"a 400 that quotes the key":   {Reply("400 No", `{"error":{"message":"`+Key+`","param":"`+Key+`","code":"odd"}}`, JSON), "odd"},
 	} {
 		server := s.provider(t, map[string]string{s.Check.Path: c.raw})
@@ -167,7 +167,7 @@ func testKeyCheck(t *testing.T, s Subject) {
 	nobody := Serve(t, func(c *Conn) { t.Errorf("a key that cannot be sent was sent: %q", c.Head) })
 	for _, bad := range []string{"", "sk-canary\r\nX-Evil: 1", "sk-canaryé"} {
 		_, err := s.open(t, nobody).Test(t.Context(), seal.NewSecret(bad))
-		wantFault(t, "a key that cannot be sent", err, fault.Upstream, "provider_key_rejected")
+		wantFault(t, "a key that cannot be sent", err, fault.Upstream, "upstream_auth")
 	}
 	testKeyCheckInTime(t, s)
 }

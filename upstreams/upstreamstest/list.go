@@ -96,7 +96,7 @@ func testList(t *testing.T, s Subject) {
 		raw, code string
 	}{
 		"a 500":                {Reply("500 Error", `{"error":{"message":"`+Key+`"}}`, JSON), "upstream_error"},
-		"a 401":                {Reply("401 No", `{"error":{"message":"`+Key+`"}}`, JSON), "provider_key_rejected"},
+		"a 401":                {Reply("401 No", `{"error":{"message":"`+Key+`"}}`, JSON), "upstream_auth"},
 		"a 429":                {Reply("429 Slow", `{"error":{"message":"slow"}}`, JSON), "rate_limit_exceeded"},
 		"a page":               {Reply("200 OK", "<html>", "Content-Type: text/html"), "upstream_protocol"},
 		"no list":              {Reply("200 OK", `{"data":{},"models":7}`, JSON), "upstream_protocol"},

@@ -25,9 +25,9 @@ func testRefusals(t *testing.T, s Subject) {
 		code string
 	}{
 		400: {fault.Invalid, ""},
-		401: {fault.Upstream, "provider_key_rejected"},
+		401: {fault.Upstream, "upstream_auth"},
 		402: {fault.RateLimited, "insufficient_quota"},
-		403: {fault.Upstream, "provider_key_rejected"},
+		403: {fault.Denied, "permission_denied"},
 		404: {fault.NotFound, ""},
 		405: {fault.Upstream, "upstream_error"},
 		408: {fault.Upstream, "upstream_error"},
@@ -60,13 +60,13 @@ func testRefusals(t *testing.T, s Subject) {
 		}
 	}
 
-	// What no other key would get is no matter of the key.
+	// What a key may not do, or nobody where this gateway is, the provider says in its own words.
 	for _, body := range []string{
 		`{"error":{"code":"unsupported_country_region_territory","message":"not here","type":"request_forbidden"}}`,
 		`{"error":{"code":403,"message":"not here","metadata":{"error_type":"permission_denied"}}}`,
 	} {
 		_, err := s.open(t, Replies(t, Reply("403 Forbidden", body, JSON))).Chat(t.Context(), ask(false))
-		Fault{Kind: fault.Denied, Code: "permission_denied", Message: ": not here", Final: true}.check(t, body, err)
+		Fault{Kind: fault.Denied, Code: "permission_denied", Message: "not here", Final: true}.check(t, body, err)
 	}
 
 	// Where a provider is, and where it sends people to read, is no business of clients.
@@ -173,7 +173,7 @@ func testSecrets(t *testing.T, s Subject) {
 		r := ask(false)
 		r.Key = seal.NewSecret(key)
 		_, err := s.open(t, server).Chat(t.Context(), r)
-		wantFault(t, fmt.Sprintf("key %q", key), err, fault.Upstream, "provider_key_rejected")
+		wantFault(t, fmt.Sprintf("key %q", key), err, fault.Upstream, "upstream_auth")
 		check("a key that cannot be sent", err)
 		if upstreams.FailureOf(err).Sent {
 			t.Error("the failure says that the request was sent")
