@@ -28,6 +28,7 @@ var ours = Rules{
 		"github.com/valyala/fasthttp":         {"gateway"},
 		"github.com/prometheus/client_golang": {"gateway", "calls", "metering", "upstreams", "internal/db"},
 		"github.com/knadh/koanf":              {"config"},
+		"github.com/sony/gobreaker":           {"router/failover"},
 		"go.uber.org/goleak":                  {"internal/testkit"},
 		"testing":                             {"internal/testkit", "upstreams/upstreamstest"},
 		"github.com/openai/openai-go":         {},

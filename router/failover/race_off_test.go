@@ -1,0 +1,5 @@
+//go:build !race
+
+package failover
+
+const schedules = 100_000
