@@ -161,6 +161,7 @@ type call struct {
 	sent   atomic.Bool          // a connection was ours: bytes may have left
 	heard  atomic.Bool          // a byte of an answer has come
 	conn   atomic.Pointer[conn] // what the request went out on, once sent
+	kept   atomic.Int64         // when that was, in nanoseconds since the start, if it was a kept connection of HTTP/1; else 0
 	http2  bool
 	said   complaint // what the provider said was wrong
 
@@ -173,7 +174,23 @@ func (c *Client) Chat(ctx context.Context, r *Request) (*Answer, error) {
 	if !r.Stream {
 		patience = c.options.WholeTimeout
 	}
-	return c.begin(ctx, r.Key, c.transport, patience, c.options.MaxBody).ask(r, "chat/completions")
+	return c.begin(ctx, r.Key, c.via(r), r.left(patience), c.options.MaxBody).ask(r, "chat/completions")
+}
+
+// via is what r goes out by.
+func (c *Client) via(r *Request) *http.Transport {
+	if r.Fresh {
+		return c.fresh
+	}
+	return c.transport
+}
+
+// left is what is left of patience to an attempt that need not be the first.
+func (r *Request) left(patience time.Duration) time.Duration {
+	if r.Since.IsZero() {
+		return patience
+	}
+	return max(patience-time.Since(r.Since), time.Millisecond)
 }
 
 // maxEmbedding is how many bytes of an answer one embedding may take: 4,096 numbers of 32 digits each.
@@ -181,7 +198,7 @@ const maxEmbedding = 4096 * 32
 
 // Embed is Embedder's. No model thinks before it embeds, so the patience is that for a stream.
 func (c *Client) Embed(ctx context.Context, r *Request) (*Answer, error) {
-	k := c.begin(ctx, r.Key, c.transport, c.options.HeaderTimeout, 1<<20+int64(r.Inputs)*maxEmbedding)
+	k := c.begin(ctx, r.Key, c.via(r), r.left(c.options.HeaderTimeout), 1<<20+int64(r.Inputs)*maxEmbedding)
 	k.embeds = true
 	return k.ask(r, "embeddings")
 }
@@ -235,6 +252,10 @@ func (k *call) trace() *httptrace.ClientTrace {
 	return &httptrace.ClientTrace{
 		GotConn: func(info httptrace.GotConnInfo) {
 			k.conn.Store(connOf(info.Conn))
+			k.kept.Store(0)
+			if info.Reused && !overHTTP2(info.Conn) {
+				k.kept.Store(max(1, int64(time.Since(k.watch.start))))
+			}
 			k.sent.Store(true)
 		},
 		GotFirstResponseByte: func() { k.heard.Store(true) },
@@ -395,8 +416,20 @@ func (k *call) unanswered(err error) error {
 		// net/http quotes what it cannot read, and a provider may have put anything there.
 		return c.fault(fault.Upstream, errors.New(scrub(unquoted(err), k.key)), "upstream_protocol", "sent something that is no answer in HTTP")
 	default:
+		k.Stale = k.stale()
 		return c.fault(fault.Upstream, err, "upstream_reset", "closed the connection before it answered")
 	}
+}
+
+// stalePrompt is how soon after a request a connection breaks that had been closed before: a round trip, and some.
+const stalePrompt = time.Second
+
+// stale reports whether the connection that broke had been kept from an earlier request, and was closed by the provider
+// before it read this one: no byte came, and it broke as soon as it was written to. A provider that reads a request and dies
+// of it at once looks the same, and only that.
+func (k *call) stale() bool {
+	sent := time.Duration(k.kept.Load())
+	return sent > 0 && !k.heard.Load() && time.Since(k.watch.start)-sent < stalePrompt
 }
 
 // givenUp is the error of a call whose context ended, for cause: silence as the caller says, the other reasons of ours,

@@ -46,6 +46,12 @@ func connOf(c net.Conn) *conn {
 	return ours
 }
 
+// overHTTP2 reports whether c speaks HTTP/2, where net/http itself repeats what the provider says it has not looked at.
+func overHTTP2(c net.Conn) bool {
+	t, ok := c.(*tls.Conn)
+	return ok && t.ConnectionState().NegotiatedProtocol == "h2"
+}
+
 // isCut reports whether err says that the connection broke, rather than that what came over it was wrong.
 func isCut(err error) bool {
 	var op *net.OpError

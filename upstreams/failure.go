@@ -12,6 +12,7 @@ type Failure struct {
 	Status     int           // the provider's HTTP status; 0 if there was none
 	UpstreamID string        // the provider's request id, if it gave one
 	Sent       bool          // bytes of the request may have reached the provider: it may have worked, and billed
+	Stale      bool          // it went out on a kept connection that broke at once, without a byte of an answer: see stale
 	RetryAfter time.Duration // how long the provider asked to be left alone
 	Header     http.Header   // as Answer.Header
 	Body       []byte        // a whole answer that carries an error, as OpenRouter gives with status 200: it may hold usage

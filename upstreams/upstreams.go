@@ -11,6 +11,7 @@ import (
 	"context"
 	"io"
 	"net/http"
+	"time"
 
 	"threadhub/internal/fetch"
 	"threadhub/internal/seal"
@@ -26,6 +27,8 @@ type Request struct {
 	Key     seal.Secret // the org's key at this provider
 	Attempt string      // our name for the attempt, sent as X-Client-Request-Id so that both sides' logs can be compared
 	Header  http.Header // the caller's headers that this provider understands (allow-listed by Forward); may be nil
+	Since   time.Time   // when the first attempt for the same answer began: the patience is for all; zero: with this one
+	Fresh   bool        // it takes a connection of its own, not one that was kept
 
 	Unsupported Policy // what becomes of what of Body the provider cannot be told
 

@@ -61,6 +61,7 @@ func Run(t *testing.T, s Subject) {
 		"tls and http/2":   testTLS,
 		"options":          testOptions,
 		"many at one host": testMany,
+		"further attempts": testFurther,
 		"key check":        testKeyCheck,
 		"embeddings":       testEmbeddings,
 		"list of models":   testList,
