@@ -89,8 +89,8 @@ type Opening struct {
 	HoldPico int64
 	Facts    Facts
 
-	// Provider and Model of attempt 0; "" if no upstream is asked.
-	Provider, Model string
+	// Provider and Model of attempt 0, and the key by its name; "" if no upstream is asked.
+	Provider, Model, KeyName string
 
 	// AtOnce closes the call, complete, in the unit that opens it: a message is added, no model is called.
 	AtOnce bool
@@ -149,6 +149,7 @@ type Attempt struct {
 	N           int
 	Provider    string
 	Model       string
+	KeyName     string // which of the org's keys; "": from before keys were told apart
 	State       AttemptState
 	Status      int
 	Code        string
@@ -162,28 +163,30 @@ type Attempt struct {
 
 // Store keeps calls. Its stages stand between those of other rooms: see Stages.
 type Store struct {
-	db    db.Store
-	open  *db.StageOf[Opening]
-	begin *db.StageOf[Opening]
-	pass  *db.StageOf[Opening]
-	found *db.StageOf[Opening]
-	close *db.StageOf[Closing]
-	keep  *db.StageOf[Replay]
-	end   *db.StageOf[Closing]
-	done  *db.StageOf[Closing]
+	db      db.Store
+	open    *db.StageOf[Opening]
+	begin   *db.StageOf[Opening]
+	pass    *db.StageOf[Opening]
+	found   *db.StageOf[Opening]
+	further *db.StageOf[Further]
+	close   *db.StageOf[Closing]
+	keep    *db.StageOf[Replay]
+	end     *db.StageOf[Closing]
+	done    *db.StageOf[Closing]
 }
 
 // New builds a Store. Give its stages to db.Open and the result to Use.
 func New() *Store {
 	return &Store{
-		open:  db.NewStage("calls.open", openPostgres, openSQLite),
-		begin: db.NewStage("calls.begin", beginPostgres, beginSQLite),
-		pass:  db.NewStage("calls.pass", passPostgres, passSQLite),
-		found: db.NewStage("calls.opened", openedPostgres, openedSQLite),
-		close: db.NewStage("calls.close", closePostgres, closeSQLite),
-		keep:  db.NewStage("calls.keep", keepPostgres, keepSQLite),
-		end:   db.NewStage("calls.end", endPostgres, endSQLite),
-		done:  db.NewStage("calls.recorded", recordedPostgres, recordedSQLite),
+		open:    db.NewStage("calls.open", openPostgres, openSQLite),
+		begin:   db.NewStage("calls.begin", beginPostgres, beginSQLite),
+		pass:    db.NewStage("calls.pass", passPostgres, passSQLite),
+		found:   db.NewStage("calls.opened", openedPostgres, openedSQLite),
+		further: db.NewStage("calls.further", furtherPostgres, furtherSQLite),
+		close:   db.NewStage("calls.close", closePostgres, closeSQLite),
+		keep:    db.NewStage("calls.keep", keepPostgres, keepSQLite),
+		end:     db.NewStage("calls.end", endPostgres, endSQLite),
+		done:    db.NewStage("calls.recorded", recordedPostgres, recordedSQLite),
 	}
 }
 
@@ -192,7 +195,7 @@ func (s *Store) Use(store db.Store) { s.db = store }
 
 // RecordStages returns what runs before and after the rooms that write what a call brought.
 func (s *Store) RecordStages() (before, after []db.Stage) {
-	return []db.Stage{s.close, s.keep}, []db.Stage{s.end, s.done}
+	return []db.Stage{s.further, s.close, s.keep}, []db.Stage{s.end, s.done}
 }
 
 // OpenStages returns what runs before and after the rooms that write what a call brings in.

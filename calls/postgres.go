@@ -41,17 +41,17 @@ ON CONFLICT DO NOTHING`,
 
 func beginPostgres(rows []*Opening) db.Statement {
 	n := len(rows)
-	org, call, provider, model := texts(n), texts(n), texts(n), texts(n)
+	org, call, provider, model, key := texts(n), texts(n), texts(n), texts(n), texts(n)
 	for i, r := range rows {
-		org[i], call[i], provider[i], model[i] = string(r.Org), string(r.ID), r.Provider, r.Model
+		org[i], call[i], provider[i], model[i], key[i] = string(r.Org), string(r.ID), r.Provider, r.Model, r.KeyName
 	}
 	return db.Statement{
-		SQL: `INSERT INTO attempts (org_id, call_id, n, provider, model)
-SELECT u.org_id, u.call_id, 0, u.provider, u.model
-FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS u (org_id, call_id, provider, model)
+		SQL: `INSERT INTO attempts (org_id, call_id, n, provider, model, key_name)
+SELECT u.org_id, u.call_id, 0, u.provider, u.model, u.key_name
+FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]) AS u (org_id, call_id, provider, model, key_name)
 JOIN calls c ON c.org_id = u.org_id AND c.call_id = u.call_id AND c.open_xid = pg_current_xact_id()
 ON CONFLICT DO NOTHING`,
-		Args: []any{org, call, provider, model},
+		Args: []any{org, call, provider, model, key},
 	}
 }
 

@@ -39,8 +39,8 @@ ON CONFLICT DO NOTHING`,
 }
 
 func beginSQLite(ctx context.Context, tx *sql.Tx, r *Opening) error {
-	_, err := tx.ExecContext(ctx, `INSERT INTO attempts (org_id, call_id, n, provider, model) VALUES ($1, $2, 0, $3, $4)`,
-		r.Org, r.ID, r.Provider, r.Model)
+	_, err := tx.ExecContext(ctx, `INSERT INTO attempts (org_id, call_id, n, provider, model, key_name) VALUES ($1, $2, 0, $3, $4, $5)`,
+		r.Org, r.ID, r.Provider, r.Model, r.KeyName)
 	return err
 }
 

@@ -24,7 +24,7 @@ func (s *Store) Call(ctx context.Context, org id.Org, call id.Request) (*Call, e
 			Each: func(row db.Row) (err error) { c, err = scanCall(row); return err },
 		},
 		db.Query{
-			SQL: `SELECT n, provider, model, state, status, code, upstream_id, maybe_billed, first_ms, total_ms, started_at, ended_at
+			SQL: `SELECT n, provider, model, key_name, state, status, code, upstream_id, maybe_billed, first_ms, total_ms, started_at, ended_at
 FROM attempts WHERE org_id = $1 AND call_id = $2 ORDER BY n`,
 			Args: []any{org, call},
 			Each: func(row db.Row) error {
@@ -82,7 +82,7 @@ func scanAttempt(row db.Row) (Attempt, error) {
 	var status, first, total sql.NullInt64
 	var code, upstream sql.NullString
 	var started, ended db.Time
-	err := row.Scan(&a.N, &a.Provider, &a.Model, &a.State, &status, &code, &upstream, &a.MaybeBilled, &first, &total, &started, &ended)
+	err := row.Scan(&a.N, &a.Provider, &a.Model, &a.KeyName, &a.State, &status, &code, &upstream, &a.MaybeBilled, &first, &total, &started, &ended)
 	a.Status, a.Code, a.UpstreamID, a.FirstMS, a.TotalMS = int(status.Int64), code.String, upstream.String, first.Int64, total.Int64
 	a.StartedAt, a.EndedAt = started.Time, ended.Time
 	return a, err

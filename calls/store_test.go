@@ -92,7 +92,7 @@ func (h *house) plan(t testing.TB, org id.Org, owner id.Owner, thread id.Thread,
 	}
 	o := &calls.Opening{
 		Org: org, ID: call, Key: "key", User: "usr_1", Thread: thread, Owner: owner, FirstSeq: m.Seq, NIn: 1,
-		Provider: "openai", Model: "gpt-5-mini", Facts: calls.Facts{Kind: "chat", Model: "gpt-5-mini"},
+		Provider: "openai", Model: "gpt-5-mini", KeyName: "first", Facts: calls.Facts{Kind: "chat", Model: "gpt-5-mini", ThreadOmitted: 3, Warnings: []string{"dropped=seed"}},
 	}
 	u := &db.Unit{Org: org}
 	h.calls.Open(u, o)

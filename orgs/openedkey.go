@@ -25,24 +25,56 @@ type openedKey struct {
 	err      error // it does not open
 }
 
+// KeyName names one of an org's keys at a provider, and which version of it: each key that is put under a name is one.
+type KeyName struct {
+	Name    string
+	Version int
+}
+
+// KeyNames returns the names of the org's keys for a provider, the one to be used first in front. One that does not open is
+// among them.
+func (s *Service) KeyNames(ctx context.Context, org id.Org, provider string) ([]KeyName, error) {
+	all, err := s.opened(ctx, org)
+	if err != nil {
+		return nil, err
+	}
+	names := make([]KeyName, len(all.keys[provider]))
+	for i, k := range all.keys[provider] {
+		names[i] = KeyName{k.name, k.version}
+	}
+	return names, nil
+}
+
 // ProviderKey returns the org's key for a provider that is to be used first, to be used now: that is what LastUsedAt
 // tells. One that does not open is not passed over for the next: somebody has to know. Errors: fault.Invalid,
 // provider_key_missing; fault.Internal, provider_key_unreadable, when it is there and does not open; fault.Unavailable.
 func (s *Service) ProviderKey(ctx context.Context, org id.Org, provider string) (seal.Secret, error) {
+	return s.use(ctx, org, provider, func(openedKey) bool { return true })
+}
+
+// NamedKey is ProviderKey for the key of that name.
+func (s *Service) NamedKey(ctx context.Context, org id.Org, provider, name string) (seal.Secret, error) {
+	return s.use(ctx, org, provider, func(k openedKey) bool { return k.name == name })
+}
+
+// use returns the first key that is wanted.
+func (s *Service) use(ctx context.Context, org id.Org, provider string, wanted func(openedKey) bool) (seal.Secret, error) {
 	all, err := s.opened(ctx, org)
 	if err != nil {
 		return seal.Secret{}, err
 	}
-	keys := all.keys[provider]
-	if len(keys) == 0 {
-		return seal.Secret{}, fault.New(fault.Invalid, "your organisation has no key for %s: an admin sets it with PUT /api/orgs/%s/providers/%s",
-			provider, org, provider).WithCode("provider_key_missing").NoRetry()
+	for _, k := range all.keys[provider] {
+		if !wanted(k) {
+			continue
+		}
+		if k.err != nil {
+			return seal.Secret{}, k.err
+		}
+		s.uses.note(use{org, provider, k.name}, s.now())
+		return k.secret, nil
 	}
-	if keys[0].err != nil {
-		return seal.Secret{}, keys[0].err
-	}
-	s.uses.note(use{org, provider, keys[0].name}, s.now())
-	return keys[0].secret, nil
+	return seal.Secret{}, fault.New(fault.Invalid, "your organisation has no key for %s: an admin sets it with PUT /api/orgs/%s/providers/%s",
+		provider, org, provider).WithCode("provider_key_missing").NoRetry()
 }
 
 // HasProviderKey tells for which providers the org has a key. A key that does not open counts: its calls must fail

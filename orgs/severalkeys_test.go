@@ -56,6 +56,20 @@ func TestSeveralKeysInOrder(t *testing.T) {
 		if got, want := slots(t, s, org), "gemini/only:0 openai/C:5 openai/a-1:5 openai/a_1:5 openai/b:5 openai/last:1000"; got != want {
 			t.Errorf("the keys are\n%s, want\n%s", got, want)
 		}
+		names, err := there.KeyNames(t.Context(), org, "openai")
+		if want := []KeyName{{"C", 1}, {"a-1", 1}, {"a_1", 1}, {"b", 1}, {"last", 1}}; err != nil || !slices.Equal(names, want) {
+			t.Errorf("by name they are %v, %v", names, err)
+		}
+		if names, err := s.KeyNames(t.Context(), other, "openai"); err != nil || len(names) != 0 {
+			t.Errorf("another org has %v, %v", names, err)
+		}
+		for _, n := range names {
+			if key, err := s.NamedKey(t.Context(), org, "openai", n.Name); err != nil || key.Reveal() != "sk-"+n.Name {
+				t.Errorf("%s is %q, %v", n.Name, key.Reveal(), err)
+			}
+			_, err := s.NamedKey(t.Context(), other, "openai", n.Name)
+			hasCode(t, err, fault.Invalid, "provider_key_missing")
+		}
 		w.advance(time.Hour) // so that what is used now is used after it was put
 		first := func(want string) {
 			t.Helper()

@@ -1,0 +1,5 @@
+-- Which of the org's keys an attempt was made with, by its name at the provider; empty: an attempt from before.
+
+ALTER TABLE attempts ADD COLUMN key_name text NOT NULL DEFAULT '';
+
+PRAGMA user_version = 10; -- see 0005
