@@ -39,6 +39,7 @@ type Turn struct {
 	Omitted int // how many messages, of History's thread or of the request, were left out to fit
 
 	th     rows
+	never  []int      // Drop, before Fit
 	again  []incoming // the answers of the thread that the request repeats
 	thin   bool       // the thread goes before the request
 	before int        // thin: the sequence of the first message that the request repeats, or the one after the last
@@ -273,7 +274,8 @@ func (t *Turn) addNew(in []incoming, repeated int) {
 			seen++
 			switch {
 			case m.role == "assistant" && m.own == emptyOwn: // ours, or the client's own: providers refuse both
-				t.Drop = append(t.Drop, m.at)
+				t.never = append(t.never, m.at)
+				t.Drop = t.never
 			case m.role == "assistant":
 				t.again = append(t.again, m)
 			}

@@ -29,9 +29,10 @@ type Window struct {
 // the APIs refuse one without the other, and what is shown begins with a user's message. A request that says all of the
 // conversation itself is cut in the same way: Drop names its messages.
 //
-// It does not fail for a newest turn that is too large by itself: the provider says what it thinks of that. Errors:
+// It may be called again for another window. It does not fail for a newest turn that is too large by itself: the provider says what it thinks of that. Errors:
 // fault.Invalid context_length_exceeded under Refuse.
 func (t *Turn) Fit(request []openai.Message, w Window) error {
+	t.Drop, t.Omitted = slices.Clone(t.never), 0
 	if t.thin {
 		return t.fitHistory(request, w)
 	}

@@ -106,6 +106,37 @@ func TestFitRequest(t *testing.T) {
 }
 
 // Texts that repeat themselves must not make a decision the square of their number.
+// What did not fit into one model's window may fit into the next one's.
+func TestFitAgain(t *testing.T) {
+	for _, tt := range []struct {
+		said, history string // all of it
+		never         []int
+	}{
+		{"u:5", "u:1 u:2 a:3 u:3 a:4", nil},
+		{"u:1 a: u:2 a:3 u:3 a:4 u:5", "", []int{1}},
+	} {
+		req := request(tt.said)
+		w := threads.Window{Tokens: 3 * cost}
+		turn, err := threads.DecideWithin(stored(t, "u:1 x: / u:2 a:3 / u:3 a:4 /"), req, false, w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen := func() string { return fmt.Sprint(words(turn.History), turn.Drop, turn.Omitted) }
+		narrow := seen()
+		if turn.Omitted == 0 {
+			t.Fatalf("%s: nothing was left out", tt.said)
+		}
+		for range 2 {
+			if err := turn.Fit(req, threads.Window{}); err != nil || seen() != fmt.Sprint(tt.history, tt.never, 0) {
+				t.Errorf("%s: %v, %s", tt.said, err, seen())
+			}
+			if err := turn.Fit(req, w); err != nil || seen() != narrow {
+				t.Errorf("%s: %v, %s, not as before: %s", tt.said, err, seen(), narrow)
+			}
+		}
+	}
+}
+
 func TestRepetitionIsCheap(t *testing.T) {
 	const n = 20_000
 	thread := stored(t, strings.Repeat("u:k ", n)+"u:end")
