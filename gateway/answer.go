@@ -28,7 +28,7 @@ func (g *Gateway) openedHeaders(x *request, e *exchange) {
 	h.Set("X-Threadhub-Provider", e.target.Provider)
 	h.Set("X-Threadhub-Model", e.target.Model)
 	h.Set("X-Threadhub-Route", e.route.ID)
-	h.Set("X-Threadhub-Attempts", "1")
+	h.Set("X-Threadhub-Attempts", strconv.Itoa(e.n()+1))
 	if warnings := e.warnings(); len(warnings) > 0 {
 		h.Set("X-Threadhub-Warning", strings.Join(warnings, ", "))
 	}

@@ -72,9 +72,10 @@ func (g *Gateway) walk(x *request, w way) {
 		return
 	}
 	g.countRoute(e)
+	err := g.attempts(x, e, w)
 	x.note("provider", e.target.Provider)
 	x.note("stream", e.streams())
-	err := g.call(x, e, w)
+	x.note("attempts", e.n()+1)
 	switch {
 	case err != nil:
 		g.openedHeaders(x, e)
@@ -284,7 +285,7 @@ func (g *Gateway) route(ctx context.Context, e *exchange) error {
 	return g.routeTo(ctx, e, in)
 }
 
-// routeTo sets the target that a question leads to, of those that the caller's key is good for.
+// routeTo sets what a question leads to: of the targets that the caller's key is good for, the first that may be asked now.
 func (g *Gateway) routeTo(ctx context.Context, e *exchange, in routing.Input) error {
 	c, err := g.choose(ctx, e.caller, in)
 	if err != nil {
@@ -292,7 +293,20 @@ func (g *Gateway) routeTo(ctx context.Context, e *exchange, in routing.Input) er
 	}
 	e.target, e.route = inReach(e.caller, c.Targets), c.Route
 	e.unsupported = onUnsupported(e.caller, c)
-	return inScope(e.caller, e.target)
+	if err := inScope(e.caller, e.target); err != nil {
+		return err
+	}
+	if e.embed != nil {
+		c.Targets = []routing.Target{e.target} // another model's embeddings are of no use beside these
+	}
+	if e.places, err = g.places(ctx, e.caller, c.Targets); err != nil {
+		return err
+	}
+	if len(e.places) == 0 { // the last key has gone this moment
+		_, err := g.opts.Purse.NamedKey(ctx, e.caller.Org, e.target.Provider, "")
+		return err
+	}
+	return g.aimFirst(e)
 }
 
 // onUnsupported is what the key says, and where it says nothing, the rule: whoever has the key knows the program that
@@ -418,7 +432,7 @@ func (g *Gateway) translate(ctx context.Context, e *exchange) (err error) {
 	if err := up.Translate(e.ask); err != nil {
 		return err
 	}
-	if e.key, err = g.opts.Purse.ProviderKey(ctx, e.caller.Org, e.target.Provider); err != nil {
+	if e.key, err = g.opts.Purse.NamedKey(ctx, e.caller.Org, e.target.Provider, e.keyName()); err != nil {
 		return err
 	}
 	ask.Signatures.Known = g.sign(ctx, e)
@@ -476,7 +490,7 @@ func (g *Gateway) open(ctx context.Context, e *exchange) error {
 	e.opening = &calls.Opening{
 		Org: e.caller.Org, ID: e.id, Key: e.caller.Key, User: e.caller.User, Team: e.caller.Team, Thread: e.thread,
 		Owner: g.opts.Owner, HoldPico: int64(e.hold), Claim: e.claim, BodyHash: e.hash[:], Finger: e.finger(),
-		Provider: e.target.Provider, Model: e.target.Model,
+		Provider: e.target.Provider, Model: e.target.Model, KeyName: e.keyName(),
 		Facts: calls.Facts{
 			Kind: e.kind(), ModelRequested: e.sent().Model, Provider: e.target.Provider, Model: e.target.Model,
 			Route: e.route.ID, Why: e.route.Reason, Stream: e.streams(), InputBytes: e.size, Warnings: e.warnings(),
@@ -501,19 +515,21 @@ func (g *Gateway) open(ctx context.Context, e *exchange) error {
 	return err
 }
 
-// call asks the provider. For as long as its answer has not begun, the client's connection is looked at now and then: a
-// peer that has reset it wants no answer.
+// call asks the provider.
 func (g *Gateway) call(x *request, e *exchange, w way) (err error) {
 	chaos.Point("call")
 	target := e.target
-	g.guard(x, func(c orgs.Caller) error { return inScope(c, target) })
-	watch := g.watch(x, func(left time.Time) bool { return g.outlives(e, left) })
-	defer watch.stop()
+	unguard := g.guard(x, func(c orgs.Caller) error { return inScope(c, target) })
 	up := g.opts.Upstreams[e.target.Provider]
 	e.asked = time.Now()
-	e.ask.Key, e.ask.Attempt, e.ask.Header = e.key, e.attempt(0), x.forward(up.Forward())
+	if e.since.IsZero() {
+		e.since = e.asked
+	}
+	e.ask.Key, e.ask.Attempt, e.ask.Header = e.key, e.attempt(e.n()), x.forward(up.Forward())
+	e.ask.Since, e.ask.Fresh = e.since, e.fresh
 	e.answer, err = w.ask(up, x.ctx, e.ask)
 	if err != nil {
+		unguard()
 		return err // the context's cause, if that is what ended it
 	}
 	e.began = time.Now()
@@ -532,17 +548,20 @@ func usageIn(body []byte) *openai.Usage {
 	return u
 }
 
+// failedTry is the ending of an attempt that brought nothing.
+func failedTry(err error) ending {
+	f, failure := fault.From(err), upstreams.FailureOf(err)
+	return ending{
+		outcome: calls.Failed, state: calls.FailedTry, code: answerFor(f).code, err: f, status: failure.Status, upstreamID: failure.UpstreamID,
+		// An answer of which only the beginning came was worked for. One that carries an error instead was not.
+		maybeBilled: failure.MaybeBilled || failure.Sent && failure.Status < 400 && failure.Body == nil, usage: usageIn(failure.Body),
+	}
+}
+
 // failed records a call that brought nothing and returns what the client is told.
 func (g *Gateway) failed(e *exchange, err error) error {
-	f := fault.From(err)
-	end := ending{outcome: calls.Failed, state: calls.FailedTry, code: answerFor(f).code, err: f}
-	failure := upstreams.FailureOf(err)
-	end.status, end.upstreamID = failure.Status, failure.UpstreamID
-	// An answer of which only the beginning came was worked for. One that carries an error instead was not.
-	end.maybeBilled = failure.MaybeBilled || failure.Sent && failure.Status < 400 && failure.Body == nil
-	end.usage = usageIn(failure.Body)
 	defer g.tapes.end(e.tape, false)
-	if rerr := g.record(e, end); rerr != nil {
+	if rerr := g.record(e, failedTry(err)); rerr != nil {
 		g.opts.Log.Error("a failed call could not be recorded yet", "request_id", e.id, "error", rerr)
 	}
 	return err

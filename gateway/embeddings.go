@@ -69,7 +69,7 @@ func (g *Gateway) translateEmbeddings(ctx context.Context, e *exchange) (err err
 		}
 		e.ask.Warnings = l.Warnings
 	}
-	e.key, err = g.opts.Purse.ProviderKey(ctx, e.caller.Org, e.target.Provider)
+	e.key, err = g.opts.Purse.NamedKey(ctx, e.caller.Org, e.target.Provider, e.keyName())
 	return err
 }
 

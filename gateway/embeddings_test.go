@@ -281,7 +281,7 @@ func TestEmbeddingsBadInput(t *testing.T) {
 
 // Every way a provider can fail: the client is told, the call says so, the ledger has its line.
 func TestEmbeddingsFailures(t *testing.T) {
-	eachHouse(t, Options{}, func(t *testing.T, h *house) {
+	eachHouse(t, Options{Failover: once}, func(t *testing.T, h *house) {
 		h.everyKey()
 		for _, c := range []struct {
 			fault  string

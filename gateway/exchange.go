@@ -9,11 +9,10 @@ import (
 	"threadhub/calls"
 	"threadhub/internal/fetch"
 	"threadhub/internal/id"
-	"threadhub/internal/seal"
 	"threadhub/metering"
 	"threadhub/openai"
 	"threadhub/orgs"
-	routing "threadhub/router"
+	"threadhub/router/failover"
 	"threadhub/threads"
 	"threadhub/upstreams"
 )
@@ -45,29 +44,24 @@ type exchange struct {
 	policy threads.Policy // load: what becomes of a history that does not fit
 	leave  func()         // load: lets the next request of this process into the thread
 
-	target routing.Target // route
-	route  routing.Route  // route
-
-	history [][]byte       // fit: what of the thread goes before the request
-	instead map[int][]byte // fit: the thread's own messages in place of the request's, by their places
-	untold  []string       // fit: warnings of what of both the provider is not told as it was
-
+	places      []place          // route: whom this may be asked, the best first
+	tries       *failover.Call   // route: what follows when an attempt has ended
 	unsupported upstreams.Policy // route: what becomes of what the provider cannot be told
-
-	hold metering.PicoUSD // admit
+	aim                          // route to translate: what is asked, and of whom
 
 	files map[string]fetch.File // translate: what the request points to, by its address; none once the call is open
-	body  []byte                // translate: in the OpenAI dialect
-	size  int64                 // translate: bytes of what the model reads, for the estimate where usage is missing
-	ask   *upstreams.Request    // translate: the same for the provider, without what only call knows
-	key   seal.Secret           // translate
 
 	opening *calls.Opening // open
 	tape    *tape          // open: what the client is given; nil if nobody can come back for it
 
+	since  time.Time         // call: when the first attempt began
 	asked  time.Time         // call: when the provider was asked
 	began  time.Time         // call: when its answer began; zero if it never did
 	answer *upstreams.Answer // call
+
+	tried  []past         // attempts: those that ended without an answer, but for the last
+	waited time.Duration  // attempts: for those
+	unsure *calls.Further // attempts: one that was not made, as nobody knows whether it is recorded; nil: there is none
 
 	first     time.Time           // relay: when the first piece of the answer came
 	generated *openai.Accumulator // relay: what a stream brought so far

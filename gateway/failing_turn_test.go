@@ -30,7 +30,7 @@ var wrongs = []string{
 // Every thread that any of these leaves behind reads gapless, has its answer or its marker, and takes the next turn; and
 // every attempt has one line.
 func TestTurnsThatGoWrong(t *testing.T) {
-	eachHouse(t, Options{}, func(t *testing.T, h *house) {
+	eachHouse(t, Options{Failover: once}, func(t *testing.T, h *house) {
 		for i, directive := range wrongs {
 			for j, more := range []string{"", `,"stream":true`, `,"n":3`, `,"n":3,"stream":true`} {
 				thread := id.Thread(fmt.Sprintf("wrong-%d-%d", i, j))

@@ -32,14 +32,17 @@ import (
 	"threadhub/metering"
 	"threadhub/orgs"
 	routing "threadhub/router"
+	"threadhub/router/failover"
 	"threadhub/threads"
 	"threadhub/upstreams"
 )
 
 // Purse is what pays for calls: the orgs' own keys at the providers.
 type Purse interface {
-	// ProviderKey opens the org's key. Errors: fault.Invalid provider_key_missing.
-	ProviderKey(ctx context.Context, org id.Org, provider string) (seal.Secret, error)
+	// KeyNames names the org's keys for a provider, the one to be used first in front; none if there is none.
+	KeyNames(ctx context.Context, org id.Org, provider string) ([]orgs.KeyName, error)
+	// NamedKey opens one of them. Errors: fault.Invalid provider_key_missing.
+	NamedKey(ctx context.Context, org id.Org, provider, name string) (seal.Secret, error)
 	// HasProviderKey tells for which providers there is one.
 	HasProviderKey(ctx context.Context, org id.Org) (map[string]bool, error)
 }
@@ -95,6 +98,7 @@ type Options struct {
 	Upstreams    map[string]upstreams.Upstream
 	Signatures   Signatures           // nil: what clients do not send back is not known
 	Fetcher      Fetcher              // nil: files that requests point to are left to the provider
+	Failover     failover.Options     // what is asked again, and how often
 	Windows      map[string]int64     // by provider, in tokens: of models the catalogue does not list
 	Owner        id.Owner             // this process, as calls know it
 	Checkpoints  *calls.Checkpoints   // where only this process serves the store; nil: what a killed process streamed is lost
@@ -182,6 +186,7 @@ type Gateway struct {
 	foundings *pace // of orgs
 	backlog   *backlog
 	policies  *policies
+	failover  *failover.Engine
 	guesses   *guesses
 	keepMost  int   // bytes of a whole answer that the store keeps for repeats of its request
 	fetching  *gate // requests that fetch files
@@ -202,6 +207,7 @@ func New(opts Options) *Gateway {
 	g.foundings = newPace(orgsPerHour, time.Hour, g.opts.Now)
 	g.policies = newPolicies(g.opts.Rules, g.opts.Log)
 	g.backlog = newBacklog(g.opts.Store, g.opts.Log)
+	g.failover = failover.New(g.opts.Failover)
 	g.guesses = newGuesses(g.opts.AuthFailures)
 	g.fetching = newGate()
 	g.ready = &readiness{store: g.opts.Store}

@@ -15,12 +15,13 @@ type Watcher interface {
 }
 
 // guard ends the request's context, with the reason, when what let it in holds no longer, or still, asked of the caller as
-// it is by then, says so. It lasts as long as the request is in flight, its stream too, and costs no goroutine.
-func (g *Gateway) guard(x *request, still func(orgs.Caller) error) {
+// it is by then, says so. It lasts as long as the request is in flight, its stream too, or until end, and costs no goroutine.
+func (g *Gateway) guard(x *request, still func(orgs.Caller) error) (end func()) {
 	if g.opts.Watcher == nil {
-		return
+		return func() {}
 	}
-	ctx, cancel := context.WithCancelCause(x.ctx)
+	before := x.ctx
+	ctx, cancel := context.WithCancelCause(before)
 	route := x.route
 	stop := g.opts.Watcher.Watch(x.caller, func(c orgs.Caller) error {
 		if err := suffices(c, route); err != nil {
@@ -28,8 +29,12 @@ func (g *Gateway) guard(x *request, still func(orgs.Caller) error) {
 		}
 		return still(c)
 	}, cancel)
-	context.AfterFunc(x.ctx, stop)
+	context.AfterFunc(ctx, stop)
 	x.ctx = ctx
+	return func() {
+		x.ctx = before
+		cancel(nil)
+	}
 }
 
 // suffices reports, as fault.Denied, a role that may not do what a route needs, and a key that is good for less than its

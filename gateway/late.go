@@ -16,7 +16,7 @@ func (g *Gateway) late(e *exchange) error {
 		return err
 	}
 	for _, l := range lines {
-		if l.N != 0 || l.Kind != metering.Use {
+		if l.N != e.n() || l.Kind != metering.Use {
 			continue
 		}
 		l.Kind, l.MaybeBilled = metering.Late, false

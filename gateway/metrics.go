@@ -8,6 +8,7 @@ import (
 
 	"threadhub/calls"
 	"threadhub/internal/fault"
+	"threadhub/router/failover"
 )
 
 // metrics are the gateway's own. Every label takes its values from a list in the source: nothing a client, an org or a
@@ -22,6 +23,10 @@ type metrics struct {
 	panics       prometheus.Counter
 	streamEnds   *prometheus.CounterVec // reason
 	attempts     *prometheus.CounterVec // provider, result
+	furthers     *prometheus.CounterVec // provider, how
+	unasked      *prometheus.CounterVec // provider
+	cooldowns    *prometheus.CounterVec // provider
+	opened       *prometheus.CounterVec // provider
 	drainSeconds prometheus.Gauge
 }
 
@@ -55,6 +60,18 @@ func newMetrics(reg prometheus.Registerer, sink *LogSink, ready *readiness) *met
 		attempts: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "threadhub_attempts_total", Help: "Requests to providers that ended: ok, failed (nothing came), cut (not all came).",
 		}, []string{"provider", "result"}),
+		furthers: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "threadhub_further_attempts_total", Help: "Attempts after a call's first: retry (the same again), fresh (on a new connection, as the kept one was stale), key (another key), target (another target).",
+		}, []string{"provider", "how"}),
+		unasked: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "threadhub_retries_refused_total", Help: "Retries that were not made, as there had been too many.",
+		}, []string{"provider"}),
+		cooldowns: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "threadhub_cooldowns_total", Help: "Times a key or a target of a provider was left alone for a while.",
+		}, []string{"provider"}),
+		opened: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "threadhub_breaker_opened_total", Help: "Times the breaker of a key at a provider opened, as half of what it was asked had failed.",
+		}, []string{"provider"}),
 		drainSeconds: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "threadhub_drain_seconds", Help: "How long the drain took.",
 		}),
@@ -76,7 +93,7 @@ func newMetrics(reg prometheus.Registerer, sink *LogSink, ready *readiness) *met
 		return 0
 	})
 	reg.MustRegister(m.requests, m.seconds, m.inflight, m.connections, m.refused, m.acceptErrors, m.panics, m.streamEnds,
-		m.attempts, m.drainSeconds, dropped, up)
+		m.attempts, m.furthers, m.unasked, m.cooldowns, m.opened, m.drainSeconds, dropped, up)
 	return m
 }
 
@@ -97,6 +114,24 @@ func (m *metrics) ended(provider string, end ending) {
 	}
 	m.streamEnds.WithLabelValues(streamEnd(code)).Inc()
 	m.attempts.WithLabelValues(provider, string(end.state)).Inc()
+}
+
+// health counts what the end of an attempt has done to whom it asked.
+func (m *metrics) health(provider string, s failover.Step) {
+	if s.Cooled {
+		m.cooldowns.WithLabelValues(provider).Inc()
+	}
+	if s.Opened {
+		m.opened.WithLabelValues(provider).Inc()
+	}
+	if s.Spent {
+		m.unasked.WithLabelValues(provider).Inc()
+	}
+}
+
+// further counts an attempt that follows another.
+func (m *metrics) further(provider string, how failover.How) {
+	m.furthers.WithLabelValues(provider, how.String()).Inc()
 }
 
 func statusClass(status int) string {
@@ -126,6 +161,7 @@ var streamReasons = map[string]bool{
 	"storage_unavailable": true, "internal_error": true, "upstream_truncated": true, "upstream_reset": true,
 	"upstream_stalled": true, "upstream_protocol": true, "upstream_oversize": true, "upstream_error": true,
 	"upstream_timeout": true, "rate_limit_exceeded": true,
+	codeShut: true,
 }
 
 func streamEnd(reason string) string {

@@ -8,7 +8,7 @@ import (
 
 // Every call is counted by how it ended, once, and nothing else is.
 func TestEveryCallIsCountedByItsEnd(t *testing.T) {
-	h := newHouse(t, testkit.SQLite(t), Options{})
+	h := newHouse(t, testkit.SQLite(t), Options{Failover: once})
 	h.chat("whole", "").want(t, 200)
 	h.chat("streamed", `,"stream":true`).want(t, 200)
 	h.chat("[[sim status=500]]", "").want(t, 502)

@@ -104,22 +104,30 @@ func (g *Gateway) recordUnit(e *exchange, end ending) (*db.Unit, *calls.Closing)
 	facts := calls.Facts{
 		ModelServed: clean(end.served), Vendor: clean(end.vendor), Status: statusOf(end.err), FinishReason: clean(end.finish),
 		Usage: openai.AppendUsage(nil, e.charge.Usage()), CostUSD: cost, CostStatus: status,
+		Provider: e.target.Provider, Model: e.target.Model, Why: e.route.Reason,
 		LatencyMS: now.Sub(e.arrived).Milliseconds(), FirstTokenMS: sinceMS(e.arrived, e.first), OverheadMS: e.overhead(),
 		Warnings: e.warnings(),
 	}
 	closing := &calls.Closing{
 		Org: e.caller.Org, ID: e.id, RecordID: string(e.id), Outcome: end.outcome, Reason: end.code, Facts: facts,
 		Attempts: []calls.AttemptEnd{{
-			State: end.state, Status: end.status, Code: end.code, UpstreamID: clean(end.upstreamID), MaybeBilled: end.maybeBilled,
+			N: e.n(), State: end.state, Status: end.status, Code: end.code, UpstreamID: clean(end.upstreamID), MaybeBilled: end.maybeBilled,
 			FirstMS: sinceMS(e.asked, e.began), TotalMS: sinceMS(e.asked, now),
 		}},
 	}
 	u := &db.Unit{Org: e.caller.Org, Record: true, Patience: recordPatience}
+	line := metering.Line{Org: e.caller.Org, Call: e.id, Key: e.caller.Key, User: e.caller.User, Team: e.caller.Team, Thread: e.thread}
+	for _, t := range e.tried { // they ended when the next one began
+		g.opts.Ledger.Put(u, g.nothing(line, t.end.N, t.target.Provider, t.target.Model, t.end.MaybeBilled))
+	}
+	if f := e.unsure; f != nil {
+		g.opts.Calls.Further(u, f) // now it is recorded in any case
+		closing.Attempts = append(closing.Attempts, calls.AttemptEnd{N: f.N, State: calls.FailedTry, Code: "outcome_unknown"})
+		g.opts.Ledger.Put(u, g.nothing(line, f.N, f.Provider, f.Model, false))
+	}
 	g.opts.Calls.Close(u, closing)
-	g.opts.Ledger.Put(u, &metering.Line{
-		Org: e.caller.Org, Call: e.id, Key: e.caller.Key, User: e.caller.User, Team: e.caller.Team, Thread: e.thread,
-		Provider: e.target.Provider, Model: e.target.Model, Charge: e.charge, MaybeBilled: end.maybeBilled,
-	})
+	line.N, line.Provider, line.Model, line.Charge, line.MaybeBilled = e.n(), e.target.Provider, e.target.Model, e.charge, end.maybeBilled
+	g.opts.Ledger.Put(u, &line)
 	if e.claim != "" && end.outcome == calls.Complete && len(end.given) <= g.keepMost {
 		g.opts.Calls.Keep(u, e.replay(end))
 	}
@@ -128,7 +136,7 @@ func (g *Gateway) recordUnit(e *exchange, end ending) (*db.Unit, *calls.Closing)
 		if end.outcome != calls.Complete {
 			status = threads.Incomplete
 		}
-		p := provenance(e.id, e.opening.Facts, facts, 1)
+		p := provenance(e.id, e.opening.Facts, facts, e.n()+1)
 		p.Citations, p.SearchResults = end.sources.Citations, end.sources.SearchResults
 		for _, c := range end.others {
 			p.Choices = append(p.Choices, json.RawMessage(c))
@@ -137,6 +145,13 @@ func (g *Gateway) recordUnit(e *exchange, end ending) (*db.Unit, *calls.Closing)
 		g.opts.Threads.Answer(u, &threads.Answer{Org: e.caller.Org, Call: e.id, Message: e.said})
 	}
 	return u, closing
+}
+
+// nothing is the line of attempt n, which brought nothing. The rest is as in line.
+func (g *Gateway) nothing(line metering.Line, n int, provider, model string, maybeBilled bool) *metering.Line {
+	line.N, line.Provider, line.Model, line.MaybeBilled = n, provider, model, maybeBilled
+	line.Charge = g.opts.Catalogue.Nothing(provider, model, maybeBilled)
+	return &line
 }
 
 // replay is what is kept of a complete answer for whoever repeats its request.
@@ -186,7 +201,7 @@ func priced(c metering.Charge) (usd, status string) {
 
 // overhead is what of the time since arrival was not spent waiting for the provider, in milliseconds.
 func (e *exchange) overhead() string {
-	all := time.Since(e.arrived)
+	all := time.Since(e.arrived) - e.waited
 	if !e.asked.IsZero() && !e.began.IsZero() {
 		all -= e.began.Sub(e.asked)
 	}

@@ -82,6 +82,7 @@ type attemptShape struct {
 	N           int        `json:"n"`
 	Provider    string     `json:"provider"`
 	Model       string     `json:"model"`
+	KeyName     *string    `json:"key_name"` // which of the org's keys at the provider
 	State       string     `json:"state"`
 	HTTPStatus  *int       `json:"http_status"`
 	Code        *string    `json:"code"`
@@ -128,7 +129,7 @@ func shapeOfCall(c *calls.Call, lines []metering.Line) callShape {
 
 func shapeOfAttempt(a calls.Attempt, lines []metering.Line) attemptShape {
 	s := attemptShape{
-		N: a.N, Provider: a.Provider, Model: a.Model, State: string(a.State), HTTPStatus: orNull(a.Status), Code: orNull(a.Code),
+		N: a.N, Provider: a.Provider, Model: a.Model, KeyName: orNull(a.KeyName), State: string(a.State), HTTPStatus: orNull(a.Status), Code: orNull(a.Code),
 		UpstreamID: orNull(a.UpstreamID), MaybeBilled: a.MaybeBilled, FirstMS: a.FirstMS, TotalMS: a.TotalMS,
 		StartedAt: a.StartedAt, EndedAt: timeOrNull(a.EndedAt),
 	}

@@ -133,17 +133,20 @@ func (s *Settler) settle(ctx context.Context, c *calls.Call) error {
 	closing := &calls.Closing{
 		Org: c.Org, ID: c.ID, Epoch: c.Epoch, RecordID: string(id.NewRequest()), Outcome: calls.Incomplete, Reason: reasonLost, Facts: facts,
 	}
-	for _, a := range c.Attempts {
-		closing.Attempts = append(closing.Attempts, calls.AttemptEnd{N: a.N, State: calls.Unknown, Code: reasonLost, MaybeBilled: true})
-	}
 	u := &db.Unit{Org: c.Org, Record: true}
-	s.Calls.Close(u, closing)
-	if len(c.Attempts) > 0 {
-		s.Ledger.Put(u, &metering.Line{
-			Org: c.Org, Call: c.ID, Key: c.Key, User: c.User, Team: c.Team, Thread: c.Thread,
-			Provider: c.Facts.Provider, Model: c.Facts.Model, Charge: charge, MaybeBilled: true,
-		})
+	for _, a := range c.Attempts {
+		line := &metering.Line{
+			Org: c.Org, Call: c.ID, N: a.N, Key: c.Key, User: c.User, Team: c.Team, Thread: c.Thread,
+			Provider: a.Provider, Model: a.Model, Charge: charge, MaybeBilled: true,
+		}
+		if a.State == calls.Begun { // the last one: nobody knows what became of it
+			closing.Attempts = append(closing.Attempts, calls.AttemptEnd{N: a.N, State: calls.Unknown, Code: reasonLost, MaybeBilled: true})
+		} else { // it failed before its process did
+			line.Charge, line.MaybeBilled = s.Catalogue.Nothing(a.Provider, a.Model, a.MaybeBilled), a.MaybeBilled
+		}
+		s.Ledger.Put(u, line)
 	}
+	s.Calls.Close(u, closing)
 	if c.Thread != "" {
 		head, err := s.Threads.Head(ctx, c.Org, c.Thread)
 		if err != nil {

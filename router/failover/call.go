@@ -22,8 +22,8 @@ func (e *Engine) Call(places []Place) *Call {
 	return &Call{e: e, places: places, asked: make([]int, len(places))}
 }
 
-// First says whom to ask first: the first place that is not left alone, or of which that is not demanded. Nothing is
-// counted before Begin, so it may be asked again when a while has passed.
+// First says whom to ask first: the first place that does not rest; if all do, the one whose rest is the shortest. Nothing
+// is counted before Begin, so it may be asked again when a while has passed.
 func (c *Call) First(now time.Time) Step {
 	c.e.mu.Lock()
 	defer c.e.mu.Unlock()
@@ -34,9 +34,8 @@ func (c *Call) First(now time.Time) Step {
 	}
 	var s Step
 	for i, p := range c.places {
-		wait, failing := c.e.blocked(p, now)
-		if i == 0 || wait < s.Wait {
-			s.Wait, s.Failing = wait, failing
+		if wait := c.e.shut(p, now); i == 0 || wait < s.Wait {
+			s.Wait = wait
 		}
 	}
 	return s
@@ -51,7 +50,7 @@ func (c *Call) Begin(place int, now time.Time) bool {
 	c.at, c.end = place, nil
 	first := c.asked[place] == 0
 	c.asked[place]++ // also if it may not: it is not come back to
-	if wait, _ := e.blocked(p, now); c.over || wait > 0 {
+	if c.over {
 		return false
 	}
 	if e.breaks && !c.pass(p, now) {
@@ -74,6 +73,13 @@ func (c *Call) pass(p Place, now time.Time) (ok bool) {
 	}
 	c.end, ok = b.begin(now)
 	return ok
+}
+
+// Skip says what follows a place that is not asked after all, though it was the step to take.
+func (c *Call) Skip(place int, now time.Time) Step {
+	c.at = place
+	c.asked[place]++
+	return c.Ended(Event{Outcome: Shut}, now)
 }
 
 // Ended says what follows the attempt that Begin began, or did not.
@@ -108,11 +114,11 @@ func (c *Call) settle(ev Event) bool {
 func (e *Engine) cooled(p Place, ev Event, now time.Time) bool {
 	switch {
 	case ev.Outcome == Rejected:
-		e.cool(p.key(), coolKey, false, now)
+		e.cool(p.key(), coolKey, now)
 	case ev.Outcome == Limited && ev.Wait <= 0:
-		e.cool(p, coolLimited, false, now)
+		e.cool(p, coolLimited, now)
 	case ev.Outcome == Limited, ev.Outcome == Failed && ev.Wait > 0:
-		e.cool(p, ev.Wait, true, now)
+		e.cool(p, ev.Wait, now)
 	default:
 		return false
 	}
@@ -127,7 +133,7 @@ func (c *Call) next(p Place, ev Event, now time.Time) Step {
 	again := false                                    // whether the same might
 	switch ev.Outcome {
 	case Stale:
-		if !c.stale {
+		if !c.stale && c.e.retries > 0 {
 			c.stale = true
 			return Step{Ask: true, Place: c.at, How: Fresh}
 		}
@@ -178,7 +184,7 @@ func (c *Call) retry(p Place, ev Event, now time.Time) Step {
 	if c.retries >= c.e.retries || wait > maxPause {
 		return Step{}
 	}
-	if left, _ := c.e.blocked(p, now.Add(wait)); left > 0 {
+	if c.e.shut(p, now) > 0 {
 		return Step{}
 	}
 	if !c.e.budget(p, now).take(now) {
@@ -188,33 +194,29 @@ func (c *Call) retry(p Place, ev Event, now time.Time) Step {
 	return Step{Ask: true, Place: c.at, How: Retry, After: wait}
 }
 
-// find returns the first place that was not asked yet, is not among those left out, and may be asked now. tired takes
-// those, too, that had better be left alone.
-func (c *Call) find(now time.Time, tired bool, out func(Place) bool) (int, bool) {
+// find returns the first place that was not asked yet, is not among those left out, and may be asked now; tired takes those
+// that rest, too, the one that need not rest for long in front.
+func (c *Call) find(now time.Time, tired bool, out func(Place) bool) (found int, ok bool) {
+	var least time.Duration
 	for i, p := range c.places {
-		if c.asked[i] > 0 || out != nil && out(p) {
+		if c.asked[i] > 0 || out != nil && out(p) || c.e.shut(p, now) > 0 {
 			continue
 		}
-		if wait, _ := c.e.blocked(p, now); wait > 0 {
+		left := c.e.resting(p, now)
+		if left > 0 && !tired || ok && left >= least {
 			continue
 		}
-		if should, _ := c.e.resting(p, now); should > 0 && !tired {
-			continue
-		}
-		return i, true
+		found, least, ok = i, left, true
 	}
-	return 0, false
+	return found, ok
 }
 
-// blocked is how long p must not be asked from now on, and whether that is because it fails.
-func (e *Engine) blocked(p Place, now time.Time) (wait time.Duration, failing bool) {
-	_, wait = e.resting(p, now)
+// shut is how long p must not be asked from now on, as it fails.
+func (e *Engine) shut(p Place, now time.Time) time.Duration {
 	if b := e.breakers[p.key()]; b != nil {
-		if shut := b.shut(now); shut > wait {
-			wait, failing = shut, true
-		}
+		return b.shut(now)
 	}
-	return wait, failing
+	return 0
 }
 
 // budget is what there is for retries at p's provider.

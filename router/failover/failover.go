@@ -3,8 +3,8 @@
 // retries there have been.
 //
 // It promises that nothing is asked again once an answer has begun, that what may have been billed is asked again only at
-// providers that are marked safe for it, that a place which asked for rest is left alone for as long as it asked, and that
-// retries stay within their budget. It does no I/O, has no goroutines and does not wait: what happened and when is told to
+// providers that are marked safe for it, that a place which asked for rest is left alone for as long as there is another, that
+// one which fails is left alone in any case, and that retries stay within their budget. It does no I/O, has no goroutines and does not wait: what happened and when is told to
 // it, and it says what to do. Only the breakers (gobreaker) look at the clock themselves, so the times it is told must be
 // the clock's. It leaves to others to ask, to record, and to know what an error means.
 package failover
@@ -75,14 +75,12 @@ type Step struct {
 	Cooled bool // it is left alone for a while
 	Opened bool // its breaker has opened
 
-	// Where nothing may be asked, not even first: when something may be, and whether that is because of failures.
-	Wait    time.Duration
-	Failing bool
+	Wait time.Duration // where nothing may be asked, not even first: when something may be
 }
 
 // Options are what an operator may set. The zero value works.
 type Options struct {
-	Retries   int             // of the same, for one call; 0: 2; negative: none
+	Retries   int             // of the same, for one call; 0: 2; negative: none, nor on a new connection
 	RetrySafe map[string]bool // providers at which what may have been billed may be asked again
 	NoBreaker bool            // failures open no breaker
 	Rand      *rand.Rand      // for jitter; nil: one of its own
@@ -109,21 +107,17 @@ type Engine struct {
 
 	mu       sync.Mutex
 	rand     *rand.Rand
-	rests    map[Place]rest // without a model: of the key
+	rests    map[Place]time.Time // until when it had better be left alone; without a model: all of the key's
 	breakers map[Place]*breaker
 	budgets  map[string]*budget // by provider
 	sweepAt  int
 }
 
-// rest is until when a place had better be left alone, and until when it must be, as its provider asked for it. Where there
-// is no other place, only the latter counts.
-type rest struct{ should, must time.Time }
-
 // New returns an engine that knows of nothing bad.
 func New(o Options) *Engine {
 	e := &Engine{
 		retries: max(o.Retries, 0), safe: o.RetrySafe, breaks: !o.NoBreaker, rand: o.Rand,
-		rests: map[Place]rest{}, breakers: map[Place]*breaker{}, budgets: map[string]*budget{}, sweepAt: firstSweep,
+		rests: map[Place]time.Time{}, breakers: map[Place]*breaker{}, budgets: map[string]*budget{}, sweepAt: firstSweep,
 	}
 	if o.Retries == 0 {
 		e.retries = 2
@@ -143,26 +137,16 @@ func (p Place) key() Place {
 // target reports whether two places are one target.
 func (p Place) target(q Place) bool { return p.Provider == q.Provider && p.Model == q.Model }
 
-// resting is for how long from now on p had better be left alone, and for how long it must be.
-func (e *Engine) resting(p Place, now time.Time) (should, must time.Duration) {
-	for _, at := range [...]Place{p, p.key()} {
-		r := e.rests[at]
-		should, must = max(should, r.should.Sub(now)), max(must, r.must.Sub(now))
-	}
-	return max(should, must), must
+// resting is for how long from now on p had better be left alone.
+func (e *Engine) resting(p Place, now time.Time) time.Duration {
+	return max(e.rests[p].Sub(now), e.rests[p.key()].Sub(now), 0)
 }
 
 // cool leaves p alone for d. It shortens no rest.
-func (e *Engine) cool(p Place, d time.Duration, asked bool, now time.Time) {
-	r := e.rests[p]
-	until := &r.should
-	if asked {
-		until = &r.must
+func (e *Engine) cool(p Place, d time.Duration, now time.Time) {
+	if until := now.Add(min(d, maxCool)); until.After(e.rests[p]) {
+		e.rests[p] = until
 	}
-	if end := now.Add(min(d, maxCool)); end.After(*until) {
-		*until = end
-	}
-	e.rests[p] = r
 	e.sweep(now)
 }
 
@@ -180,8 +164,8 @@ func (e *Engine) sweep(now time.Time) {
 	if len(e.rests)+len(e.breakers) < e.sweepAt {
 		return
 	}
-	for p, r := range e.rests {
-		if !r.should.After(now) && !r.must.After(now) {
+	for p, until := range e.rests {
+		if !until.After(now) {
 			delete(e.rests, p)
 		}
 	}

@@ -55,6 +55,7 @@ func TestWhoIsAskedNext(t *testing.T) {
 		"a failure of the only one":                  {places: []Place{a1}, ends: []Event{{Outcome: Failed}, {Outcome: Failed}, {Outcome: Failed}}, asked: []Place{a1, a1, a1}, over: true},
 		"as often as the operator says":              {o: Options{Retries: 1}, places: []Place{a1}, ends: []Event{{Outcome: Failed}, {Outcome: Failed}}, asked: []Place{a1, a1}, over: true},
 		"or never":                                   {o: Options{Retries: -1}, places: []Place{a1}, ends: []Event{{Outcome: Failed}}, asked: []Place{a1}, over: true},
+		"nor on a new connection":                    {o: Options{Retries: -1}, places: []Place{a1}, ends: []Event{{Outcome: Stale}}, asked: []Place{a1}, over: true},
 		"a failure that asks for a short rest":       {places: []Place{a1}, ends: []Event{{Failed, time.Second}, {Outcome: Answered}}, asked: []Place{a1, a1}, over: true},
 		"a failure that asks for a long one":         {places: []Place{a1}, ends: []Event{{Failed, time.Minute}}, asked: []Place{a1}, over: true},
 		"out of reach: another provider":             {places: all, ends: []Event{{Outcome: Unreachable}, {Outcome: Answered}}, asked: []Place{a1, b1}, over: true},
@@ -80,53 +81,59 @@ func TestWhoIsAskedNext(t *testing.T) {
 	}
 }
 
-// A place that asked for rest gets it, whoever calls; and where nothing else is there, the client is told how long.
+// A place that asked for rest gets it, whoever calls, for as long as there is another.
 func TestARestIsKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		e := New(Options{})
-		ask(t, e, []Place{a1}, Event{Limited, time.Minute})
-		if s := e.Call([]Place{a1, b1}).First(time.Now()); s.Place != 1 {
-			t.Errorf("the place that rests was asked: %+v", s)
+		first := func(e *Engine, places ...Place) Place {
+			t.Helper()
+			s := e.Call(places).First(time.Now())
+			if !s.Ask || s.How != First {
+				t.Errorf("%+v", s)
+			}
+			return places[s.Place]
 		}
-		if s := e.Call([]Place{am, b1}).First(time.Now()); s.Place != 0 {
-			t.Errorf("another model of the key rests, too: %+v", s)
-		}
-		newer := a1
-		newer.Key = "one/2"
-		if s := e.Call([]Place{newer}).First(time.Now()); !s.Ask {
-			t.Errorf("a new key has the old one's rest: %+v", s)
-		}
-		time.Sleep(20 * time.Second)
-		c := e.Call([]Place{a1})
-		if s := c.First(time.Now()); s.Ask || s.Wait != 40*time.Second || s.Failing {
-			t.Errorf("%+v", s)
-		}
-		if c.Begin(0, time.Now()) {
-			t.Error("it was asked all the same")
-		}
-		time.Sleep(40 * time.Second)
-		if s := e.Call([]Place{a1}).First(time.Now()); !s.Ask {
-			t.Errorf("after its rest: %+v", s)
-		}
-		ask(t, e, []Place{a1}, Event{Limited, 24 * time.Hour})
-		if s := e.Call([]Place{a1}).First(time.Now()); s.Wait != time.Hour {
-			t.Errorf("nobody rests for more than an hour: %+v", s)
-		}
-		// Nobody has asked for these rests: they are kept only where there is another place.
-		for _, o := range []Outcome{Limited, Rejected} {
+		for _, end := range []Event{{Limited, time.Minute}, {Failed, time.Minute}} {
 			e := New(Options{})
-			ask(t, e, []Place{a1}, Event{Outcome: o})
-			if s := e.Call([]Place{a1, b1}).First(time.Now()); s.Place != 1 {
-				t.Errorf("%d: %+v", o, s)
+			ask(t, e, []Place{a1}, end)
+			newer := a1
+			newer.Key = "one/2"
+			for _, tt := range []struct{ first, second, want Place }{
+				{a1, b1, b1}, {am, b1, am}, {newer, b1, newer}, {a1, a2, a2},
+			} {
+				if got := first(e, tt.first, tt.second); got != tt.want {
+					t.Errorf("after %v, %v was asked, not %v", end, got, tt.want)
+				}
 			}
-			if s := e.Call([]Place{a1}).First(time.Now()); !s.Ask {
-				t.Errorf("%d: %+v", o, s)
+			time.Sleep(59 * time.Second)
+			ask(t, e, []Place{b1}, Event{Limited, 2 * time.Second})
+			if got := first(e, a2, b1); got != a2 {
+				t.Errorf("%v was asked", got)
 			}
-			ask(t, e, []Place{a1}, Event{Limited, time.Hour})
-			ask(t, e, []Place{am}, Event{Outcome: o})
-			if s := e.Call([]Place{a1}).First(time.Now()); s.Ask || s.Wait != time.Hour {
-				t.Errorf("a rest that was asked for was shortened: %+v", s)
+			if got := first(e, b1, a1); got != a1 {
+				t.Errorf("of two that rest %v was asked, not the one that need not for long", got)
 			}
+			time.Sleep(time.Second)
+			if got := first(e, a1, a2); got != a1 {
+				t.Errorf("after its rest, %v was asked", got)
+			}
+			if got := first(e, b1); got != b1 {
+				t.Error("another place was found")
+			}
+		}
+		e := New(Options{})
+		ask(t, e, []Place{a1}, Event{Rejected, 0})
+		if got := first(e, am, b1); got != b1 {
+			t.Errorf("another model was asked with a key that is no good: %v", got)
+		}
+		ask(t, e, []Place{b1}, Event{Limited, 24 * time.Hour})
+		ask(t, e, []Place{b1}, Event{Outcome: Limited}) // a short rest ends no long one
+		time.Sleep(time.Hour - time.Second)
+		if got := first(e, b1, a1); got != a1 {
+			t.Errorf("%v was asked", got)
+		}
+		time.Sleep(time.Second)
+		if got := first(e, b1, a1); got != b1 {
+			t.Errorf("nobody rests for more than an hour, and %v was asked", got)
 		}
 	})
 }
@@ -190,7 +197,7 @@ func TestTheBreaker(t *testing.T) {
 		if n := fail(1, Lost); n != 1 {
 			t.Fatal("half of 20 failed, and it has not opened")
 		}
-		if s := e.Call([]Place{am}).First(time.Now()); s.Ask || !s.Failing || s.Wait != openFor {
+		if s := e.Call([]Place{am}).First(time.Now()); s.Ask || s.Wait != openFor {
 			t.Errorf("open: %+v", s)
 		}
 		if s := e.Call([]Place{a1, a2}).First(time.Now()); s.Place != 1 {
@@ -201,7 +208,7 @@ func TestTheBreaker(t *testing.T) {
 		if s := c.First(time.Now()); !s.Ask || !c.Begin(0, time.Now()) {
 			t.Fatalf("no probe: %+v", s)
 		}
-		if s := e.Call([]Place{a1}).First(time.Now()); s.Ask || !s.Failing {
+		if s := e.Call([]Place{a1}).First(time.Now()); s.Ask || s.Wait <= 0 {
 			t.Errorf("beside the probe: %+v", s)
 		}
 		c.Ended(Event{Outcome: Refused}, time.Now()) // the client has left: nobody knows

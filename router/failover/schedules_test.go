@@ -35,7 +35,7 @@ func TestSchedules(t *testing.T) {
 	if from+1 == to {
 		return
 	}
-	for _, what := range []string{"retry", "fresh", "key", "target", "spent", "cooled", "opened", "probe", "refused: failing", "refused: resting", "last resort"} {
+	for _, what := range []string{"retry", "fresh", "key", "target", "spent", "cooled", "opened", "probe", "refused", "last resort"} {
 		if seen[what] < 20 {
 			t.Errorf("%q was seen %d times: the schedules show too little", what, seen[what])
 		}
@@ -63,7 +63,6 @@ type schedule struct {
 type pause struct {
 	place Place // without a model: all of the key's
 	until time.Time
-	asked bool
 }
 
 // running is one call and what the model knows of it.
@@ -147,7 +146,7 @@ func (s *schedule) begin() error {
 	now := time.Now()
 	k.step = k.c.First(now)
 	if !k.step.Ask {
-		s.seen[map[bool]string{true: "refused: failing", false: "refused: resting"}[k.step.Failing]]++
+		s.seen["refused"]++
 		for _, p := range places {
 			if s.free(p, now) {
 				return fmt.Errorf("nothing may be asked, though %v may", p)
@@ -183,7 +182,7 @@ func (s *schedule) move(k *running, bad int) (over bool, err error) {
 			return s.ended(k, Event{Outcome: Shut}, now)
 		}
 		if !s.free(p, now) {
-			return false, fmt.Errorf("%v was asked, though it rests or is shut", p)
+			return false, fmt.Errorf("%v was asked, though it is shut", p)
 		}
 		k.at = k.step.Place
 		if k.total++; k.total > most {
@@ -285,14 +284,17 @@ func (s *schedule) ended(k *running, ev Event, now time.Time) (over bool, err er
 func (s *schedule) right(k *running, chosen int, now time.Time, out func(Place) bool) error {
 	p := k.places[chosen]
 	if !s.free(p, now) {
-		return fmt.Errorf("%v is chosen, though it rests or is shut", p)
+		return fmt.Errorf("%v is chosen, though it is shut", p)
 	}
-	tired := s.rest(p, now, false)
-	if tired {
+	tired := s.rest(p, now)
+	if tired > 0 {
 		s.seen["last resort"]++
 	}
 	for i, q := range k.places {
-		if i != chosen && k.asked[i] == 0 && (out == nil || !out(q)) && s.free(q, now) && !s.rest(q, now, false) && (tired || i < chosen) && i != k.step.Place {
+		if i == chosen || k.asked[i] > 0 || out != nil && out(q) || !s.free(q, now) {
+			continue
+		}
+		if left := s.rest(q, now); left < tired || left == tired && i < chosen {
 			return fmt.Errorf("%v is chosen, though %v is there", p, q)
 		}
 	}
@@ -301,17 +303,17 @@ func (s *schedule) right(k *running, chosen int, now time.Time, out func(Place) 
 
 // note keeps what the model must know.
 func (s *schedule) note(k *running, p Place, ev Event, step Step, now time.Time) {
-	until := func(place Place, d time.Duration, asked bool) {
-		s.rests = append(s.rests, pause{place, now.Add(d), asked})
+	until := func(place Place, d time.Duration) {
+		s.rests = append(s.rests, pause{place, now.Add(d)})
 		s.seen["cooled"]++
 	}
 	switch {
 	case ev.Outcome == Rejected:
-		until(p.key(), coolKey, false)
+		until(p.key(), coolKey)
 	case ev.Outcome == Limited && ev.Wait == 0:
-		until(p, coolLimited, false)
+		until(p, coolLimited)
 	case (ev.Outcome == Limited || ev.Outcome == Failed) && ev.Wait > 0:
-		until(p, ev.Wait, true)
+		until(p, ev.Wait)
 	}
 	if k.probe {
 		s.probes[p.key()]--
@@ -345,17 +347,17 @@ func (s *schedule) free(p Place, now time.Time) bool {
 	if till, was := s.openTill[p.key()]; was && (!till.Before(now) || s.probes[p.key()] > 0) {
 		return false
 	}
-	return !s.rest(p, now, true)
+	return true
 }
 
-// rest reports whether p rests: for being asked to, or at all.
-func (s *schedule) rest(p Place, now time.Time, asked bool) bool {
+// rest is for how long p rests.
+func (s *schedule) rest(p Place, now time.Time) (left time.Duration) {
 	for _, r := range s.rests {
-		if (r.place == p || r.place == p.key()) && r.until.After(now) && (r.asked || !asked) {
-			return true
+		if r.place == p || r.place == p.key() {
+			left = max(left, r.until.Sub(now))
 		}
 	}
-	return false
+	return left
 }
 
 // since counts what was in the last d.
