@@ -33,6 +33,7 @@ type Config struct {
 
 	Auth      Auth
 	Upstreams map[string]*Upstream // by provider; always exactly the four of Providers
+	Retries   Retries
 	Timeouts  Timeouts
 	Orgs      Orgs
 	Threads   Threads
@@ -46,6 +47,7 @@ type Upstream struct {
 	DefaultModel  string      // what a rule's target without a model asks for, in the provider's own words
 	DefaultWindow int64       // context window, in tokens, of models the catalogue does not list
 	APIKey        seal.Secret // imported for the demo org; nobody else's calls use it
+	RetrySafe     bool        // what it was sent and did not answer may be asked again, though it may be billed twice
 
 	// Of Gemini alone.
 	Fetch bool // files that requests point to are fetched for it
@@ -62,6 +64,12 @@ type Upstream struct {
 // Auth is how callers' keys are checked.
 type Auth struct {
 	FailuresPerMinute int64 // look-ups of bad API keys from one address, and at one key's id; 0: no limit
+}
+
+// Retries is what is asked again before an answer has begun.
+type Retries struct {
+	Most    int64 // of the same target with the same key, for one call; 0: none
+	Breaker bool  // a key whose provider keeps failing is left alone for a while
 }
 
 // Timeouts bound every wait on another part.
@@ -124,6 +132,7 @@ func Default() *Config {
 			},
 			"openrouter": {BaseURL: "https://openrouter.ai/api/v1", DefaultModel: "openrouter/auto", DefaultWindow: 128_000},
 		},
+		Retries: Retries{Most: 2, Breaker: true},
 		Timeouts: Timeouts{
 			Connect:     2 * time.Second,
 			Headers:     time.Minute,

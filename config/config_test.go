@@ -180,6 +180,7 @@ func TestEveryNameReachesItsField(t *testing.T) {
 		"profiling": "true", "orgs.create": "false", "auth.failures_per_minute": "7", "streams.max_line_bytes": "2MiB", "log.level": "warn", "log.format": "text",
 		"upstreams.gemini.fetch": "false", "upstreams.perplexity.api": "sonar", "upstreams.perplexity.search": "auto",
 		"upstreams.openrouter.referer": "https://app.example", "upstreams.openrouter.title": "An App", "upstreams.openrouter.adapt": "true",
+		"retries.most": "3", "retries.breaker": "false",
 	}
 	for _, s := range settings(Default()) {
 		text := other[s.path]
@@ -191,6 +192,8 @@ func TestEveryNameReachesItsField(t *testing.T) {
 			text = "something"
 		case strings.HasSuffix(s.path, "default_window"):
 			text = "4096"
+		case strings.HasSuffix(s.path, "retry_safe"):
+			text = "true"
 		default:
 			text = "9s"
 		}

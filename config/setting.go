@@ -46,6 +46,7 @@ func settings(c *Config) []setting {
 			model(at+"default_model", "model for rules that name only "+name, &u.DefaultModel),
 			count(at+"default_window", "window, in tokens, of models the catalogue does not list", &u.DefaultWindow, 1_000, 100_000_000),
 			token(at+"api_key", "the demo org's key at "+name, &u.APIKey),
+			boolean(at+"retry_safe", "ask again what was sent and not answered, though it may be billed twice", &u.RetrySafe),
 		)
 		if name == "perplexity" {
 			s = append(s,
@@ -62,6 +63,8 @@ func settings(c *Config) []setting {
 		boolean("upstreams.openrouter.adapt", "require parameters, and tell reasoning under both names", &u.Adapt),
 	)
 	s = append(s,
+		count("retries.most", "how often one call may ask the same again", &c.Retries.Most, 0, 5),
+		boolean("retries.breaker", "leave a key alone for a while whose provider keeps failing", &c.Retries.Breaker),
 		duration("timeouts.connect", "dial and TLS handshake with a provider", &t.Connect, short, long),
 		duration("timeouts.headers", "until the first header byte of a provider's stream", &t.Headers, short, long),
 		duration("timeouts.whole", "until the first header byte of a whole answer", &t.Whole, short, long),

@@ -25,6 +25,7 @@ import (
 	"threadhub/migrations"
 	"threadhub/orgs"
 	"threadhub/router"
+	"threadhub/router/failover"
 	"threadhub/threads"
 	"threadhub/upstreams"
 	"threadhub/upstreams/gemini"
@@ -121,6 +122,7 @@ func openServer(ctx context.Context, cfg *config.Config, logTo io.Writer) (_ *se
 		Upstreams:    providers,
 		Signatures:   signed,
 		Fetcher:      fetcher(cfg),
+		Failover:     retries(cfg),
 		Windows:      windows(cfg),
 		Owner:        s.lease.Owner(),
 		Checkpoints:  s.checkpoints,
@@ -221,6 +223,14 @@ func fetcher(cfg *config.Config) gateway.Fetcher {
 		return nil
 	}
 	return fetch.New(fetch.Options{})
+}
+
+func retries(cfg *config.Config) failover.Options {
+	o := failover.Options{Retries: int(orNone(cfg.Retries.Most)), NoBreaker: !cfg.Retries.Breaker, RetrySafe: map[string]bool{}}
+	for name, u := range cfg.Upstreams {
+		o.RetrySafe[name] = u.RetrySafe
+	}
+	return o
 }
 
 func defaultModels(cfg *config.Config) map[string]string {
