@@ -154,8 +154,8 @@ func eventOf(ctx context.Context, err error) failover.Event {
 	case ctx.Err() != nil: // nobody waits for more
 	case f.Code == codeShut:
 		ev.Outcome = failover.Shut
-	case f.Code == "provider_key_rejected", f.Code == "insufficient_quota", f.Code == "provider_api_retired",
-		f.Code == "model_not_found" && status == 403: // which is what the key may not use
+	case f.Code == "upstream_auth", f.Code == "insufficient_quota",
+		f.Kind == fault.Denied && status >= 400, f.Code == "model_not_found" && status == 403: // what the key may not do, or use
 		ev.Outcome = failover.Rejected
 	case !ours: // the client has to change something, or we have
 	case f.Kind == fault.RateLimited:

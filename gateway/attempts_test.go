@@ -119,8 +119,9 @@ func TestFurtherAttempts(t *testing.T) {
 		"U14: half an answer was worked for":  {whole: true, model: "both", scripts: faults("fault=cut", 0), status: "502 upstream_protocol", attempts: []string{gpt + "failed upstream_protocol maybe"}},
 		"U25: a stale connection":             {model: "both", warm: true, scripts: faults("fault=stale", 1), status: answered, attempts: []string{gpt + "failed upstream_reset maybe", gpt + "ok"}},
 		"no credit, the next target":          {model: "both", scripts: faults("status=402", 0), status: answered, attempts: []string{gpt + "failed insufficient_quota", luma + "ok"}},
-		"a bad key, the next target":          {model: "both", scripts: faults("status=401", 0), status: answered, attempts: []string{gpt + "failed provider_key_rejected", luma + "ok"}},
-		"a bad key, and no other":             {model: "openai/gpt-5-mini", scripts: faults("status=401", 0), status: "502 provider_key_rejected", attempts: []string{gpt + "failed provider_key_rejected"}},
+		"a bad key, the next target":          {model: "both", scripts: faults("status=401", 0), status: answered, attempts: []string{gpt + "failed upstream_auth", luma + "ok"}},
+		"a bad key, and no other":             {model: "openai/gpt-5-mini", scripts: faults("status=401", 0), status: "502 upstream_auth", attempts: []string{gpt + "failed upstream_auth"}},
+		"what a key may not do":               {model: "both", scripts: faults("status=403", 0), status: answered, attempts: []string{gpt + "failed permission_denied", luma + "ok"}},
 		"what the client has to mend":         {model: "both", scripts: faults("status=400", 0), status: "400", attempts: []string{gpt + "failed"}},
 		"all fail: the last one's error":      {model: "both", scripts: append(faults("status=503", 0), simulator.Script{Provider: "openrouter", Do: "status=429 retry_after=7"}), status: "429 rate_limit_exceeded", retry: "7", attempts: []string{gpt + "failed upstream_error", luma + "failed rate_limit_exceeded"}},
 	} {
