@@ -70,6 +70,8 @@ type Facts struct {
 	LatencyMS    int64           `json:"latency_ms,omitempty"`
 	FirstTokenMS int64           `json:"first_token_ms,omitempty"`
 	OverheadMS   string          `json:"overhead_ms,omitempty"` // decimal
+
+	Adopted bool `json:"adopted,omitempty"` // a repeat without an Idempotency-Key has been given its answer: see Adopt
 }
 
 // Opening is the call's row of an OPEN unit.

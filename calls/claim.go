@@ -20,6 +20,7 @@ type Claimed struct {
 	Call     id.Request
 	Open     bool
 	Owner    id.Owner
+	Alive    bool // the process that opened it still has it, and lives
 	Thread   id.Thread
 	BodyHash []byte
 	Kind     string
@@ -31,14 +32,14 @@ func (s *Store) Claimed(ctx context.Context, org id.Org, key id.Key, claim strin
 	var c *Claimed
 	var over bool
 	err := s.db.Query(ctx, org, db.Query{
-		SQL: `SELECT call_id, state = 'open', owner, thread_id, body_hash, facts, first_seq + n_in - 1, state <> 'open' AND claim_until <= now()
+		SQL: `SELECT call_id, state = 'open', owner, ` + ownerLives + `, thread_id, body_hash, facts, first_seq + n_in - 1, state <> 'open' AND claim_until <= now()
 FROM calls WHERE org_id = $1 AND key_id = $2 AND claim = $3`,
 		Args: []any{org, key, claim},
 		Each: func(row db.Row) error {
 			c = &Claimed{}
 			var thread sql.NullString
 			var facts []byte
-			if err := row.Scan(&c.Call, &c.Open, &c.Owner, &thread, &c.BodyHash, &facts, &c.Seq, &over); err != nil {
+			if err := row.Scan(&c.Call, &c.Open, &c.Owner, &c.Alive, &thread, &c.BodyHash, &facts, &c.Seq, &over); err != nil {
 				return err
 			}
 			var f Facts

@@ -131,6 +131,6 @@ func (b *backlog) close() {
 func (g *Gateway) abandon(e *exchange, code string, open *db.Unit) {
 	u, _ := g.recordUnit(e, ending{outcome: calls.Failed, state: calls.FailedTry, code: code, maybeBilled: !e.asked.IsZero()})
 	g.backlog.add(&leftover{open: open, opening: e.opening, record: u})
-	g.tapes.end(e.tape, false)
+	g.tapes.End(e.tape, false)
 	e.leave()
 }

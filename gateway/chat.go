@@ -560,7 +560,7 @@ func failedTry(err error) ending {
 
 // failed records a call that brought nothing and returns what the client is told.
 func (g *Gateway) failed(e *exchange, err error) error {
-	defer g.tapes.end(e.tape, false)
+	defer g.tapes.End(e.tape, false)
 	if rerr := g.record(e, failedTry(err)); rerr != nil {
 		g.opts.Log.Error("a failed call could not be recorded yet", "request_id", e.id, "error", rerr)
 	}

@@ -32,5 +32,5 @@ func (g *Gateway) outlives(e *exchange, left time.Time) bool {
 	if e.thread == "" && e.claim == "" {
 		return false
 	}
-	return e.tape.wanted() || time.Since(left) < g.opts.ResumeGrace && !g.turns.wanted(e.caller.Org, e.thread)
+	return e.tape.Wanted() || time.Since(left) < g.opts.ResumeGrace && !g.turns.wanted(e.caller.Org, e.thread)
 }

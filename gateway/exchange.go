@@ -52,7 +52,7 @@ type exchange struct {
 	files map[string]fetch.File // translate: what the request points to, by its address; none once the call is open
 
 	opening *calls.Opening // open
-	tape    *tape          // open: what the client is given; nil if nobody can come back for it
+	tape    *calls.Tape    // open: what the client is given; nil if nobody can come back for it
 
 	since  time.Time         // call: when the first attempt began
 	asked  time.Time         // call: when the provider was asked

@@ -102,6 +102,7 @@ type Options struct {
 	Windows      map[string]int64     // by provider, in tokens: of models the catalogue does not list
 	Owner        id.Owner             // this process, as calls know it
 	Checkpoints  *calls.Checkpoints   // where only this process serves the store; nil: what a killed process streamed is lost
+	Tapes        calls.Tapes          // what calls give their clients, for whoever comes back; nil: this process's own
 	Registry     *prometheus.Registry // nil: one of its own
 	Version      string               // shown by /health
 	Profiling    bool                 // pprof on the operator's listener
@@ -181,7 +182,7 @@ type Gateway struct {
 	operator  *http.Server
 	ready     *readiness
 	turns     *turnstile
-	tapes     *tapes
+	tapes     calls.Tapes
 	trials    *pace // of provider keys
 	foundings *pace // of orgs
 	backlog   *backlog
@@ -202,7 +203,10 @@ type Gateway struct {
 
 // New builds a gateway. It opens nothing and starts nothing.
 func New(opts Options) *Gateway {
-	g := &Gateway{opts: opts.withDefaults(), turns: newTurnstile(), tapes: newTapes(), keepMost: maxAnswer, flights: newFlights(), force: make(chan struct{}), ended: make(chan struct{})}
+	g := &Gateway{opts: opts.withDefaults(), turns: newTurnstile(), tapes: opts.Tapes, keepMost: maxAnswer, flights: newFlights(), force: make(chan struct{}), ended: make(chan struct{})}
+	if g.tapes == nil {
+		g.tapes = calls.NewLocalTapes()
+	}
 	g.trials = newPace(trialsPerMinute, time.Minute, g.opts.Now)
 	g.foundings = newPace(orgsPerHour, time.Hour, g.opts.Now)
 	g.policies = newPolicies(g.opts.Rules, g.opts.Log)

@@ -158,7 +158,7 @@ func (g *Gateway) nothing(line metering.Line, n int, provider, model string, may
 func (e *exchange) replay(end ending) *calls.Replay {
 	r := &calls.Replay{Org: e.caller.Org, Call: e.id, Header: e.told, Stream: e.streams(), Body: end.given}
 	if r.Stream {
-		r.Body = e.tape.with(done)
+		r.Body = e.tape.With(done)
 	} else {
 		r.Header = append(r.Header, e.price()...)
 	}

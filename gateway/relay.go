@@ -71,7 +71,7 @@ func (g *Gateway) relay(x *request, e *exchange) {
 	x.rc.Response.Header.Set("X-Accel-Buffering", "no")
 	x.rc.Response.ImmediateHeaderFlush = true // so that a heartbeat can never come before the head
 	e.told = x.told()
-	e.tape.begin(e.told)
+	e.tape.Begin(e.told)
 	// Ending the context closes the provider's stream, which ends a Next that waits.
 	r.unwatch = context.AfterFunc(ctx, func() { _ = e.answer.Stream.Close() })
 	r.keep()
@@ -118,7 +118,7 @@ func (r *relay) fill() {
 func (r *relay) broken() {
 	err := fault.From(errPanicked)
 	r.x.ended(err.Code, err)
-	r.out = r.e.tape.event(r.out, errorBody(err))
+	r.out = r.e.tape.Event(r.out, errorBody(err))
 	defer func() {
 		if v := recover(); v != nil {
 			r.g.panicked(v)
@@ -131,7 +131,7 @@ func (r *relay) broken() {
 	}
 	r.ended = true
 	r.recorded = r.g.record(r.e, r.ending(err)) == nil
-	r.g.tapes.end(r.e.tape, false)
+	r.g.tapes.End(r.e.tape, false)
 }
 
 // errPanicked stands for a panic that was caught.
@@ -185,7 +185,7 @@ func (r *relay) next() error {
 		late := r.e.ask.Warnings[r.warned:] // the others are in the header
 		chunk.Payload = chunk.WithCost(cost, status, late)
 	}
-	r.out = r.e.tape.event(r.out, chunk.Payload)
+	r.out = r.e.tape.Event(r.out, chunk.Payload)
 	return nil
 }
 
@@ -205,12 +205,12 @@ func (r *relay) end(err error) {
 	}
 	if err != nil {
 		r.x.ended(fault.From(err).Code, err)
-		r.out = r.e.tape.event(r.out, errorBody(err))
+		r.out = r.e.tape.Event(r.out, errorBody(err))
 	} else {
 		r.x.ended("done", nil)
-		r.out = r.e.tape.event(r.out, done)
+		r.out = r.e.tape.Event(r.out, done)
 	}
-	r.g.tapes.end(r.e.tape, err == nil)
+	r.g.tapes.End(r.e.tape, err == nil)
 }
 
 // ending is what the stream has brought, and err the reason if that is not all.
@@ -286,7 +286,7 @@ func (r *relay) close() error {
 	}
 	r.kept.close(r.recorded)
 	if r.recorded && r.read == len(r.out) && r.left.IsZero() && !departed(r.conn) {
-		r.e.tape.reached()
+		r.e.tape.Reached()
 	}
 	r.unwatch()
 	r.cancel(context.Canceled)

@@ -1,14 +1,11 @@
 package gateway
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
 	"errors"
-	"io"
-	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,8 +14,6 @@ import (
 	"threadhub/calls"
 	"threadhub/internal/fault"
 	"threadhub/internal/id"
-	"threadhub/internal/sse"
-	"threadhub/orgs"
 	"threadhub/threads"
 )
 
@@ -82,14 +77,13 @@ func (e *exchange) finger() int64 {
 }
 
 // who is whose tapes the caller may hear.
-func (x *request) who() tapeKey { return tapeKey{x.caller.Org, x.caller.Key} }
+func (x *request) who() calls.Listener { return calls.Listener{Org: x.caller.Org, Key: x.caller.Key} }
 
 // repeat answers a request that was made before; done says that it has. What failed, or was cut, is not an answer: it is
 // asked again, as a call of its own.
 func (g *Gateway) repeat(x *request, e *exchange) (done bool) {
 	if e.retried {
-		t := g.tapes.like(e.finger(), string(e.hash[:]), x.who())
-		return t != nil && t.adopt() && g.hear(x, t, e.streams())
+		return g.adopt(x, e)
 	}
 	if e.claim == "" {
 		return false
@@ -117,11 +111,12 @@ func (g *Gateway) repeat(x *request, e *exchange) (done bool) {
 			g.replay(x, c)
 			return true
 		}
-		if t := g.tapes.call(c.Call, x.who()); t != nil && g.hear(x, t, e.streams()) {
+		t := g.tapes.Tape(c.Call, x.who())
+		if t != nil && g.hear(x, t, e.streams()) || t == nil && c.Alive && g.hearElsewhere(x, c.Call, e.streams()) {
 			return true
 		}
-		// It came to nothing, and the claim is free in a moment; or another process has it, or one that died, whose call is
-		// settled in a while. No connection is held meanwhile.
+		// It came to nothing, and the claim is free in a moment; or another process has it that does not tell of it, or one
+		// that died, whose call is settled in a while. No connection is held meanwhile.
 		if err := pauseFor(x.ctx, wait); err != nil {
 			x.fail(err)
 			return true
@@ -215,210 +210,6 @@ func (x *request) replayed(header [][2]string) {
 	h.Set("Idempotent-Replayed", "true")
 }
 
-// hear answers with what is on a tape, as it comes. It reports false, and nothing has been answered, if that is no
-// complete answer.
-func (g *Gateway) hear(x *request, t *tape, stream bool) bool {
-	t.follow(1)
-	defer t.follow(-1)
-	watch := g.watch(x, nil)
-	defer watch.stop()
-	for {
-		h := t.after(0)
-		switch {
-		case h.spilled || h.over && !h.complete || t.stream != stream:
-			return false
-		case t.stream && h.begun:
-			g.play(x, t, 0)
-			return true
-		case h.over:
-			x.answers = t.call
-			x.replayed(h.header)
-			x.rc.Response.SetBodyRaw(h.body)
-			return true
-		}
-		select {
-		case <-h.more:
-		case <-x.ctx.Done():
-			x.fail(context.Cause(x.ctx))
-			return true
-		}
-	}
-}
-
-// play streams a tape from after event n on.
-func (g *Gateway) play(x *request, t *tape, n int) {
-	t.follow(1)
-	x.answers = t.call
-	x.replayed(t.after(n).header)
-	g.guard(x, func(orgs.Caller) error { return nil })
-	x.rc.SetContentType("text/event-stream; charset=utf-8")
-	h := &x.rc.Response.Header
-	h.Set("Cache-Control", "no-cache")
-	h.Set("X-Accel-Buffering", "no")
-	x.rc.Response.ImmediateHeaderFlush = true
-	p := &player{x: x, t: t, n: n, conn: x.conn(), beat: g.opts.Heartbeat, ctx: x.ctx, release: x.hold()}
-	x.rc.SetBodyStream(p, -1)
-}
-
-// player is a stream that is taped from a tape.
-type player struct {
-	x       *request
-	t       *tape
-	n       int // the last event that was taken
-	out     []byte
-	over    bool
-	conn    net.Conn
-	beat    time.Duration
-	ctx     context.Context
-	release func()
-}
-
-// Read gives fasthttp the next piece, or a sign of life when there is none for a while: a client that left is noticed by it.
-func (p *player) Read(b []byte) (int, error) {
-	for len(p.out) == 0 {
-		if p.over {
-			return 0, io.EOF
-		}
-		p.take()
-	}
-	n := copy(b, p.out)
-	p.out = p.out[n:]
-	p.x.sent(n)
-	return n, nil
-}
-
-func (p *player) take() {
-	h := p.t.after(p.n)
-	switch {
-	case h.spilled:
-		p.last(errExpired)
-		return
-	case len(h.body) > 0:
-		p.out, p.n = h.body, h.n
-		return
-	case h.over:
-		p.over = true
-		p.x.ended("done", nil)
-		return
-	}
-	timer := time.NewTimer(p.beat)
-	defer timer.Stop()
-	select {
-	case <-h.more:
-	case <-timer.C:
-		p.out = sse.AppendComment(nil, "ping")
-	case <-p.ctx.Done():
-		p.last(context.Cause(p.ctx))
-	}
-}
-
-// last ends the stream with err.
-func (p *player) last(err error) {
-	p.over, p.out = true, errorEvent(err)
-	p.x.ended(fault.From(err).Code, err)
-}
-
-// Close is called by fasthttp once.
-func (p *player) Close() error {
-	p.t.follow(-1)
-	p.release()
-	return nil
-}
-
-// errExpired is the answer for a stream of which too little is kept.
-var errExpired = fault.New(fault.Gone, "this stream cannot be resumed any more; the thread, if it is in one, has the answer").
-	WithCode("stream_expired").NoRetry()
-
-// resume answers GET /v1/requests/{id}/stream?starting_after=N, and Last-Event-ID: the rest of a stream.
-func (g *Gateway) resume(x *request) {
-	n, err := x.startingAfter()
-	if err != nil {
-		x.fail(err)
-		return
-	}
-	call := id.Request(x.param("id"))
-	wait := 50 * time.Millisecond
-	for {
-		if t := g.tapes.call(call, x.who()); t != nil {
-			g.resumeFrom(x, t, n)
-			return
-		}
-		c, err := g.seenCall(x, call)
-		if err == nil && c.Key != x.caller.Key {
-			err = calls.Absent()
-		}
-		if err == nil && (!c.Facts.Stream || c.Facts.Kind != kindChat) {
-			err = fault.New(fault.Invalid, "this request was not answered with a stream").WithCode("not_a_stream").NoRetry()
-		}
-		if err != nil {
-			x.fail(err)
-			return
-		}
-		if c.State != "open" {
-			g.resumeStored(x, c, n)
-			return
-		}
-		if err := pauseFor(x.ctx, wait); err != nil {
-			x.fail(err)
-			return
-		}
-		wait = min(2*wait, 500*time.Millisecond)
-	}
-}
-
-func (g *Gateway) resumeFrom(x *request, t *tape, n int) {
-	h := t.after(n)
-	switch {
-	case !t.stream:
-		x.fail(fault.New(fault.Invalid, "this request was not answered with a stream").WithCode("not_a_stream").NoRetry())
-	case h.spilled:
-		x.fail(errExpired)
-	case n > h.n && h.over:
-		x.fail(fault.New(fault.Invalid, "the stream has only %d events", h.n).WithParam("starting_after"))
-	default:
-		g.play(x, t, n)
-	}
-}
-
-// resumeStored answers from what is kept of a call for repeats of it.
-func (g *Gateway) resumeStored(x *request, c *calls.Call, n int) {
-	r, err := g.opts.Calls.Replay(x.ctx, x.caller.Org, c.ID)
-	if err == nil && r == nil {
-		err = errExpired
-	}
-	if err != nil {
-		x.fail(err)
-		return
-	}
-	x.answers = c.ID
-	x.replayed(r.Header)
-	x.rc.Response.SetBodyRaw(eventsAfter(r.Body, n))
-}
-
-// eventsAfter is what of events comes after event n.
-func eventsAfter(events []byte, n int) []byte {
-	for range n {
-		_, events, _ = bytes.Cut(events, []byte("\n\n"))
-	}
-	return events
-}
-
-func (x *request) startingAfter() (int, error) {
-	n, err := number(x, "starting_after", -1, 0, 1<<31-2)
-	if err != nil || n >= 0 {
-		return n, err
-	}
-	last := x.header("Last-Event-ID")
-	if last == "" {
-		return 0, nil
-	}
-	n, err = strconv.Atoi(last)
-	if err != nil || n < 0 {
-		return 0, fault.New(fault.Invalid, "Last-Event-ID is the id of an event: a number").WithParam("Last-Event-ID")
-	}
-	return n, nil
-}
-
 // once runs do, which commits what is asked for, unless that was asked before; it reports whether do did it, and the client
 // is still to be answered.
 func (g *Gateway) once(x *request, e *exchange, do func() error) bool {
@@ -455,11 +246,12 @@ func (g *Gateway) keepTape(e *exchange) {
 	if e.thread == "" && e.claim == "" && !e.streams() {
 		return
 	}
-	e.tape = &tape{
-		call: e.id, of: tapeKey{e.caller.Org, e.caller.Key}, finger: e.finger(), hash: string(e.hash[:]), stream: e.streams(), limit: tapeLimit,
+	of := calls.TapeOf{
+		Call: e.id, For: calls.Listener{Org: e.caller.Org, Key: e.caller.Key}, Finger: e.finger(), Hash: string(e.hash[:]), Stream: e.streams(), Limit: calls.TapeLimit,
 	}
 	if e.claim != "" {
-		e.tape.limit = 2 * maxAnswer // all of it
+		of.Limit = 2 * maxAnswer // all of it
 	}
-	g.tapes.begin(e.tape)
+	e.tape = calls.NewTape(of)
+	g.tapes.Begin(e.tape)
 }

@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"bytes"
-	"context"
 	"fmt"
 	"net"
 	"strings"
@@ -10,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"threadhub/calls"
 	"threadhub/internal/id"
 	"threadhub/internal/testkit"
 	"threadhub/orgs"
@@ -359,63 +359,18 @@ func TestMessagesAndThreadsAreMadeOnce(t *testing.T) {
 // A stream of which too much came is not kept, and says so.
 func TestALargeStreamIsNotResumed(t *testing.T) {
 	h := newHouse(t, testkit.SQLite(t), Options{})
-	r := h.chat(fmt.Sprintf("[[sim chunks=64 size=%d]] hello", tapeLimit), `,"stream":true`, "X-Thread-Id", "large").want(t, 200)
+	r := h.chat(fmt.Sprintf("[[sim chunks=64 size=%d]] hello", calls.TapeLimit), `,"stream":true`, "X-Thread-Id", "large").want(t, 200)
 	if got := h.do("GET", "/v1/requests/"+r.header.Get("X-Request-Id")+"/stream", ""); got.status != 410 || got.code() != "stream_expired" {
 		t.Errorf("%d %s", got.status, got.body[:min(200, len(got.body))])
 	}
-	r = h.chat(fmt.Sprintf("[[sim chunks=64 size=%d]] hello", tapeLimit), `,"stream":true`, key, "large").want(t, 200)
-	same(t, r, h.chat(fmt.Sprintf("[[sim chunks=64 size=%d]] hello", tapeLimit), `,"stream":true`, key, "large"))
-}
-
-func TestTapesAreForgotten(t *testing.T) {
-	ts := newTapes()
-	ts.keepBytes = 100
-	who := tapeKey{"org", "key"}
-	for i := range 5 {
-		tp := &tape{call: id.Request(fmt.Sprint(i)), of: who, finger: int64(i), limit: 1000}
-		ts.begin(tp)
-		tp.whole(make([]byte, 40))
-		ts.end(tp, true)
-		ts.end(tp, true)
-	}
-	for i := range 5 {
-		if got, want := ts.call(id.Request(fmt.Sprint(i)), who) != nil, i >= 3; got != want {
-			t.Errorf("tape %d is there: %v", i, got)
-		}
-	}
-	if ts.call("4", tapeKey{"org", "other"}) != nil || ts.like(4, "hash", who) != nil {
-		t.Error("a tape is found by who may not, or for another request")
-	}
-	ts.keepFor = 0
-	ts.end(&tape{call: "5", of: who, limit: 10}, true)
-	if len(ts.byCall) != 0 || ts.size != 0 {
-		t.Errorf("%d tapes with %d bytes are left after their time", len(ts.byCall), ts.size)
-	}
+	r = h.chat(fmt.Sprintf("[[sim chunks=64 size=%d]] hello", calls.TapeLimit), `,"stream":true`, key, "large").want(t, 200)
+	same(t, r, h.chat(fmt.Sprintf("[[sim chunks=64 size=%d]] hello", calls.TapeLimit), `,"stream":true`, key, "large"))
 }
 
 // Another process that has the same store answers a repeat as the first one did, once that is through.
 func TestARepeatAtAnotherProcess(t *testing.T) {
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
-		o := h.opts
-		o.Registry = nil
-		other := New(o)
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		served := make(chan error, 1)
-		go func() { served <- other.Serve(ln, nil) }()
-		t.Cleanup(func() {
-			houseClient.CloseIdleConnections()
-			if err := other.Shutdown(context.Background()); err != nil {
-				t.Error(err)
-			}
-			if err := <-served; err != nil {
-				t.Error(err)
-			}
-		})
-		there := *h
-		there.url = "http://" + ln.Addr().String()
+		there := h.replica(nil)
 		for _, more := range []string{"", `,"stream":true`} {
 			for _, text := range []string{"[[sim first=500ms]] hello", "[[sim first=500ms status=500 times=1]] hello"} {
 				before := len(h.attempts())

@@ -19,7 +19,7 @@ import (
 )
 
 // Settler closes the calls of processes that died: incomplete, with the reason gateway_lost, an estimated ledger line
-// marked maybe_billed, and where the thread waits for an answer what a checkpoint kept of it, or an empty one. It takes
+// marked maybe_billed, and where the thread waits for an answer what of it is kept, or an empty one. It takes
 // each call over first, under a new epoch, so that of several settlers and a late owner exactly one record counts.
 type Settler struct {
 	Store     db.Store
@@ -30,6 +30,7 @@ type Settler struct {
 	Lease     *calls.Lease
 
 	Checkpoints *calls.Checkpoints // nil: there are none
+	Tapes       calls.Tapes        // nil: processes tell each other nothing
 
 	Every time.Duration // 0: 2 s
 	Log   *slog.Logger
@@ -117,8 +118,21 @@ func (s *Settler) settleOne(ctx context.Context, o calls.Orphan) (settled bool, 
 	return true, s.settle(ctx, c)
 }
 
-func (s *Settler) settle(ctx context.Context, c *calls.Call) error {
+// left is what the call had brought, as far as it is known: its checkpoint, or what its process told of its tape. A call is
+// not left open for want of that.
+func (s *Settler) left(ctx context.Context, c *calls.Call) ([]byte, error) {
 	events, err := s.Checkpoints.Read(c.ID)
+	if err != nil || events != nil || s.Tapes == nil || !c.Facts.Stream {
+		return events, err
+	}
+	if events, err = s.Tapes.Left(ctx, c.ID, calls.Listener{Org: c.Org, Key: c.Key}); err != nil {
+		s.Log.Warn("what a lost call had brought could not be read, and is not in its answer", "org", c.Org, "request_id", c.ID, "error", err)
+	}
+	return events, nil
+}
+
+func (s *Settler) settle(ctx context.Context, c *calls.Call) error {
+	events, err := s.left(ctx, c)
 	if err != nil {
 		return err
 	}

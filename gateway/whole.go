@@ -25,9 +25,9 @@ func (g *Gateway) given(e *exchange, body []byte) {
 	if e.tape == nil {
 		return
 	}
-	e.tape.begin(append(e.told, e.price()...))
-	e.tape.whole(body)
-	g.tapes.end(e.tape, true)
+	e.tape.Begin(append(e.told, e.price()...))
+	e.tape.Whole(body)
+	g.tapes.End(e.tape, true)
 }
 
 // finish records an answer that came in one piece, and tells in headers what is known of it. given is what is kept for
@@ -72,7 +72,7 @@ func (g *Gateway) conclude(x *request, e *exchange, end ending, err error) error
 		err = rerr
 	}
 	if err != nil {
-		g.tapes.end(e.tape, false)
+		g.tapes.End(e.tape, false)
 		return err
 	}
 	for _, pair := range e.price() {

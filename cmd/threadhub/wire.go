@@ -51,6 +51,7 @@ type server struct {
 	storage        *storage
 	lease          *calls.Lease
 	checkpoints    *calls.Checkpoints // on SQLite
+	tapes          calls.Tapes
 	gateway        *gateway.Gateway
 	reloadFailures prometheus.Counter
 	parts          closers
@@ -85,6 +86,9 @@ func openServer(ctx context.Context, cfg *config.Config, logTo io.Writer) (_ *se
 	if err != nil {
 		return nil, err
 	}
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.reloadFailures)
+	s.tapes = s.openTapes(registry)
 	if err := s.settle(ctx, catalogue); err != nil {
 		return nil, err
 	}
@@ -97,8 +101,6 @@ func openServer(ctx context.Context, cfg *config.Config, logTo io.Writer) (_ *se
 	if err != nil {
 		return nil, err
 	}
-	registry := prometheus.NewRegistry()
-	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.reloadFailures)
 	models := router.New(router.Options{Catalogue: catalogue, Providers: slices.Collect(maps.Keys(providers)), DefaultModels: defaultModels(cfg)})
 	s.gateway = gateway.New(gateway.Options{
 		Log:          s.log,
@@ -126,6 +128,7 @@ func openServer(ctx context.Context, cfg *config.Config, logTo io.Writer) (_ *se
 		Windows:      windows(cfg),
 		Owner:        s.lease.Owner(),
 		Checkpoints:  s.checkpoints,
+		Tapes:        s.tapes,
 		Registry:     registry,
 		Version:      version,
 		Profiling:    cfg.Profiling,
@@ -153,7 +156,7 @@ func orNone[N ~int64](n N) N {
 func (s *server) settle(ctx context.Context, catalogue *metering.Catalogue) error {
 	settler := &gateway.Settler{
 		Store: s.storage.store, Calls: s.storage.calls, Threads: s.storage.threads, Ledger: s.storage.ledger,
-		Catalogue: catalogue, Lease: s.lease, Checkpoints: s.checkpoints, Every: s.cfg.Timeouts.Lease / 10, Log: s.log,
+		Catalogue: catalogue, Lease: s.lease, Checkpoints: s.checkpoints, Tapes: s.tapes, Every: s.cfg.Timeouts.Lease / 10, Log: s.log,
 	}
 	if s.storage.store.Dialect() == db.SQLite {
 		return settler.Leftovers(ctx)
@@ -361,6 +364,16 @@ func (s *storage) openBus(cfg *config.Config, log *slog.Logger) bus.Bus {
 	b := bus.NewRedis(s.redis, bus.Options{Timeout: cfg.Timeouts.Redis, Log: log})
 	s.parts.add(b)
 	return b
+}
+
+// openTapes makes what calls give their clients found by those who come back: at any process, where there can be some.
+func (s *server) openTapes(registry *prometheus.Registry) calls.Tapes {
+	if s.storage.redis == nil {
+		return calls.NewLocalTapes()
+	}
+	tapes := calls.NewRedisTapes(s.storage.redis, calls.RedisTapesOptions{Timeout: s.cfg.Timeouts.Redis, Log: s.log, Registry: registry})
+	s.parts.add(tapes)
+	return tapes
 }
 
 // openSignatures makes the memory of what models sign, for all processes where there can be some.
