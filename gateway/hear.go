@@ -114,11 +114,35 @@ func (g *Gateway) alike(x *request, e *exchange) (t *calls.Tape, leave func(), e
 		return nil, leave, nil // what cannot be heard is asked again
 	}
 	leave = func() { t.Follow(-1) }
-	if !c.Open && !t.After(0).Known() && g.settled(x, c.Call) {
+	if !c.Open && !g.toldOf(x, t) { // of an answer whose end is not known a retry would be given a part
 		leave()
 		return nil, func() {}, nil
 	}
 	return t, leave, nil
+}
+
+// toldOf waits until the end of a call that is closed is told, and reports whether it was. Where its process died after the
+// record, it is not.
+func (g *Gateway) toldOf(x *request, t *calls.Tape) bool {
+	for {
+		h := t.After(0)
+		if h.Over || h.Spilled {
+			return true
+		}
+		if g.settled(x, t.Call) {
+			return false
+		}
+		timer := time.NewTimer(500 * time.Millisecond)
+		select {
+		case <-h.More:
+		case <-timer.C:
+		case <-x.ctx.Done():
+		}
+		timer.Stop()
+		if x.ctx.Err() != nil {
+			return false
+		}
+	}
 }
 
 // play streams a tape from after event n on.

@@ -408,3 +408,48 @@ func TestAFrozenRedisHoldsNobodyUp(t *testing.T) {
 		t.Errorf("the slowest stream took %v, and %v with a frozen Redis", before, after)
 	}
 }
+
+// A repeat does not join a process that is known to be dead: it waits until its call is settled, and is asked anew.
+func TestARepeatDoesNotJoinADeadReplica(t *testing.T) {
+	here, there := replicas(t, Options{})
+	text := "[[sim delay=100ms chunks=30 size=400]] go on"
+	call := id.Request(ofCall(here.leaving("claimed", text, `,"stream":true`, "id: 4\n", key, "k")))
+	dead(t, here.tapes)
+	if err := here.lease.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	body := `{"model":"openai/gpt-5-mini","stream":true,"messages":[{"role":"user","content":"` + text + `"}]}` // the bytes of leaving
+	again := make(chan heard, 1)
+	go func() { again <- there.do("POST", "/v1/chat/completions", body, "X-Thread-Id", "claimed", key, "k") }()
+	time.Sleep(300 * time.Millisecond)
+	settler := &Settler{
+		Store: here.store, Calls: here.calls, Threads: here.threads, Ledger: here.opts.Ledger, Catalogue: here.opts.Catalogue, Lease: there.lease,
+		Tapes: there.tapes, Log: slog.New(slog.DiscardHandler),
+	}
+	if settled, err := settler.settleOne(t.Context(), calls.Orphan{Org: here.admin.Org, ID: call}); !settled || err != nil {
+		t.Fatal(settled, err)
+	}
+	r := (<-again).want(t, 200)
+	if r.header.Get("Idempotent-Replayed") != "" || !bytes.HasSuffix(r.body, []byte("data: [DONE]\n\n")) {
+		t.Errorf("the repeat got %v %s", r.header, r.body)
+	}
+	if m := there.messages("claimed"); len(m) != 3 || !strings.HasSuffix(m[1], ":incomplete:gateway_lost") || !strings.HasSuffix(m[2], ":complete") {
+		t.Errorf("the thread reads %q", m)
+	}
+}
+
+// A process that died between the record and the telling of it has an answer that nobody can be given whole: an SDK's
+// retry is asked anew rather than given a part.
+func TestARetryIsNotGivenAPart(t *testing.T) {
+	here, there := replicas(t, Options{})
+	text := "[[sim delay=50ms chunks=20 size=400]] go on"
+	here.leaving("part", text, `,"stream":true`, "id: 8\n")
+	dead(t, here.tapes)
+	here.attempts()
+	testkit.Eventually(t, 5*time.Second, func() bool { return strings.HasSuffix(here.messages("part")[1], ":complete") })
+	body := `{"model":"openai/gpt-5-mini","stream":true,"messages":[{"role":"user","content":"` + text + `"}]}` // the bytes of leaving
+	r := there.do("POST", "/v1/chat/completions", body, "X-Thread-Id", "part", "X-Stainless-Retry-Count", "1").want(t, 200)
+	if r.header.Get("Idempotent-Replayed") != "" || !bytes.HasSuffix(r.body, []byte("data: [DONE]\n\n")) {
+		t.Errorf("the retry got %v %s", r.header, r.body)
+	}
+}
