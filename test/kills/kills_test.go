@@ -145,9 +145,11 @@ func newHouse(t *testing.T, store string, tags ...string) *house {
 	}
 	t.Logf("THREADHUB_TEST_KILLS_SEED=%d", seed)
 	h := &house{t: t, store: store, db: database{rig.Stores[store](t)}, sim: rig.Simulator(t, simulator.Options{})}
-	h.house = rig.NewHouse(t, rig.Options{
-		Bin: rig.Binary(t, tags...), Database: h.db.url, Sim: h.sim, Env: []string{"THREADHUB_TIMEOUTS__LEASE=" + lease.String()},
-	})
+	env := []string{"THREADHUB_TIMEOUTS__LEASE=" + lease.String()}
+	if store == "postgres" { // as teams have it
+		env = append(env, "REDIS_URL="+testkit.Redis(t))
+	}
+	h.house = rig.NewHouse(t, rig.Options{Bin: rig.Binary(t, tags...), Database: h.db.url, Sim: h.sim, Env: env})
 	h.crowd = &crowd{rand: rand.New(rand.NewPCG(seed, 0))}
 	h.g = h.house.Serve()
 	for _, name := range []string{"north", "south"} {
