@@ -71,7 +71,7 @@ func (s *Store) Ended(ctx context.Context, org id.Org, call id.Request) (End, er
 	var e End
 	found := false
 	err := s.db.Query(ctx, org, db.Query{
-		SQL: `SELECT state = 'closed', outcome, coalesce(reason = 'gateway_lost' OR closed_at <= now() - CAST($3 AS interval), false)
+		SQL: `SELECT state = 'closed', outcome, state = 'closed' AND (coalesce(reason = 'gateway_lost', false) OR closed_at <= now() - CAST($3 AS interval) OR NOT (` + ownerLives + `))
 FROM calls WHERE org_id = $1 AND call_id = $2`,
 		Args: []any{org, call, tellingTakes},
 		Each: func(row db.Row) error {

@@ -143,13 +143,21 @@ func TestEnded(t *testing.T) {
 				t.Errorf("%+v, not %+v, %v", got, want, err)
 			}
 		}
-		o := h.asked(t, "own_1", "key", 7, "hash")
+		lease, err := h.calls.TakeLease(t.Context(), calls.LeaseOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = lease.Close(context.Background()) }()
+		o := h.asked(t, lease.Owner(), "key", 7, "hash")
 		is(o, calls.End{})
 		h.shut(t, o, calls.Complete, "")
 		is(o, calls.End{Closed: true, Outcome: calls.Complete}) // its process may be about to tell
 		h.change(t, `UPDATE calls SET closed_at = now() - CAST($1 AS interval) WHERE org_id = $2 AND call_id = $3`, 6*time.Second, org, o.ID)
 		is(o, calls.End{Closed: true, Outcome: calls.Complete, Settled: true})
-		lost := h.asked(t, "own_1", "key", 7, "hash")
+		dead := h.asked(t, "own_dead", "key", 7, "hash")
+		h.shut(t, dead, calls.Complete, "")
+		is(dead, calls.End{Closed: true, Outcome: calls.Complete, Settled: true})
+		lost := h.asked(t, lease.Owner(), "key", 7, "hash")
 		h.shut(t, lost, calls.Incomplete, "gateway_lost")
 		is(lost, calls.End{Closed: true, Outcome: calls.Incomplete, Settled: true})
 		if _, err := h.calls.Ended(t.Context(), "org_b", o.ID); err == nil {
