@@ -38,6 +38,7 @@ type Config struct {
 	Orgs      Orgs
 	Threads   Threads
 	Streams   Streams
+	Spool     Spool
 	Log       Log
 }
 
@@ -105,6 +106,11 @@ type Streams struct {
 	MaxLineBytes int64         // longest line of a provider's event stream
 }
 
+// Spool is where records wait, in DataDir, that the store does not take.
+type Spool struct {
+	MaxBytes int64 // with more in it no new calls are taken
+}
+
 // Log is how the process reports.
 type Log struct {
 	Level  string // debug, info, warn or error
@@ -150,6 +156,7 @@ func Default() *Config {
 		Orgs:    Orgs{Create: true},
 		Threads: Threads{TurnWait: 10 * time.Second, KeepDeleted: 30 * 24 * time.Hour},
 		Streams: Streams{ResumeGrace: 30 * time.Second, MaxLineBytes: 1 << 20},
+		Spool:   Spool{MaxBytes: 256 << 20},
 		Log:     Log{Level: "info", Format: "json"},
 	}
 }

@@ -99,7 +99,8 @@ func TestAStoreThatIsAwayDelaysTheEnd(t *testing.T) {
 	}
 }
 
-// A store that dies and comes back later than anybody waits for: the client is told, and the record is made when it can be.
+// A store that dies and comes back later than anybody waits for: the client is told, the record lies on
+// the disk, and it is made when it can be.
 func TestARecordIsMadeWhenTheStoreIsBack(t *testing.T) {
 	pg := testkit.StartFor(t, testkit.Options{NoRedis: true, Durable: true}).Postgres
 	if err := migrations.Up(t.Context(), pg.URL(), migrations.Options{}); err != nil {
@@ -115,6 +116,9 @@ func TestARecordIsMadeWhenTheStoreIsBack(t *testing.T) {
 	if err != nil || !strings.Contains(string(rest), `"code":"storage_unavailable"`) && !strings.Contains(string(rest), `"code":"outcome_unknown"`) {
 		t.Errorf("the stream ended with %v: %.300s", err, rest[max(0, len(rest)-300):])
 	}
+	if st := h.opts.Spool.Stats(); st.Records != 1 {
+		t.Errorf("the spool has %+v", st)
+	}
 	if r := h.chat("while it is dead", ""); r.status != 503 || r.header.Get("Retry-After") == "" {
 		t.Errorf("a call meanwhile: status %d, %s", r.status, r.body)
 	}
@@ -125,4 +129,5 @@ func TestARecordIsMadeWhenTheStoreIsBack(t *testing.T) {
 		m, err := h.stored("dead")
 		return err == nil && len(m) == 2 && m[1].Status == "complete"
 	}, "the answer to be recorded after all")
+	testkit.Eventually(t, 5*time.Second, func() bool { return h.opts.Spool.Stats().Records == 0 }, "the spool to be empty")
 }

@@ -487,6 +487,9 @@ func (g *Gateway) kinship(m *threads.Message, t routing.Target) openai.Kinship {
 // open is the first transaction: the call, its turn and hold, attempt 0 and the new messages, durable before the provider
 // is asked for anything.
 func (g *Gateway) open(ctx context.Context, e *exchange) error {
+	if err := g.opts.Spool.Room(); err != nil { // better no call than one that could not be recorded
+		return err
+	}
 	e.opening = &calls.Opening{
 		Org: e.caller.Org, ID: e.id, Key: e.caller.Key, User: e.caller.User, Team: e.caller.Team, Thread: e.thread,
 		Owner: g.opts.Owner, HoldPico: int64(e.hold), Claim: e.claim, BodyHash: e.hash[:], Finger: e.finger(),

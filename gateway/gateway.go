@@ -29,6 +29,7 @@ import (
 	"threadhub/internal/fault"
 	"threadhub/internal/id"
 	"threadhub/internal/seal"
+	"threadhub/internal/spool"
 	"threadhub/metering"
 	"threadhub/orgs"
 	routing "threadhub/router"
@@ -101,6 +102,8 @@ type Options struct {
 	Failover     failover.Options     // what is asked again, and how often
 	Windows      map[string]int64     // by provider, in tokens: of models the catalogue does not list
 	Owner        id.Owner             // this process, as calls know it
+	Spool        *spool.Spool         // nil: what the store does not take is only in memory
+	Settler      *Settler             // counted in the metrics; nil: none of this process's
 	Checkpoints  *calls.Checkpoints   // where only this process serves the store; nil: what a killed process streamed is lost
 	Tapes        calls.Tapes          // what calls give their clients, for whoever comes back; nil: this process's own
 	Registry     *prometheus.Registry // nil: one of its own
@@ -185,6 +188,7 @@ type Gateway struct {
 	tapes     calls.Tapes
 	trials    *pace // of provider keys
 	foundings *pace // of orgs
+	recorder  *recorder
 	backlog   *backlog
 	policies  *policies
 	failover  *failover.Engine
@@ -210,8 +214,9 @@ func New(opts Options) *Gateway {
 	g.trials = newPace(trialsPerMinute, time.Minute, g.opts.Now)
 	g.foundings = newPace(orgsPerHour, time.Hour, g.opts.Now)
 	g.policies = newPolicies(g.opts.Rules, g.opts.Log)
-	g.backlog = newBacklog(g.opts.Store, g.opts.Log)
 	g.failover = failover.New(g.opts.Failover)
+	g.recorder = &recorder{store: g.opts.Store, calls: g.opts.Calls, threads: g.opts.Threads, ledger: g.opts.Ledger}
+	g.backlog = newBacklog(g.recorder, g.opts.Spool, g.opts.Log)
 	g.guesses = newGuesses(g.opts.AuthFailures)
 	g.fetching = newGate()
 	g.ready = &readiness{store: g.opts.Store}
@@ -236,6 +241,7 @@ func (g *Gateway) Serve(public, operator net.Listener) error {
 		return errors.Join(ln.Close(), closeListener(operator))
 	}
 
+	g.backlog.resume()
 	opErr := make(chan error, 1)
 	go func() {
 		if operator == nil {

@@ -122,7 +122,7 @@ func TestAnOpenThatComesLateIsClosed(t *testing.T) {
 }
 
 // use puts a store in front of the gateway's own.
-func (h *house) use(m db.Store) { h.opts.Store, h.backlog.store = m, m }
+func (h *house) use(m db.Store) { h.opts.Store, h.recorder.store = m, m }
 
 // The store is there and takes everything but this one record.
 func TestARecordTheStoreRefusesFreesItsTurn(t *testing.T) {
@@ -143,14 +143,16 @@ func TestARecordTheStoreRefusesFreesItsTurn(t *testing.T) {
 
 // The end of the process must not wait for one record after the other.
 func TestTheBacklogEndsInTime(t *testing.T) {
-	m := &moody{}
+	h := newHouse(t, testkit.SQLite(t), Options{})
+	m := &moody{Store: h.store}
+	h.use(m)
 	m.set(func(u *db.Unit) (bool, error) {
 		time.Sleep(100 * time.Millisecond) // a store that is away takes its time to say so
 		return true, fault.New(fault.Unavailable, "away")
 	})
-	b := newBacklog(m, slog.New(slog.DiscardHandler))
+	b := newBacklog(h.recorder, nil, slog.New(slog.DiscardHandler))
 	for range 100 {
-		b.add(&leftover{record: &db.Unit{Record: true}})
+		b.keep(&recording{})
 	}
 	start := time.Now()
 	b.close()

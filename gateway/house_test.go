@@ -17,6 +17,7 @@ import (
 	"threadhub/internal/db"
 	"threadhub/internal/id"
 	"threadhub/internal/seal"
+	"threadhub/internal/spool"
 	"threadhub/internal/testkit"
 	"threadhub/metering"
 	"threadhub/orgs"
@@ -86,6 +87,11 @@ func newHouse(t testing.TB, url string, o Options) *house {
 	h.threads.Use(store)
 	ring, err := seal.ParseKeyring(seal.NewKey())
 	must(err)
+	if o.Spool == nil {
+		o.Spool, err = spool.Open(t.TempDir(), ring, spool.Options{MinFree: 1, Log: log})
+		must(err)
+		closeAt(o.Spool.Close)
+	}
 	h.orgs = orgs.New(orgs.Options{Store: store, Keyring: ring, Log: log})
 	must(h.orgs.Open(t.Context()))
 	closeAt(h.orgs.Close)

@@ -1,14 +1,12 @@
 package gateway
 
 import (
-	"context"
 	"encoding/json"
 	"strconv"
 	"time"
 
 	"threadhub/calls"
 	"threadhub/internal/chaos"
-	"threadhub/internal/db"
 	"threadhub/internal/fault"
 	"threadhub/internal/id"
 	"threadhub/metering"
@@ -48,8 +46,8 @@ func (end *ending) fail(err error) {
 	end.maybeBilled = end.usage == nil
 }
 
-// recordPatience is how long a record waits for a store that is away before the client is told. After that it is
-// repeated in the background for as long as the process lives; then the settler closes the call.
+// recordPatience is how long a record waits for a store that is away before the client is told. After that it is put into
+// the spool, and made when the store is back, by this process or the next one on this disk.
 const recordPatience = 10 * time.Second
 
 // errLostLease ends an answer whose call another process has closed meanwhile.
@@ -66,9 +64,9 @@ func (g *Gateway) record(e *exchange, end ending) error {
 		g.opts.Log.Warn("the provider's usage does not add up; its parts are believed", "request_id", e.id, "provider", e.target.Provider, "total", u.Total, "sum", u.Sum())
 	}
 	g.remember(e, end) // the client may come back with it as soon as it has the end
-	u, closing := g.recordUnit(e, end)
+	rec := g.recording(e, end)
 	chaos.Point("record")
-	err := g.opts.Store.Commit(context.Background(), u)
+	recorded, err := g.recorder.commit(rec, recordPatience)
 	chaos.Point("recorded")
 	g.metrics.ended(e.target.Provider, end)
 	e.leave()
@@ -79,14 +77,13 @@ func (g *Gateway) record(e *exchange, end ending) error {
 		g.opts.Log.Error("a call could not be recorded as it was", "request_id", e.id, "error", err)
 		bare := ending{status: end.status, usage: end.usage, outBytes: end.outBytes}
 		bare.fail(err)
-		u, closing := g.recordUnit(e, bare)
-		g.backlog.add(&leftover{record: u, closing: closing, lost: func() error { return g.late(e) }})
+		g.backlog.keep(g.recording(e, bare))
 		return err
 	case err != nil:
-		g.backlog.add(&leftover{record: u, closing: closing, lost: func() error { return g.late(e) }})
+		g.backlog.keep(rec)
 		return err
-	case !closing.Recorded:
-		if err := g.late(e); err != nil {
+	case !recorded:
+		if err := g.recorder.late(rec.Line); err != nil {
 			g.opts.Log.Error("the true cost of a call that was settled as lost is not in the ledger", "request_id", e.id, "error", err)
 		}
 		return errLostLease
@@ -94,7 +91,8 @@ func (g *Gateway) record(e *exchange, end ending) error {
 	return nil
 }
 
-func (g *Gateway) recordUnit(e *exchange, end ending) (*db.Unit, *calls.Closing) {
+// recording is end as a value that can be written down.
+func (g *Gateway) recording(e *exchange, end ending) *recording {
 	now := time.Now()
 	e.charge = g.charge(e, end.usage, end.outBytes)
 	if end.outcome == calls.Failed && end.usage == nil {
@@ -108,28 +106,26 @@ func (g *Gateway) recordUnit(e *exchange, end ending) (*db.Unit, *calls.Closing)
 		LatencyMS: now.Sub(e.arrived).Milliseconds(), FirstTokenMS: sinceMS(e.arrived, e.first), OverheadMS: e.overhead(),
 		Warnings: e.warnings(),
 	}
-	closing := &calls.Closing{
+	line := metering.Line{Org: e.caller.Org, Call: e.id, Key: e.caller.Key, User: e.caller.User, Team: e.caller.Team, Thread: e.thread}
+	rec := &recording{Closing: calls.Closing{
 		Org: e.caller.Org, ID: e.id, RecordID: string(e.id), Outcome: end.outcome, Reason: end.code, Facts: facts,
 		Attempts: []calls.AttemptEnd{{
 			N: e.n(), State: end.state, Status: end.status, Code: end.code, UpstreamID: clean(end.upstreamID), MaybeBilled: end.maybeBilled,
 			FirstMS: sinceMS(e.asked, e.began), TotalMS: sinceMS(e.asked, now),
 		}},
-	}
-	u := &db.Unit{Org: e.caller.Org, Record: true, Patience: recordPatience}
-	line := metering.Line{Org: e.caller.Org, Call: e.id, Key: e.caller.Key, User: e.caller.User, Team: e.caller.Team, Thread: e.thread}
+	}}
 	for _, t := range e.tried { // they ended when the next one began
-		g.opts.Ledger.Put(u, g.nothing(line, t.end.N, t.target.Provider, t.target.Model, t.end.MaybeBilled))
+		rec.Vain = append(rec.Vain, g.nothing(line, t.end.N, t.target.Provider, t.target.Model, t.end.MaybeBilled))
 	}
-	if f := e.unsure; f != nil {
-		g.opts.Calls.Further(u, f) // now it is recorded in any case
-		closing.Attempts = append(closing.Attempts, calls.AttemptEnd{N: f.N, State: calls.FailedTry, Code: "outcome_unknown"})
-		g.opts.Ledger.Put(u, g.nothing(line, f.N, f.Provider, f.Model, false))
+	if f := e.unsure; f != nil { // now it is recorded in any case
+		rec.Further = f
+		rec.Closing.Attempts = append(rec.Closing.Attempts, calls.AttemptEnd{N: f.N, State: calls.FailedTry, Code: "outcome_unknown"})
+		rec.Vain = append(rec.Vain, g.nothing(line, f.N, f.Provider, f.Model, false))
 	}
-	g.opts.Calls.Close(u, closing)
 	line.N, line.Provider, line.Model, line.Charge, line.MaybeBilled = e.n(), e.target.Provider, e.target.Model, e.charge, end.maybeBilled
-	g.opts.Ledger.Put(u, &line)
+	rec.Line = line
 	if e.claim != "" && end.outcome == calls.Complete && len(end.given) <= g.keepMost {
-		g.opts.Calls.Keep(u, e.replay(end))
+		rec.Replay = e.replay(end)
 	}
 	if e.thread != "" {
 		status := threads.Complete
@@ -142,16 +138,16 @@ func (g *Gateway) recordUnit(e *exchange, end ending) (*db.Unit, *calls.Closing)
 			p.Choices = append(p.Choices, json.RawMessage(c))
 		}
 		e.said = answerMessage(end.message, status, end.code, e.turn.Chain, p)
-		g.opts.Threads.Answer(u, &threads.Answer{Org: e.caller.Org, Call: e.id, Message: e.said})
+		rec.Answer = &threads.Answer{Org: e.caller.Org, Call: e.id, Message: e.said}
 	}
-	return u, closing
+	return rec
 }
 
 // nothing is the line of attempt n, which brought nothing. The rest is as in line.
-func (g *Gateway) nothing(line metering.Line, n int, provider, model string, maybeBilled bool) *metering.Line {
+func (g *Gateway) nothing(line metering.Line, n int, provider, model string, maybeBilled bool) metering.Line {
 	line.N, line.Provider, line.Model, line.MaybeBilled = n, provider, model, maybeBilled
 	line.Charge = g.opts.Catalogue.Nothing(provider, model, maybeBilled)
-	return &line
+	return line
 }
 
 // replay is what is kept of a complete answer for whoever repeats its request.

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"runtime/debug"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"threadhub/calls"
@@ -34,6 +35,8 @@ type Settler struct {
 
 	Every time.Duration // 0: 2 s
 	Log   *slog.Logger
+
+	settled atomic.Int64
 
 	// half are the calls this settler began to settle and could not: they may be its own by now, and as it is alive, it is
 	// not an owner whose calls anybody would look for.
@@ -99,6 +102,7 @@ func (s *Settler) settleAll(ctx context.Context, found []calls.Orphan) error {
 			s.half = append(s.half, o)
 			errs = append(errs, err)
 		case settled:
+			s.settled.Add(1)
 			s.Log.Info("an orphaned call was settled", "org", o.Org, "request_id", o.ID)
 		}
 	}

@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"path/filepath"
 	"slices"
 	"time"
 
@@ -21,6 +22,8 @@ import (
 	"threadhub/internal/bus"
 	"threadhub/internal/db"
 	"threadhub/internal/fetch"
+	"threadhub/internal/seal"
+	"threadhub/internal/spool"
 	"threadhub/metering"
 	"threadhub/migrations"
 	"threadhub/orgs"
@@ -89,10 +92,12 @@ func openServer(ctx context.Context, cfg *config.Config, logTo io.Writer) (_ *se
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.reloadFailures)
 	s.tapes = s.openTapes(registry)
-	if err := s.settle(ctx, catalogue); err != nil {
+	spooled, err := spool.Open(filepath.Join(cfg.DataDir, "spool"), s.storage.keys, spool.Options{MaxBytes: cfg.Spool.MaxBytes, Log: s.log})
+	if err != nil {
 		return nil, err
 	}
-	s.tidy(ctx)
+	s.parts.add(spooled)
+	settler := s.settler(catalogue)
 	providers, err := s.openUpstreams()
 	if err != nil {
 		return nil, err
@@ -127,6 +132,8 @@ func openServer(ctx context.Context, cfg *config.Config, logTo io.Writer) (_ *se
 		Failover:     retries(cfg),
 		Windows:      windows(cfg),
 		Owner:        s.lease.Owner(),
+		Spool:        spooled,
+		Settler:      settler,
 		Checkpoints:  s.checkpoints,
 		Tapes:        s.tapes,
 		Registry:     registry,
@@ -141,6 +148,10 @@ func openServer(ctx context.Context, cfg *config.Config, logTo io.Writer) (_ *se
 		DrainAccept:  orNone(cfg.Timeouts.DrainAccept),
 		Drain:        orNone(cfg.Timeouts.Drain),
 	})
+	if err := s.settle(ctx, settler); err != nil {
+		return nil, err
+	}
+	s.tidy(ctx)
 	return s, nil
 }
 
@@ -152,14 +163,25 @@ func orNone[N ~int64](n N) N {
 	return n
 }
 
-// settle closes what dead processes left open: now, where nobody else can be alive; else again and again, as others die.
-func (s *server) settle(ctx context.Context, catalogue *metering.Catalogue) error {
-	settler := &gateway.Settler{
+func (s *server) settler(catalogue *metering.Catalogue) *gateway.Settler {
+	return &gateway.Settler{
 		Store: s.storage.store, Calls: s.storage.calls, Threads: s.storage.threads, Ledger: s.storage.ledger,
 		Catalogue: catalogue, Lease: s.lease, Checkpoints: s.checkpoints, Tapes: s.tapes, Every: s.cfg.Timeouts.Lease / 10, Log: s.log,
 	}
+}
+
+// settle closes what dead processes left open. First as the spool has it; the rest as lost: now, where nobody else can be
+// alive; else again and again, as others die.
+func (s *server) settle(ctx context.Context, settler *gateway.Settler) error {
+	err := s.gateway.Recover()
 	if s.storage.store.Dialect() == db.SQLite {
+		if err != nil {
+			return err // or what it holds would be settled as lost
+		}
 		return settler.Leftovers(ctx)
+	}
+	if err != nil {
+		s.log.Warn("what is in the spool waits for the store", "error", err)
 	}
 	s.background(ctx, settler.Run)
 	return nil
@@ -262,6 +284,7 @@ type storage struct {
 	calls   *calls.Store
 	threads *threads.Store
 	ledger  *metering.Ledger
+	keys    *seal.Keyring
 	redis   *redis.Client // nil: there is none
 	parts   closers
 }
@@ -275,8 +298,7 @@ func openStorage(ctx context.Context, cfg *config.Config, log *slog.Logger, excl
 			err = errors.Join(err, s.Close())
 		}
 	}()
-	keys, err := keyring(cfg)
-	if err != nil {
+	if s.keys, err = keyring(cfg); err != nil {
 		return nil, err
 	}
 	s.store, err = openMigrated(ctx, cfg, db.Options{
@@ -297,7 +319,7 @@ func openStorage(ctx context.Context, cfg *config.Config, log *slog.Logger, excl
 	if s.redis, err = openRedis(cfg); err != nil {
 		return nil, err
 	}
-	s.orgs = orgs.New(orgs.Options{Store: s.store, Keyring: keys, Bus: s.openBus(cfg, log), Log: log})
+	s.orgs = orgs.New(orgs.Options{Store: s.store, Keyring: s.keys, Bus: s.openBus(cfg, log), Log: log})
 	if err := s.orgs.Open(ctx); err != nil {
 		return nil, err
 	}
