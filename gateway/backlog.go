@@ -12,7 +12,6 @@ import (
 	"threadhub/calls"
 	"threadhub/internal/chaos"
 	"threadhub/internal/db"
-	"threadhub/internal/fault"
 	"threadhub/internal/spool"
 )
 
@@ -198,7 +197,7 @@ func (b *backlog) commit(l *leftover) error {
 	if l.open != nil {
 		l.open.Patience = backlogPatience
 		err := b.to.store.Commit(context.Background(), l.open)
-		if fault.Is(err, fault.Unavailable) {
+		if err != nil && mayPass(err) {
 			return err
 		}
 		l.open = nil // a store that does not take it now did not take it then
@@ -215,7 +214,7 @@ func (b *backlog) commit(l *leftover) error {
 		err = b.to.late(rec.Line)
 	}
 	switch {
-	case errors.Is(err, errNoCall), l.inherited && err != nil && !fault.Is(err, fault.Unavailable):
+	case errors.Is(err, errNoCall), l.inherited && err != nil && !mayPass(err):
 		return b.giveUp(l, err) // if it is open, the settler closes it
 	case err != nil:
 		return err

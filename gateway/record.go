@@ -71,7 +71,7 @@ func (g *Gateway) record(e *exchange, end ending) error {
 	g.metrics.ended(e.target.Provider, end)
 	e.leave()
 	switch {
-	case err != nil && !fault.Is(err, fault.Unavailable):
+	case err != nil && !mayPass(err):
 		// The store is there and does not take this, and would not later. What it does take is better than a call that
 		// stays open, and a turn that stays held.
 		g.opts.Log.Error("a call could not be recorded as it was", "request_id", e.id, "error", err)

@@ -123,6 +123,11 @@ func (r *recorder) commit(rec *recording, patience time.Duration) (recorded bool
 	return rec.Closing.Recorded, nil
 }
 
+// mayPass reports whether the store may take later what it refused with err.
+func mayPass(err error) bool {
+	return fault.Is(err, fault.Unavailable) || fault.HasCode(err, "tenant_context")
+}
+
 // errNoCall is a recording of a call that the store does not have.
 var errNoCall = fault.New(fault.NotFound, "the store has no line of this call")
 

@@ -155,6 +155,46 @@ func TestGuardRoles(t *testing.T) {
 	}
 }
 
+// What is taken away while a server runs is noticed; what a later version adds is not minded.
+func TestStands(t *testing.T) {
+	t.Parallel()
+	owner := connect(t, testkit.Postgres(t))
+	app := connect(t, owner.Config().ConnString())
+	for _, set := range []struct{ on, q string }{
+		{"owner", `INSERT INTO orgs (org_id, name, tier, seats) VALUES ('org_a', 'a', 'trial', 1)`},
+		{"app", "SET ROLE threadhub_app"},
+	} {
+		c := owner
+		if set.on == "app" {
+			c = app
+		}
+		if _, err := c.Exec(t.Context(), set.q); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, tc := range []struct{ change, back, want string }{
+		{`SELECT 1`, `SELECT 1`, ""},
+		{`CREATE TABLE later (org_id text PRIMARY KEY); ALTER TABLE later ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+			CREATE POLICY own_org ON later TO threadhub_app USING (false); CREATE POLICY more ON orgs FOR SELECT TO threadhub_settler USING (true)`, `DROP POLICY more ON orgs; DROP TABLE later`, ""},
+		{`ALTER TABLE orgs DISABLE ROW LEVEL SECURITY`, `ALTER TABLE orgs ENABLE ROW LEVEL SECURITY`, "orgs is not under forced"},
+		{`ALTER TABLE ledger NO FORCE ROW LEVEL SECURITY`, `ALTER TABLE ledger FORCE ROW LEVEL SECURITY`, "ledger is not under forced"},
+		{`ALTER POLICY own_org ON calls RENAME TO other`, `ALTER POLICY other ON calls RENAME TO own_org`, "calls has lost the policy own_org"},
+		{`ALTER POLICY shown_key ON api_keys RENAME TO other`, `ALTER POLICY other ON api_keys RENAME TO shown_key`, "api_keys has lost the policy shown_key"},
+		{`CREATE POLICY more ON orgs TO threadhub_app USING (true)`, `DROP POLICY more ON orgs`, "orgs shows rows"},
+	} {
+		if _, err := owner.Exec(t.Context(), tc.change); err != nil {
+			t.Fatal(err)
+		}
+		err := migrations.Stands(t.Context(), app)
+		if tc.want == "" && err != nil || tc.want != "" && (code(err) != "tenant_context" || !strings.Contains(err.Error(), tc.want)) {
+			t.Errorf("%s: %v, want %q", tc.change, err, tc.want)
+		}
+		if _, err := owner.Exec(t.Context(), tc.back); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // A server whose connections are not what they should be does not start.
 func TestBound(t *testing.T) {
 	t.Parallel()

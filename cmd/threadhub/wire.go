@@ -306,6 +306,7 @@ func openStorage(ctx context.Context, cfg *config.Config, log *slog.Logger, excl
 		Stages:    s.stages(),
 		Exclusive: exclusive,
 		Bound:     func(ctx context.Context, conn *pgx.Conn) error { return migrations.Bound(ctx, conn) },
+		Watch:     func(ctx context.Context, conn *pgx.Conn) error { return migrations.Stands(ctx, conn) },
 		Timeout:   cfg.Timeouts.Database,
 		Log:       log,
 	})

@@ -94,6 +94,9 @@ type Store interface {
 	// each room's rows met is written into the rows. See Unit.
 	Commit(ctx context.Context, u *Unit) error
 
+	// Stats returns what the store has been through.
+	Stats() Stats
+
 	// Ping asks the store whether it is there.
 	Ping(ctx context.Context) error
 

@@ -11,7 +11,12 @@ import (
 	"threadhub/internal/id"
 )
 
-func (s *postgresStore) Commit(ctx context.Context, u *Unit) error { return s.writer.commit(ctx, u) }
+func (s *postgresStore) Commit(ctx context.Context, u *Unit) error {
+	if err := s.stands(); err != nil {
+		return err
+	}
+	return s.writer.commit(ctx, u)
+}
 
 // group commits units together. If that fails, for whatever reason, they go to the side lane, each alone and each
 // repeated by its own keys, while the writer goes on.
@@ -25,7 +30,7 @@ func (s *postgresStore) group(units []*Unit) {
 		}
 		s.used = time.Now()
 	}
-	s.writer.reached(err == nil || !lost(err))
+	s.breaker.reached(!lost(err))
 	if err == nil {
 		for _, u := range units {
 			u.finish(nil)

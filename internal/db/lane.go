@@ -12,24 +12,25 @@ import (
 func (s *postgresStore) alone(u *Unit, start time.Time, err error) {
 	ctx, cancel := context.WithDeadline(context.Background(), start.Add(u.Patience))
 	defer cancel()
-	sent := lost(err) && !dialing(err)
+	sent := s.doubt(err)
 	for try, conflicts := 0, 0; ; {
 		switch {
 		case err == nil:
 			u.finish(nil)
 			return
 		case ctx.Err() != nil, try > 0 && !lost(err) && !conflict(err) && !waited(err):
-			u.finish(verdict(u, sent, err))
+			u.finish(s.verdict(u, sent, err))
 			return
 		case lost(err) && !sent && !u.Record && time.Since(start) >= s.o.Timeout, // nothing is in doubt
 			waited(err) && try > 0 && !sent && !u.Record:
-			u.finish(postgresFault(err))
+			u.finish(s.fault(err))
 			return
 		case conflict(err):
 			if conflicts++; conflicts > conflictTries {
-				u.finish(verdict(u, sent, err))
+				u.finish(s.verdict(u, sent, err))
 				return
 			}
+			s.n.retries.Add(1)
 		}
 		if try > 0 {
 			pause(ctx, try)
@@ -39,18 +40,27 @@ func (s *postgresStore) alone(u *Unit, start time.Time, err error) {
 		case s.lane <- struct{}{}:
 			err = s.aloneOnce(ctx, u)
 			<-s.lane
-			sent = sent || lost(err) && !dialing(err)
+			sent = s.doubt(err) || sent
 		case <-ctx.Done():
 		}
 	}
 }
 
 // verdict is what u's caller is told of its last failure.
-func verdict(u *Unit, sent bool, err error) error {
+func (s *postgresStore) verdict(u *Unit, sent bool, err error) error {
 	if sent && !u.Record { // a record's caller repeats it, and need not know
 		return unknown(err)
 	}
-	return postgresFault(err)
+	return s.fault(err)
+}
+
+// doubt is inDoubt, counted.
+func (s *postgresStore) doubt(err error) bool {
+	if !inDoubt(err) {
+		return false
+	}
+	s.n.ambiguous.Add(1)
+	return true
 }
 
 func (s *postgresStore) aloneOnce(ctx context.Context, u *Unit) error {
@@ -62,7 +72,10 @@ func (s *postgresStore) aloneOnce(ctx context.Context, u *Unit) error {
 	}
 	defer conn.Release()
 	err = s.run(ctx, conn.Conn(), []*Unit{u}, laneLockWait, laneLockWait+s.o.Timeout)
-	s.writer.reached(err == nil || !lost(err))
+	s.breaker.reached(!lost(err))
+	if lost(err) { // where one connection leads to a server that is dead, or only reads, the others do
+		s.pool.Reset()
+	}
 	return err
 }
 

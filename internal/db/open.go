@@ -28,6 +28,11 @@ type Options struct {
 	// schema looks whether row-level security binds us.
 	Bound func(ctx context.Context, conn *pgx.Conn) error
 
+	// Watch is asked of a connection to Postgres now and then whether row-level security still stands. While it says
+	// tenant_context, nothing is stored or shown. nil: it is not asked.
+	Watch      func(ctx context.Context, conn *pgx.Conn) error
+	WatchEvery time.Duration // 0: 10 s
+
 	Timeout  time.Duration // of one group or one read; 0: 1 s
 	MaxConns int           // reads and the side lane; 0: 16
 	Log      *slog.Logger
@@ -43,6 +48,9 @@ func Open(ctx context.Context, o Options) (Store, error) {
 	}
 	if o.MaxConns == 0 {
 		o.MaxConns = 16
+	}
+	if o.WatchEvery == 0 {
+		o.WatchEvery = guardEach
 	}
 	for i, s := range o.Stages {
 		*s.place() = i

@@ -51,6 +51,12 @@ func lost(err error) bool {
 	return strings.HasPrefix(e.Code, "08")
 }
 
+// inDoubt reports whether what err ended was sent, and may have been done. A server that says that it only reads has not.
+func inDoubt(err error) bool {
+	var e *pgconn.PgError
+	return lost(err) && !dialing(err) && !(errors.As(err, &e) && e.Code == "25006")
+}
+
 func conflict(err error) bool {
 	var e *pgconn.PgError
 	return errors.As(err, &e) && (e.Code == "40001" || e.Code == "40P01")
@@ -66,17 +72,26 @@ func waited(err error) bool {
 var ErrLocked = errors.New("db: locked by another transaction")
 
 // ended is the error of what the end of ctx has ended: its cause, if that is one for clients.
-func ended(ctx context.Context, err error) error {
+func (s *postgresStore) ended(ctx context.Context, err error) error {
 	var f *fault.Error
 	if cause := context.Cause(ctx); errors.As(cause, &f) {
 		return cause
 	}
-	return postgresFault(err)
+	return s.fault(err)
 }
 
 func unknown(cause error) *fault.Error {
 	return fault.Wrap(fault.Unavailable, cause, "the gateway's storage did not say whether it stored this; repeating the request is safe").
 		WithCode("outcome_unknown").After(time.Second)
+}
+
+// fault is postgresFault, counted.
+func (s *postgresStore) fault(err error) error {
+	err = postgresFault(err)
+	if err != nil && fault.HasCode(err, "tenant_context") {
+		s.n.guarded.Add(1)
+	}
+	return err
 }
 
 // postgresFault gives the database's own troubles a kind; what a room said stays as it is.
@@ -98,7 +113,7 @@ func postgresFault(err error) error {
 	case e.Code == "57014":
 		return busy(err)
 	case e.Code == "42501": // row-level security stands between the statement and the row
-		return fault.Wrap(fault.Internal, err, "the gateway lost track of whose data this is, and stored and showed nothing").WithCode("tenant_context")
+		return tenancy(err)
 	}
 	return err
 }

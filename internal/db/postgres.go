@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"threadhub/internal/fault"
 	"threadhub/internal/id"
 )
 
@@ -32,19 +34,26 @@ const (
 	laneWidth      = 4                      // connections of the side lane
 	groupLockWait  = 100 * time.Millisecond // what a group waits for a row somebody holds
 	laneLockWait   = 2 * time.Second        // what a unit alone waits
-	conflictTries  = 3                      // of a transaction that lost a deadlock or a serialisation
+	conflictTries  = 3                      // repeats of a transaction that lost a deadlock or a serialisation
+	staleTries     = 3                      // of what met dead connections
 )
 
 // postgresStore is a pool that reads, one connection that writes groups, and a side lane that runs units one by one
 // when their group failed.
 type postgresStore struct {
-	o      Options
-	pool   *pgxpool.Pool
-	writer *writer
-	lane   chan struct{}
-	alones sync.WaitGroup // units that run by themselves
-	conn   *pgx.Conn      // the writer's; nil: connect first
-	used   time.Time      // when the writer's connection last answered
+	o       Options
+	pool    *pgxpool.Pool
+	writer  *writer
+	breaker *breaker
+	n       counters
+	lane    chan struct{}
+	alones  sync.WaitGroup // units that run by themselves
+	conn    *pgx.Conn      // the writer's; nil: connect first
+	used    time.Time      // when the writer's connection last answered
+
+	broken  atomic.Pointer[error] // why row-level security does not stand; nil: it does
+	stop    chan struct{}
+	watched chan struct{}
 }
 
 func openPostgres(ctx context.Context, o Options) (Store, error) {
@@ -60,7 +69,7 @@ func openPostgres(ctx context.Context, o Options) (Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("db: %w", err)
 	}
-	s := &postgresStore{o: o, pool: pool, lane: make(chan struct{}, laneWidth)}
+	s := &postgresStore{o: o, pool: pool, lane: make(chan struct{}, laneWidth), breaker: newBreaker(), stop: make(chan struct{}), watched: make(chan struct{})}
 	if s.conn, err = s.connect(ctx); err != nil {
 		pool.Close()
 		return nil, fmt.Errorf("db: connecting to Postgres: %w", err)
@@ -73,7 +82,12 @@ func openPostgres(ctx context.Context, o Options) (Store, error) {
 			return nil, err
 		}
 	}
-	s.writer = newWriter(s)
+	s.writer = newWriter(s, s.breaker)
+	if o.Watch == nil {
+		close(s.watched)
+		return s, nil
+	}
+	go s.watch(o.WatchEvery)
 	return s, nil
 }
 
@@ -112,52 +126,88 @@ func (s settings) begin(b *pgx.Batch, mode string, lockWait, timeout time.Durati
 func millis(d time.Duration) string { return strconv.FormatInt(d.Milliseconds(), 10) }
 
 func (s *postgresStore) Read(ctx context.Context, org id.Org, f func(Tx) error) error {
-	return s.tx(ctx, settings{orgs: string(org)}, "BEGIN READ ONLY", f)
+	return s.of(ctx, org, settings{orgs: string(org)}, readOnly, f)
 }
 
 func (s *postgresStore) Shown(ctx context.Context, key id.Key, f func(Tx) error) error {
-	return s.tx(ctx, settings{key: string(key)}, "BEGIN READ ONLY", f)
+	if err := s.stands(); err != nil {
+		return err
+	}
+	return s.asked(ctx, settings{key: string(key)}, readOnly, f)
 }
 
 func (s *postgresStore) Walk(ctx context.Context, f func(Tx) error) error {
-	return s.tx(ctx, settings{role: SettlerRole}, "BEGIN READ ONLY", f)
+	if err := s.stands(); err != nil {
+		return err
+	}
+	return s.tx(ctx, settings{role: SettlerRole}, readOnly, f)
 }
 
 func (s *postgresStore) Search(ctx context.Context, org id.Org, words string, f func(Tx) error) error {
-	return s.tx(ctx, settings{orgs: string(org), words: words, role: SearchRole}, "BEGIN READ ONLY", f)
+	return s.of(ctx, org, settings{orgs: string(org), words: words, role: SearchRole}, readOnly, f)
 }
 
 func (s *postgresStore) Purge(ctx context.Context, org id.Org, f func(Tx) error) error {
-	return s.tx(ctx, settings{orgs: string(org), role: JanitorRole}, "BEGIN", f)
+	return s.of(ctx, org, settings{orgs: string(org), role: JanitorRole}, readWrite, f)
 }
 
 func (s *postgresStore) Write(ctx context.Context, org id.Org, f func(Tx) error) error {
-	return s.tx(ctx, settings{orgs: string(org)}, "BEGIN", f)
+	return s.of(ctx, org, settings{orgs: string(org)}, readWrite, f)
 }
 
 func (s *postgresStore) Common(ctx context.Context, f func(Tx) error) error {
-	return s.tx(ctx, settings{}, "BEGIN", f)
+	return s.tx(ctx, settings{}, readWrite, f)
+}
+
+// How a transaction begins.
+const (
+	readOnly  = "BEGIN READ ONLY"
+	readWrite = "BEGIN"
+)
+
+// of runs f in a transaction of one org.
+func (s *postgresStore) of(ctx context.Context, org id.Org, set settings, mode string, f func(Tx) error) error {
+	if err := s.bound(org); err != nil {
+		return err
+	}
+	return s.asked(ctx, set, mode, f)
+}
+
+// asked runs f in a transaction that somebody waits for: at once no, while the store does not answer. What works in the
+// background (leases above all) asks all the same.
+func (s *postgresStore) asked(ctx context.Context, set settings, mode string, f func(Tx) error) error {
+	if !s.breaker.allow() {
+		return unavailable(nil)
+	}
+	return s.tx(ctx, set, mode, f)
 }
 
 // tx runs f in a transaction. What fails before COMMIT was sent has not happened, so a lost connection or a conflict is
-// tried again; a COMMIT that was not answered is told as outcome_unknown.
+// tried again; a COMMIT that was not answered is told as outcome_unknown, but where nothing could be written.
 func (s *postgresStore) tx(ctx context.Context, set settings, mode string, f func(Tx) error) error {
 	start := time.Now()
 	for try := 1; ; try++ {
 		committing, err := s.tryTx(ctx, set, mode, f)
 		switch {
 		case err == nil:
+			s.breaker.reached(true)
 			return nil
+		case committing && lost(err) && mode == readOnly:
+			return nil // all was read
 		case committing && lost(err):
+			s.n.ambiguous.Add(1)
 			return unknown(err)
 		case ctx.Err() != nil:
-			return ended(ctx, err)
-		case try < conflictTries && conflict(err):
+			s.failed(ctx, err)
+			return s.ended(ctx, err)
+		case try <= conflictTries && conflict(err):
+			s.n.retries.Add(1)
 			pause(ctx, try)
-		case try == 1 && s.stale(err, start):
-			s.pool.Reset()
+		case try < staleTries && s.stale(err, start):
+			s.replace()
 		default:
-			return postgresFault(err)
+			s.failed(ctx, err)
+			return s.fault(err)
 		}
 	}
 }
@@ -179,10 +229,25 @@ func (s *postgresStore) tryTx(ctx context.Context, set settings, mode string, f 
 	return true, s.send(ctx, conn.Conn(), func(b *pgx.Batch) { b.Queue("COMMIT") })
 }
 
-// stale reports whether err is a connection that was found dead at once, as after a restart of the server: one dead idle
-// connection rarely is alone, and a fresh one is worth a try. A server that is silent has had its time.
+// failed counts for the breaker what could not be done, unless whoever asked has ended it, or it was never tried. What was
+// tried again with success is no failure.
+func (s *postgresStore) failed(ctx context.Context, err error) {
+	if errors.Is(ctx.Err(), context.Canceled) || fault.HasCode(err, "busy") {
+		return
+	}
+	s.breaker.reached(!lost(err))
+}
+
+// stale reports whether err is a connection that was found dead at once, as after a restart of the server: a fresh one is
+// worth a try. A server that is silent has had its time.
 func (s *postgresStore) stale(err error, start time.Time) bool {
 	return lost(err) && time.Since(start) < s.o.Timeout/2
+}
+
+// replace gives up the connections that nobody uses: one that is dead rarely is alone.
+func (s *postgresStore) replace() {
+	s.n.resets.Add(1)
+	s.pool.Reset()
 }
 
 // acquire takes a connection. A pool whose connections are all in use is waited for acquireTimeout; one that can make
@@ -201,6 +266,7 @@ func (s *postgresStore) acquire(ctx context.Context) (*pgxpool.Conn, error) {
 		case ctx.Err() != nil:
 			return nil, context.Cause(ctx)
 		case s.pool.Stat().AcquiredConns() >= s.pool.Config().MaxConns:
+			s.n.full.Add(1)
 			return nil, busy(err)
 		case !timedOut:
 			return nil, lostError{err, false}
@@ -230,16 +296,29 @@ func (s *postgresStore) rollback(c *pgx.Conn) {
 }
 
 func (s *postgresStore) Query(ctx context.Context, org id.Org, qs ...Query) error {
+	if err := s.bound(org); err != nil {
+		return err
+	}
+	if !s.breaker.allow() {
+		return unavailable(nil)
+	}
 	start := time.Now()
-	err := s.tryQuery(ctx, org, qs)
-	if s.stale(err, start) && ctx.Err() == nil {
-		s.pool.Reset()
-		err = s.tryQuery(ctx, org, qs)
+	for try := 1; ; try++ {
+		err := s.tryQuery(ctx, org, qs)
+		switch {
+		case err == nil:
+			s.breaker.reached(true)
+			return nil
+		case ctx.Err() != nil:
+			s.failed(ctx, err)
+			return s.ended(ctx, err)
+		case try < staleTries && s.stale(err, start):
+			s.replace()
+		default:
+			s.failed(ctx, err)
+			return s.fault(err)
+		}
 	}
-	if err != nil && ctx.Err() != nil {
-		return ended(ctx, err)
-	}
-	return postgresFault(err)
 }
 
 func (s *postgresStore) tryQuery(ctx context.Context, org id.Org, qs []Query) error {
@@ -278,6 +357,8 @@ func rowsTo(each func(Row) error) func(pgx.Rows) error {
 }
 
 func (s *postgresStore) Close() error {
+	close(s.stop)
+	<-s.watched
 	s.writer.close()
 	s.alones.Wait()
 	s.disconnect()

@@ -20,12 +20,6 @@ const (
 	maxQueueAge   = 250 * time.Millisecond
 )
 
-// The breaker: after this many failures to reach the store in a row new units fail at once, but for one probe a second.
-const (
-	breakAfter = 5
-	probeEach  = time.Second
-)
-
 // backend commits groups. An implementation answers every unit it is given, by way of finish.
 type backend interface {
 	// group runs units in one transaction and finishes each. It is called by the writer only.
@@ -36,14 +30,13 @@ type backend interface {
 // waits to gather. At concurrency one a group is one unit.
 type writer struct {
 	backend backend
+	breaker *breaker
 	now     func() time.Time
 
-	mu       sync.Mutex
-	queue    []*queued
-	bytes    int
-	closed   bool
-	failures int
-	probe    time.Time
+	mu     sync.Mutex
+	queue  []*queued
+	bytes  int
+	closed bool
 
 	wake chan struct{}
 	done chan struct{}
@@ -54,8 +47,8 @@ type queued struct {
 	since time.Time
 }
 
-func newWriter(b backend) *writer {
-	w := &writer{backend: b, now: time.Now, wake: make(chan struct{}, 1), done: make(chan struct{})}
+func newWriter(b backend, br *breaker) *writer {
+	w := &writer{backend: b, breaker: br, now: time.Now, wake: make(chan struct{}, 1), done: make(chan struct{})}
 	go w.run()
 	return w
 }
@@ -85,14 +78,11 @@ func (w *writer) enqueue(u *Unit) error {
 		return fault.New(fault.Unavailable, "the gateway is stopping").WithCode("draining").After(time.Second)
 	case u.Record:
 		// Its place was taken when the call was opened.
-	case w.failures >= breakAfter && now.Before(w.probe):
-		return unavailable(nil)
 	case len(w.queue) >= maxQueueUnits, w.bytes >= maxQueueBytes,
 		len(w.queue) > 0 && now.Sub(w.queue[0].since) > maxQueueAge:
 		return busy(nil)
-	}
-	if w.failures >= breakAfter {
-		w.probe = now.Add(probeEach)
+	case !w.breaker.allow():
+		return unavailable(nil)
 	}
 	w.queue = append(w.queue, &queued{unit: u, since: now})
 	w.bytes += u.size
@@ -138,19 +128,6 @@ func (w *writer) take() (units []*Unit, closed bool) {
 	w.queue = append(w.queue[:0:0], w.queue[n:]...)
 	w.bytes -= size
 	return units, w.closed
-}
-
-// reached counts what the breaker counts: whether the store could be talked to at all.
-func (w *writer) reached(ok bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if ok {
-		w.failures = 0
-		return
-	}
-	if w.failures++; w.failures == breakAfter {
-		w.probe = w.now().Add(probeEach)
-	}
 }
 
 // close commits what waits and ends the goroutine.

@@ -53,7 +53,7 @@ func until(t *testing.T, what string, ok func() bool) {
 
 func TestWhatWaitsIsOneGroupRecordsFirst(t *testing.T) {
 	g := newGate()
-	w := newWriter(g)
+	w := newWriter(g, newBreaker())
 	first := submit(w, 1, false)
 	until(t, "the first unit to be taken", func() bool { return len(g.groups) == 1 })
 	opens := submit(w, 5, false)
@@ -80,7 +80,7 @@ func TestWhatWaitsIsOneGroupRecordsFirst(t *testing.T) {
 
 func TestAFullQueueRefusesOpensAndTakesRecords(t *testing.T) {
 	g := newGate()
-	w := newWriter(g)
+	w := newWriter(g, newBreaker())
 	w.now = func() time.Time { return time.Unix(0, 0) } // nobody gets old
 	first := submit(w, 1, false)
 	until(t, "the first unit to be taken", func() bool { return len(g.groups) == 1 })
@@ -112,7 +112,7 @@ func TestAFullQueueRefusesOpensAndTakesRecords(t *testing.T) {
 
 func TestAnOldQueueRefuses(t *testing.T) {
 	g := newGate()
-	w := newWriter(g)
+	w := newWriter(g, newBreaker())
 	var mu sync.Mutex
 	now := time.Unix(0, 0)
 	w.now = func() time.Time { mu.Lock(); defer mu.Unlock(); return now }
@@ -135,12 +135,12 @@ func TestAnOldQueueRefuses(t *testing.T) {
 
 func TestTheBreakerLetsOneProbeThroughASecond(t *testing.T) {
 	g := newGate()
-	w := newWriter(g)
+	w := newWriter(g, newBreaker())
 	var mu sync.Mutex
 	now := time.Unix(0, 0)
-	w.now = func() time.Time { mu.Lock(); defer mu.Unlock(); return now }
+	w.breaker.now = func() time.Time { mu.Lock(); defer mu.Unlock(); return now }
 	for range breakAfter {
-		w.reached(false)
+		w.breaker.reached(false)
 	}
 	if err := w.commit(context.Background(), &Unit{}); !fault.HasCode(err, "storage_unavailable") {
 		t.Fatalf("after %d failures: %v, want storage_unavailable at once", breakAfter, err)
@@ -153,7 +153,7 @@ func TestTheBreakerLetsOneProbeThroughASecond(t *testing.T) {
 	if err := w.commit(context.Background(), &Unit{}); !fault.HasCode(err, "storage_unavailable") {
 		t.Errorf("beside the probe: %v, want storage_unavailable", err)
 	}
-	w.reached(true)
+	w.breaker.reached(true)
 	g.pass <- nil
 	probe()
 	after := submit(w, 1, false)
@@ -166,7 +166,7 @@ func TestTheBreakerLetsOneProbeThroughASecond(t *testing.T) {
 
 func TestCloseCommitsWhatWaits(t *testing.T) {
 	g := newGate()
-	w := newWriter(g)
+	w := newWriter(g, newBreaker())
 	units := submit(w, 3, true)
 	until(t, "all to be there", func() bool { return waiting(w)+len(g.groups) > 0 })
 	go func() {
@@ -192,7 +192,7 @@ func TestCloseCommitsWhatWaits(t *testing.T) {
 func BenchmarkWriter(b *testing.B) {
 	for _, callers := range []int{1, 64} {
 		b.Run(fmt.Sprint(callers), func(b *testing.B) {
-			w := newWriter(instant{})
+			w := newWriter(instant{}, newBreaker())
 			b.SetParallelism(callers)
 			b.ReportAllocs()
 			b.RunParallel(func(pb *testing.PB) {
