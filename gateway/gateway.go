@@ -221,6 +221,7 @@ func New(opts Options) *Gateway {
 	g.fetching = newGate()
 	g.ready = &readiness{store: g.opts.Store}
 	g.metrics = newMetrics(g.opts.Registry, g.opts.LogSink, g.ready)
+	g.storeMetrics(g.opts.Registry)
 	g.router = newRouter(g.routes())
 	g.server = g.newServer()
 	g.operator = g.newOperator()

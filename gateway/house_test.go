@@ -58,7 +58,7 @@ func eachHouse(t *testing.T, o Options, f func(t *testing.T, h *house)) {
 	}
 }
 
-func newHouse(t testing.TB, url string, o Options) *house {
+func newHouse(t testing.TB, url string, o Options, change ...func(*db.Options)) *house {
 	t.Helper()
 	h := &house{t: t, calls: calls.New(), threads: threads.New(), log: &testkit.Log{}}
 	must := func(err error) {
@@ -78,8 +78,12 @@ func newHouse(t testing.TB, url string, o Options) *house {
 	shut, ended := h.calls.RecordStages()
 	opened, begun := h.calls.OpenStages()
 	log := slog.New(slog.NewJSONHandler(h.log, nil))
-	store, err := db.Open(t.Context(), db.Options{URL: url, Log: log, Stages: slices.Concat(
-		shut, h.threads.RecordStages(), []db.Stage{ledger.Stage()}, ended, opened, h.threads.OpenStages(), begun)})
+	of := db.Options{URL: url, Log: log, Stages: slices.Concat(
+		shut, h.threads.RecordStages(), []db.Stage{ledger.Stage()}, ended, opened, h.threads.OpenStages(), begun)}
+	for _, f := range change {
+		f(&of)
+	}
+	store, err := db.Open(t.Context(), of)
 	must(err)
 	closeAt(store.Close)
 	h.store = store

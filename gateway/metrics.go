@@ -158,7 +158,7 @@ func outcomeOf(k fault.Kind) string {
 // streamReasons are the ways a stream ends that are counted by name.
 var streamReasons = map[string]bool{
 	"done": true, "client_closed": true, "client_slow": true, "draining": true, "deadline": true, "lost_lease": true,
-	"storage_unavailable": true, "internal_error": true, "upstream_truncated": true, "upstream_reset": true,
+	"storage_unavailable": true, "storage_full": true, "tenant_context": true, "busy": true, "internal_error": true, "upstream_truncated": true, "upstream_reset": true,
 	"upstream_stalled": true, "upstream_protocol": true, "upstream_oversize": true, "upstream_error": true,
 	"upstream_timeout": true, "rate_limit_exceeded": true,
 	codeShut: true,
