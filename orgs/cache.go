@@ -10,6 +10,13 @@ import (
 	"threadhub/internal/fault"
 )
 
+// A herd of look-ups, when a process starts or the store is just back, stands in line here and not at the store's pool,
+// which turns away whoever cannot be served soon. A store that is away empties the line at once: it is told by its breaker.
+const (
+	lookUpsAtOnce = 8 // of all caches
+	linePatience  = 10 * time.Second
+)
+
 // staleRecheck is how often a store that is away is asked again for the same entry.
 const staleRecheck = time.Second
 
@@ -23,6 +30,7 @@ const staleRecheck = time.Second
 type cache[K comparable, V any] struct {
 	ttl      time.Duration
 	patience time.Duration // with one look-up
+	line     chan struct{} // who is in it asks the store; nil: nobody waits
 	max      int
 	now      func() time.Time
 
@@ -99,11 +107,32 @@ func (c *cache[K, V]) load(ctx context.Context, k K, ask func(context.Context) (
 
 // fly asks, and lands whatever happens.
 func (c *cache[K, V]) fly(ctx context.Context, k K, f *flight[V], ask func(context.Context) (V, error)) {
+	leave, err := c.queue()
 	defer c.land(k, f, c.now())
+	if err != nil {
+		f.err = err
+		return
+	}
+	defer leave()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.patience)
 	defer cancel()
 	v, err := ask(ctx)
 	f.value, f.err = v, storeFault(err)
+}
+
+// queue waits until the store may be asked.
+func (c *cache[K, V]) queue() (leave func(), err error) {
+	if c.line == nil {
+		return func() {}, nil
+	}
+	t := time.NewTimer(linePatience)
+	defer t.Stop()
+	select {
+	case c.line <- struct{}{}:
+		return func() { <-c.line }, nil
+	case <-t.C:
+		return nil, fault.New(fault.Unavailable, "the gateway is busy; try again in a moment").WithCode("busy").After(time.Second)
+	}
 }
 
 // land ends a flight: it stores the answer unless that is overtaken, or makes do with the one we have, and lets the

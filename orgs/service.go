@@ -98,7 +98,7 @@ func New(o Options) *Service {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	return &Service{
+	s := &Service{
 		o: o, store: o.Store, keyring: o.Keyring, bus: o.Bus, log: o.Log, now: o.Now,
 		callers:   newCache[keyHash, known](o.KeyTTL, o.Patience, maxCallers, o.Now),
 		refused:   newCache[keyHash, struct{}](min(refusedTTL, o.KeyTTL), o.Patience, maxRefused, o.Now),
@@ -109,6 +109,9 @@ func New(o Options) *Service {
 		uses:      uses{last: map[use]time.Time{}},
 		watches:   watches{keys: map[watchedKey]*watchedCalls{}, alarm: make(chan struct{}, 1)},
 	}
+	line := make(chan struct{}, lookUpsAtOnce)
+	s.callers.line, s.providers.line, s.rules.line = line, line, line
+	return s
 }
 
 // Secret returns 32 bytes for one use, the same in every process of the installation and at every start, that tell nothing
