@@ -267,6 +267,19 @@ func TestBadRecordsArePutAside(t *testing.T) {
 	}
 }
 
+// A process that lives on finds that the store no longer has the call (it was put back to an earlier state): it does not try
+// for ever.
+func TestARecordOfACallThatIsGone(t *testing.T) {
+	h := newHouse(t, testkit.SQLite(t), Options{})
+	stray := recordingSample()
+	stray.Closing.Org, stray.Line.Org, stray.Answer.Org, stray.Replay.Org = h.admin.Org, h.admin.Org, h.admin.Org, h.admin.Org
+	h.backlog.keep(stray)
+	testkit.Eventually(t, 5*time.Second, func() bool { return h.backlog.pending() == 0 }, "the backlog to be empty")
+	if st := h.opts.Spool.Stats(); st.Records != 0 || st.Quarantined != 1 {
+		t.Errorf("the spool has %+v", st)
+	}
+}
+
 // A spool that has too much in it, or that takes nothing, refuses calls before they begin; records are never refused.
 func TestAFullSpoolRefusesCalls(t *testing.T) {
 	sp, dir := spoolOf(t, spool.Options{MaxBytes: 1, Every: 5 * time.Millisecond})

@@ -307,8 +307,11 @@ func TestWhatTheBreakerDoesNotCount(t *testing.T) {
 	t.Parallel()
 	s := open(t, db.Options{URL: testkit.Postgres(t), MaxConns: 4})
 	for range 8 {
+		if err := s.Ping(t.Context()); err != nil { // so that there is a connection
+			t.Fatal(err)
+		}
 		ctx, cancel := context.WithCancel(t.Context())
-		time.AfterFunc(20*time.Millisecond, cancel)
+		time.AfterFunc(200*time.Millisecond, cancel)
 		if err := s.Query(ctx, "org_a", db.Query{SQL: `SELECT pg_sleep(10)`}); err == nil {
 			t.Error("a query of ten seconds has ended")
 		}
@@ -361,8 +364,13 @@ func TestAServerThatOnlyReads(t *testing.T) {
 	if err := m.Commit(t.Context(), m.unit(1, time.Second)); !fault.Is(err, fault.Unavailable) { // its connection was ended over it
 		t.Errorf("told %v", err)
 	}
+	time.Sleep(1100 * time.Millisecond) // until the breaker lets one through
+	before := m.Stats().Ambiguous
 	if err := m.Commit(t.Context(), m.unit(1, time.Second)); !fault.HasCode(err, "storage_unavailable") {
 		t.Errorf("told %v", err)
+	}
+	if n := m.Stats().Ambiguous; n != before {
+		t.Errorf("%d refusals were taken for commits that may have been", n-before)
 	}
 	record := m.unit(2, 20*time.Second)
 	record.Record = true
