@@ -91,6 +91,9 @@ func openServer(ctx context.Context, cfg *config.Config, logTo io.Writer) (_ *se
 	}
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), s.reloadFailures)
+	if s.storage.standing != nil {
+		registry.MustRegister(busGauge(s.storage.standing))
+	}
 	s.tapes = s.openTapes(registry)
 	spooled, err := spool.Open(filepath.Join(cfg.DataDir, "spool"), s.storage.keys, spool.Options{MaxBytes: cfg.Spool.MaxBytes, Log: s.log})
 	if err != nil {
@@ -279,14 +282,15 @@ func (s *server) Close() error { return s.parts.Close() }
 
 // storage is the open store with the rooms that keep things in it: what every command but migrate works with.
 type storage struct {
-	store   db.Store
-	orgs    *orgs.Service
-	calls   *calls.Store
-	threads *threads.Store
-	ledger  *metering.Ledger
-	keys    *seal.Keyring
-	redis   *redis.Client // nil: there is none
-	parts   closers
+	store    db.Store
+	orgs     *orgs.Service
+	calls    *calls.Store
+	threads  *threads.Store
+	ledger   *metering.Ledger
+	keys     *seal.Keyring
+	redis    *redis.Client // nil: there is none
+	standing func() bool   // whether other processes are heard; nil: there is no Redis
+	parts    closers
 }
 
 // openStorage migrates and opens the store. exclusive makes this process the only one that serves from a SQLite file;
@@ -386,6 +390,7 @@ func (s *storage) openBus(cfg *config.Config, log *slog.Logger) bus.Bus {
 	s.parts.add(s.redis)
 	b := bus.NewRedis(s.redis, bus.Options{Timeout: cfg.Timeouts.Redis, Log: log})
 	s.parts.add(b)
+	s.standing = b.Standing
 	return b
 }
 
@@ -397,6 +402,17 @@ func (s *server) openTapes(registry *prometheus.Registry) calls.Tapes {
 	tapes := calls.NewRedisTapes(s.storage.redis, calls.RedisTapesOptions{Timeout: s.cfg.Timeouts.Redis, Log: s.log, Registry: registry})
 	s.parts.add(tapes)
 	return tapes
+}
+
+func busGauge(standing func() bool) prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "threadhub_bus_up", Help: "Whether changes that other processes make arrive at once, by way of Redis.",
+	}, func() float64 {
+		if standing() {
+			return 1
+		}
+		return 0
+	})
 }
 
 // openSignatures makes the memory of what models sign, for all processes where there can be some.

@@ -42,7 +42,7 @@ const abandoned = time.Minute
 // Options set how much a spool may take.
 type Options struct {
 	MaxBytes int64         // 256 MiB: with more in it there is no room for new work
-	MinFree  int64         // 64 MiB: with less free on its disk, neither
+	MinFree  int64         // with less free on its disk, neither; 0: 64 MiB, but of a small disk a tenth
 	Every    time.Duration // 1 s between two looks at the disk
 	Log      *slog.Logger
 }
@@ -76,9 +76,6 @@ type Stats struct {
 func Open(dir string, keys *seal.Keyring, o Options) (*Spool, error) {
 	if o.MaxBytes == 0 {
 		o.MaxBytes = 256 << 20
-	}
-	if o.MinFree == 0 {
-		o.MinFree = 64 << 20
 	}
 	if o.Every == 0 {
 		o.Every = time.Second
@@ -309,8 +306,12 @@ func (s *Spool) probe() error {
 	if err := unix.Statfs(s.dir, &st); err != nil {
 		return err
 	}
-	if free := int64(st.Bavail) * int64(st.Bsize); free < s.o.MinFree {
-		return fmt.Errorf("only %d bytes are free", free)
+	least := s.o.MinFree
+	if least == 0 {
+		least = min(64<<20, int64(st.Blocks)*int64(st.Bsize)/10)
+	}
+	if free := int64(st.Bavail) * int64(st.Bsize); free < least {
+		return fmt.Errorf("only %d bytes are free, and %d are wanted", free, least)
 	}
 	f, err := os.CreateTemp(s.dir, probeName+".*"+newSuffix)
 	if err != nil {

@@ -29,9 +29,6 @@ func keyring(t testing.TB, list ...string) *seal.Keyring {
 
 func open(t *testing.T, dir string, keys *seal.Keyring, o Options) *Spool {
 	t.Helper()
-	if o.MinFree == 0 {
-		o.MinFree = 1
-	}
 	if o.Every == 0 {
 		o.Every = 5 * time.Millisecond
 	}
@@ -218,11 +215,14 @@ func TestAFullDisk(t *testing.T) {
 		t.Skipf("no file system of its own to fill: %v", err)
 	}
 	defer func() { _ = syscall.Unmount(dir, 0) }()
-	s, err := Open(dir, keyring(t, seal.NewKey()), Options{MinFree: 1, Every: 5 * time.Millisecond})
+	s, err := Open(dir, keyring(t, seal.NewKey()), Options{Every: 5 * time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = s.Close() }()
+	if err := s.Room(); err != nil {
+		t.Errorf("an empty disk: %v", err)
+	}
 	kept := 0
 	for i := range 20 {
 		name := "req_" + string(rune('a'+i))
@@ -239,6 +239,7 @@ func TestAFullDisk(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	testkit.Eventually(t, 5*time.Second, func() bool { return fault.HasCode(s.Room(), "storage_full") }, "room to be gone")
 	left, err := os.ReadDir(dir)
 	if err != nil || len(left) > kept+1 { // a probe may be there
 		t.Errorf("the folder holds %d files of %d records, %v", len(left), kept, err)
