@@ -3,7 +3,10 @@ package main
 import (
 	"fmt"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
+	"time"
 
 	"threadhub/calls"
 	"threadhub/config"
@@ -96,4 +99,14 @@ func leaveInSpool(t *testing.T, s *server) (id.Request, id.Org) {
 		t.Fatal(err)
 	}
 	return call, org
+}
+
+// The operator's listener tells what waits, and whether other processes are heard.
+func TestWhatWaitsIsToldInMetrics(t *testing.T) {
+	r := start(t, append(stores["sqlite"](t), "REDIS_URL="+testkit.Redis(t)), "serve")
+	want := []string{"threadhub_ledger_pending 0", "threadhub_spool_bytes 0", "threadhub_spool_full 0", "threadhub_store_breaker_open 0", "threadhub_bus_up 1"}
+	testkit.Eventually(t, 10*time.Second, func() bool {
+		_, body := ask(t, "GET", r.ready["operator_url"]+"/metrics", "", "", "")
+		return !slices.ContainsFunc(want, func(line string) bool { return !strings.Contains(body, line+"\n") })
+	}, "the metrics do not tell %q", want)
 }
