@@ -125,7 +125,7 @@ func (g *Gateway) attempts(x *request, e *exchange, w way) error {
 	defer func() { e.tries.Ended(failover.Event{}, time.Now()) }() // of a panic: whatever it was, it is over
 	for {
 		err := g.attempt(x, e, w)
-		step := e.tries.Ended(eventOf(x.ctx, err), time.Now())
+		step := e.tries.Ended(eventOf(err), time.Now())
 		g.metrics.health(e.target.Provider, step)
 		if err == nil || !g.further(x, e, w, err, step) {
 			return err
@@ -142,7 +142,7 @@ func (g *Gateway) attempt(x *request, e *exchange, w way) error {
 }
 
 // eventOf says in the engine's words how an attempt ended.
-func eventOf(ctx context.Context, err error) failover.Event {
+func eventOf(err error) failover.Event {
 	if err == nil {
 		return failover.Event{Outcome: failover.Answered}
 	}
@@ -151,13 +151,12 @@ func eventOf(ctx context.Context, err error) failover.Event {
 	ours := f.Kind == fault.Upstream || f.Kind == fault.Timeout || f.Kind == fault.RateLimited
 	status := failure.Status
 	switch {
-	case ctx.Err() != nil: // nobody waits for more
 	case f.Code == codeShut:
 		ev.Outcome = failover.Shut
 	case f.Code == "upstream_auth", f.Code == "insufficient_quota",
 		f.Kind == fault.Denied && status >= 400, f.Code == "model_not_found" && status == 403: // what the key may not do, or use
 		ev.Outcome = failover.Rejected
-	case !ours: // the client has to change something, or we have
+	case !ours: // the client has to change something, or has left; or it is our own failure
 	case f.Kind == fault.RateLimited:
 		ev.Outcome = failover.Limited
 	case failure.Stale:
