@@ -140,6 +140,7 @@ func place(call id.Request, who Listener) string {
 
 // wish is the name of what says that somebody follows a tape, and wishFor what it must hold.
 func wish(call id.Request, who Listener) string { return place(call, who) + ":wanted" }
+
 func wishFor(call id.Request, who Listener) string {
 	return string(who.Org) + " " + string(who.Key) + " " + string(call)
 }

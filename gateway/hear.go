@@ -111,7 +111,7 @@ func (g *Gateway) alike(x *request, e *exchange) (t *calls.Tape, leave func(), e
 		return t, leave, nil
 	}
 	if t, err = g.tapes.Follow(x.ctx, c.Call, x.who(), e.streams()); err != nil || t == nil {
-		return nil, leave, nil // what cannot be heard is asked again
+		return nil, leave, nil //nolint:nilerr // what cannot be heard is asked again
 	}
 	leave = func() { t.Follow(-1) }
 	if !c.Open && !g.toldOf(x, t) { // of an answer whose end is not known a retry would be given a part
