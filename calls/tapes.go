@@ -19,6 +19,9 @@ type Tapes interface {
 	// time counts. t may be nil.
 	End(t *Tape, complete bool)
 
+	// Clear lets go of this process's tapes of calls that have ended, for want of memory.
+	Clear()
+
 	// Tape returns the tape of a call of this process that who may hear; nil if there is none.
 	Tape(call id.Request, who Listener) *Tape
 
@@ -76,9 +79,22 @@ func (l *LocalTapes) End(t *Tape, complete bool) {
 	defer l.mu.Unlock()
 	l.ended.PushBack(t)
 	l.size += len(t.body)
+	l.trim(l.keepBytes)
+}
+
+// Clear is Tapes'.
+func (l *LocalTapes) Clear() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.trim(-1)
+}
+
+// trim lets go of those that ended too long ago, and of as many others, the oldest first, that no more than so many bytes
+// are left. l.mu is held.
+func (l *LocalTapes) trim(bytes int) {
 	for e := l.ended.Front(); e != nil; e = l.ended.Front() {
 		old := e.Value.(*Tape)
-		if l.size <= l.keepBytes && time.Since(old.ended) < l.keepFor {
+		if l.size <= bytes && time.Since(old.ended) < l.keepFor {
 			break
 		}
 		l.ended.Remove(e)

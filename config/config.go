@@ -29,6 +29,7 @@ type Config struct {
 	SecretKey     seal.Secret // signs sessions of the console, at least 32 characters; not used yet
 
 	MaxBodyBytes int64 // largest request body
+	MaxCalls     int64 // calls under way at a time; 0: as many as connections, which the open files allowed bound
 	Profiling    bool  // /debug/pprof on the operator's listener
 
 	Auth      Auth

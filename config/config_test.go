@@ -177,7 +177,7 @@ func TestEveryNameReachesItsField(t *testing.T) {
 	other := map[string]string{
 		"listen": ":1", "operator_listen": ":2", "data_dir": "elsewhere", "database_url": "postgres://u:p@h/d", "migrate_database_url": "postgres://o:p@h/d",
 		"redis_url": "redis://h:1", "qdrant_url": "http://h:1", "encryption_key": goodKey, "secret_key": strings.Repeat("s", 40), "max_body_bytes": "1MiB",
-		"profiling": "true", "orgs.create": "false", "auth.failures_per_minute": "7", "streams.max_line_bytes": "2MiB", "spool.max_bytes": "1GiB", "log.level": "warn", "log.format": "text",
+		"profiling": "true", "orgs.create": "false", "auth.failures_per_minute": "7", "max_calls": "7", "streams.max_line_bytes": "2MiB", "spool.max_bytes": "1GiB", "log.level": "warn", "log.format": "text",
 		"upstreams.gemini.fetch": "false", "upstreams.perplexity.api": "sonar", "upstreams.perplexity.search": "auto",
 		"upstreams.openrouter.referer": "https://app.example", "upstreams.openrouter.title": "An App", "upstreams.openrouter.adapt": "true",
 		"retries.most": "3", "retries.breaker": "false",

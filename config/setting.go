@@ -35,6 +35,7 @@ func settings(c *Config) []setting {
 		sealing("encryption_key", "seals provider keys: 32 bytes in url-safe base64", &c.EncryptionKey),
 		passphrase("secret_key", "signs sessions of the console; not used yet", &c.SecretKey),
 		byteCount("max_body_bytes", "largest request body", &c.MaxBodyBytes, 1<<10, 1<<30),
+		count("max_calls", "calls under way at a time; 0: as many as open files allow", &c.MaxCalls, 0, 1_000_000),
 		boolean("profiling", "profiles on the operator's listener", &c.Profiling),
 		count("auth.failures_per_minute", "look-ups of bad API keys from one address; 0: no limit", &c.Auth.FailuresPerMinute, 0, 1_000_000),
 	}

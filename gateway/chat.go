@@ -60,10 +60,16 @@ func (g *Gateway) walk(x *request, w way) {
 			panic(v) // the router answers
 		}
 	}()
-	if err := w.parse(g, x, e); err != nil {
+	err := w.parse(g, x, e)
+	if err != nil {
 		x.fail(err)
 		return
 	}
+	if x.load, err = g.loads.begin(x.caller.Org, e.streams()); err != nil {
+		x.fail(err)
+		return
+	}
+	x.load.holds(len(e.sent().Raw))
 	e.attend = func() (context.Context, func()) {
 		watch := g.watch(x, nil)
 		return x.ctx, watch.stop
@@ -72,7 +78,7 @@ func (g *Gateway) walk(x *request, w way) {
 		return
 	}
 	g.countRoute(e)
-	err := g.attempts(x, e, w)
+	err = g.attempts(x, e, w)
 	x.note("provider", e.target.Provider)
 	x.note("stream", e.streams())
 	x.note("attempts", e.n()+1)

@@ -270,6 +270,9 @@ func (c *conn) budget(n int64) bool {
 		n = 0
 	}
 	delta := n - c.reserve.Load()
+	if delta > 0 && c.l.loads.stage() >= short {
+		return false
+	}
 	if c.l.bodies.Add(delta) > c.l.opts.MaxBodyMemory && delta > 0 {
 		c.l.bodies.Add(-delta)
 		return false

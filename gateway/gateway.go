@@ -113,8 +113,10 @@ type Options struct {
 
 	AuthFailures  int64         // 60 a minute with bad API keys from one address, and as many for one key's id; negative: no limit
 	MaxBodyBytes  int64         // 20 MiB: a larger body is refused
-	MaxBodyMemory int64         // 256 MiB: what bodies over 64 KiB that are still arriving may hold together
+	MaxBodyMemory int64         // 256 MiB, or a quarter of MemoryLimit: what bodies over 64 KiB that are still arriving may hold together
 	MaxConns      int           // (open files allowed − 200) / 2, as a relayed stream needs two
+	MaxCalls      int           // MaxConns: calls under way
+	MemoryLimit   int64         // bytes the process is to stay below, near which it takes less on; 0: it does not look
 	HeaderTimeout time.Duration // 10 s for a request's head
 	BodyTimeout   time.Duration // 5 min for its body, which must also keep up 1 KiB/s after 5 s
 	IdleTimeout   time.Duration // 75 s between two requests on a connection
@@ -125,6 +127,8 @@ type Options struct {
 	DrainAccept   time.Duration // 5 s of accepting after readiness has gone; negative: none
 	Drain         time.Duration // 120 s for what runs to end by itself
 	DrainEnd      time.Duration // 15 s for it to record and end once it has been cancelled
+
+	memory func() int64 // in use; nil: memoryInUse
 }
 
 func (o Options) withDefaults() Options {
@@ -150,9 +154,18 @@ func (o Options) withDefaults() Options {
 	}
 	if o.MaxBodyMemory == 0 {
 		o.MaxBodyMemory = 256 << 20
+		if o.MemoryLimit > 0 {
+			o.MaxBodyMemory = min(o.MaxBodyMemory, o.MemoryLimit/4)
+		}
 	}
 	if o.MaxConns == 0 {
 		o.MaxConns = defaultMaxConns()
+	}
+	if o.MaxCalls == 0 {
+		o.MaxCalls = o.MaxConns
+	}
+	if o.memory == nil {
+		o.memory = memoryInUse
 	}
 	set(&o.HeaderTimeout, 10*time.Second)
 	set(&o.BodyTimeout, 5*time.Minute)
@@ -195,6 +208,7 @@ type Gateway struct {
 	guesses   *guesses
 	keepMost  int   // bytes of a whole answer that the store keeps for repeats of its request
 	fetching  *gate // requests that fetch files
+	loads     *loads
 
 	mu       sync.Mutex
 	public   *listener
@@ -222,6 +236,7 @@ func New(opts Options) *Gateway {
 	g.ready = &readiness{store: g.opts.Store}
 	g.metrics = newMetrics(g.opts.Registry, g.opts.LogSink, g.ready)
 	g.storeMetrics(g.opts.Registry)
+	g.loads = newLoads(&g.opts, &g.metrics.load, g.tapes)
 	g.router = newRouter(g.routes())
 	g.server = g.newServer()
 	g.operator = g.newOperator()
@@ -233,6 +248,7 @@ func New(opts Options) *Gateway {
 func (g *Gateway) Serve(public, operator net.Listener) error {
 	g.mu.Lock()
 	ln := newListener(public, &g.opts, g.metrics)
+	ln.loads = g.loads
 	served := make(chan struct{})
 	g.public, g.served = ln, served
 	stopped := g.draining.Load()
@@ -243,6 +259,12 @@ func (g *Gateway) Serve(public, operator net.Listener) error {
 	}
 
 	g.backlog.resume()
+	var watching sync.WaitGroup
+	unwatch := make(chan struct{})
+	watching.Go(func() { g.loads.watch(unwatch) })
+	defer watching.Wait()
+	defer close(unwatch)
+
 	opErr := make(chan error, 1)
 	go func() {
 		if operator == nil {

@@ -18,6 +18,7 @@ type listener struct {
 	net.Listener
 	opts   *Options
 	m      *metrics
+	loads  *loads        // nil: memory is not looked at
 	slots  chan struct{} // one for each connection
 	stop   chan struct{} // closed by Close
 	once   sync.Once
@@ -155,6 +156,13 @@ func (l *listener) cut() int {
 		c.cut()
 	}
 	return len(l.conns)
+}
+
+// crowdedOut reports whether places for connections are few: then none is kept for a client that has nothing to ask.
+func (l *listener) crowdedOut() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.conns)*100 > l.opts.MaxConns*crowdedFrom
 }
 
 func (l *listener) overloaded() *fault.Error {

@@ -91,15 +91,8 @@ func TestAcceptEnds(t *testing.T) {
 func TestMaxConns(t *testing.T) {
 	e := newEdge(t, Options{MaxConns: 2}).serveTCP()
 	ask := func(c net.Conn) { _, _ = io.WriteString(c, "GET /t/hit HTTP/1.1\r\nHost: gw\r\n\r\n") }
-	var open []net.Conn
-	for range 2 {
-		c := e.connect()
-		ask(c)
-		if r, err := readReply(bufio.NewReader(c)); err != nil || r.status != 200 {
-			t.Fatalf("%v, %v", r, err)
-		}
-		open = append(open, c)
-	}
+	open := []net.Conn{e.connect(), e.connect()} // they have yet to say what they want
+	until(t, "two connections", func() bool { return metric(t, e.opts.Registry, "threadhub_connections_open") == 2 })
 	third := e.connect()
 	ask(third)
 	_ = third.SetReadDeadline(time.Now().Add(100 * time.Millisecond))
@@ -114,6 +107,19 @@ func TestMaxConns(t *testing.T) {
 	}
 	_, _ = third.Close(), open[1].Close()
 	until(t, "no connection", func() bool { return metric(t, e.opts.Registry, "threadhub_connections_open") == 0 })
+}
+
+// Where places are few a connection ends with its answer, so that who comes next need not wait for an idle one.
+func TestIdleConnectionsAreNotKeptInACrowd(t *testing.T) {
+	e := newEdge(t, Options{MaxConns: 5}).serveTCP()
+	for n := range 5 {
+		c := e.connect()
+		_, _ = io.WriteString(c, "GET /t/hit HTTP/1.1\r\nHost: gw\r\n\r\n")
+		r, err := readReply(bufio.NewReader(c))
+		if err != nil || r.status != 200 || r.close != (n == 4) {
+			t.Errorf("connection %d of 5: %v, %v", n+1, r, err)
+		}
+	}
 }
 
 // The kernel may hold only so much for a client that never reads; what it is owed stays small.

@@ -28,6 +28,28 @@ type metrics struct {
 	cooldowns    *prometheus.CounterVec // provider
 	opened       *prometheus.CounterVec // provider
 	drainSeconds prometheus.Gauge
+	load         gatewayLoad
+}
+
+// gatewayLoad tells of overload.
+type gatewayLoad struct {
+	stage   prometheus.Gauge
+	refused *prometheus.CounterVec // why
+	ended   prometheus.Counter
+}
+
+func newGatewayLoad() gatewayLoad {
+	return gatewayLoad{
+		stage: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "threadhub_overload_stage", Help: "How near its limit memory is: 0, or 1 at 85 %, 2 at 92 %, 3 at 97 %.",
+		}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "threadhub_overload_refused_total", Help: "Calls refused: memory, heavy (an org that holds much of it), calls (too many), share (an org's).",
+		}, []string{"why"}),
+		ended: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "threadhub_overload_ended_total", Help: "Streams ended because of the memory they held.",
+		}),
+	}
 }
 
 func newMetrics(reg prometheus.Registerer, sink *LogSink, ready *readiness) *metrics {
@@ -75,6 +97,7 @@ func newMetrics(reg prometheus.Registerer, sink *LogSink, ready *readiness) *met
 		drainSeconds: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "threadhub_drain_seconds", Help: "How long the drain took.",
 		}),
+		load: newGatewayLoad(),
 	}
 	dropped := prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "threadhub_log_dropped_total", Help: "Log lines lost because the log was too slow or full.",
@@ -93,7 +116,7 @@ func newMetrics(reg prometheus.Registerer, sink *LogSink, ready *readiness) *met
 		return 0
 	})
 	reg.MustRegister(m.requests, m.seconds, m.inflight, m.connections, m.refused, m.acceptErrors, m.panics, m.streamEnds,
-		m.attempts, m.furthers, m.unasked, m.cooldowns, m.opened, m.drainSeconds, dropped, up)
+		m.attempts, m.furthers, m.unasked, m.cooldowns, m.opened, m.drainSeconds, m.load.stage, m.load.refused, m.load.ended, dropped, up)
 	return m
 }
 
@@ -157,7 +180,7 @@ func outcomeOf(k fault.Kind) string {
 
 // streamReasons are the ways a stream ends that are counted by name.
 var streamReasons = map[string]bool{
-	"done": true, "client_closed": true, "client_slow": true, "draining": true, "deadline": true, "lost_lease": true,
+	"done": true, "client_closed": true, "client_slow": true, "draining": true, "overloaded": true, "deadline": true, "lost_lease": true,
 	"storage_unavailable": true, "storage_full": true, "tenant_context": true, "busy": true, "internal_error": true, "upstream_truncated": true, "upstream_reset": true,
 	"upstream_stalled": true, "upstream_protocol": true, "upstream_oversize": true, "upstream_error": true,
 	"upstream_timeout": true, "rate_limit_exceeded": true,

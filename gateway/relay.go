@@ -74,6 +74,8 @@ func (g *Gateway) relay(x *request, e *exchange) {
 	e.tape.Begin(e.told)
 	// Ending the context closes the provider's stream, which ends a Next that waits.
 	r.unwatch = context.AfterFunc(ctx, func() { _ = e.answer.Stream.Close() })
+	x.load.holds(len(e.body))
+	x.load.streams(cancel, r.cut)
 	r.keep()
 	r.beat = time.AfterFunc(min(g.opts.Heartbeat, departureLook), r.tick)
 	x.rc.SetBodyStream(r, -1)
@@ -167,6 +169,7 @@ func (r *relay) next() error {
 		}
 		return err
 	}
+	r.x.load.holds(len(payload))
 	chunk, err := r.e.generated.Add(payload)
 	if r.taken += len(payload); err == nil && r.taken > maxAnswer {
 		err = fault.New(fault.Upstream, "the provider's answer is larger than the gateway takes").WithCode("upstream_oversize")
@@ -244,6 +247,13 @@ func (r *relay) runOn() {
 	defer r.close() //nolint:errcheck // nobody is there to be told
 	for !r.ended {
 		r.fill()
+	}
+}
+
+// cut breaks the connection, for a stream that was told to end while its client reads nothing.
+func (r *relay) cut() {
+	if c, ok := r.conn.(*conn); ok {
+		c.cut()
 	}
 }
 

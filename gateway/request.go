@@ -28,6 +28,7 @@ type request struct {
 	route   *Route
 	params  []string // by the order of the pattern's wildcards
 	flight  *flight
+	load    *load // of a call; nil until it is let in
 	line    logLine
 	answers id.Request // the call whose answer is given; "": its own
 	raw     []byte

@@ -75,6 +75,7 @@ func (g *Gateway) begin(rc *fasthttp.RequestCtx) *request {
 	x.ctx, x.flight = g.flights.begin(func() {
 		took := time.Since(x.arrived)
 		g.metrics.inflight.Dec()
+		x.load.done()
 		g.metrics.answered(&x.line, took)
 		x.line.write(g.opts.Log, took)
 	})
@@ -91,7 +92,7 @@ func (x *request) finish() {
 	if x.route != nil && x.route.isV1() {
 		h.Set("Openai-Processing-Ms", strconv.FormatInt(time.Since(x.arrived).Milliseconds(), 10))
 	}
-	if x.g.draining.Load() {
+	if x.g.keepsNone(rc.Conn()) {
 		rc.SetConnectionClose()
 	}
 	x.line.status = rc.Response.StatusCode()
@@ -100,6 +101,12 @@ func (x *request) finish() {
 	}
 	x.rc = nil
 	x.flight.release()
+}
+
+// keepsNone reports whether a connection ends with its answer, whatever its client would like.
+func (g *Gateway) keepsNone(c net.Conn) bool {
+	ours, ok := c.(*conn)
+	return g.draining.Load() || g.loads.stage() >= tight || ok && ours.l.crowdedOut()
 }
 
 // recover turns a panic of the handler into a 500. fasthttp recovers nothing: without this, one request's bug would end

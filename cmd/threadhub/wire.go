@@ -144,6 +144,8 @@ func openServer(ctx context.Context, cfg *config.Config, logTo io.Writer) (_ *se
 		Profiling:    cfg.Profiling,
 		AuthFailures: orNone(cfg.Auth.FailuresPerMinute),
 		MaxBodyBytes: cfg.MaxBodyBytes,
+		MaxCalls:     int(cfg.MaxCalls),
+		MemoryLimit:  memoryLimit(s.log),
 		WriteTimeout: cfg.Timeouts.Write,
 		Heartbeat:    cfg.Timeouts.Heartbeat,
 		TurnWait:     max(cfg.Threads.TurnWait, time.Millisecond), // 0 would be the default
