@@ -36,6 +36,9 @@ type conn struct {
 	got     int64     // bytes of body received
 	reserve atomic.Int64
 
+	asking  atomic.Bool  // a request has begun and is not answered
+	stalled atomic.Int64 // since when a write waits, in nanoseconds of the epoch; 0: none does
+
 	refused atomic.Bool // Close waits for the client to take its answer
 	closed  sync.Once
 }
@@ -98,6 +101,7 @@ func (c *conn) answered() {
 		return
 	}
 	c.state, c.served = connIdle, true
+	c.asking.Store(false)
 }
 
 // readHead waits for a request and reads its head. io.EOF when there will be none; a request that is refused is not an
@@ -120,6 +124,7 @@ func (c *conn) readHead() error {
 		}
 		buf = append(make([]byte, 0, 4<<10), first[0])
 	}
+	c.asking.Store(true)
 	c.began = time.Now()
 	if err := c.SetReadDeadline(c.began.Add(c.l.opts.HeaderTimeout)); err != nil {
 		return io.EOF
@@ -285,6 +290,8 @@ func (c *conn) budget(n int64) bool {
 // from us, nor did the peer acknowledge any. A slow reader is served at its pace; one that never reads is cut.
 func (c *conn) Write(p []byte) (int, error) {
 	sent, stalled, queued := 0, 0, -1
+	defer c.stalled.Store(0)
+	c.stalled.Store(time.Now().UnixNano())
 	for {
 		if err := c.SetWriteDeadline(time.Now().Add(c.l.opts.WriteTimeout / 2)); err != nil {
 			return sent, err
@@ -297,6 +304,7 @@ func (c *conn) Write(p []byte) (int, error) {
 		left := unacknowledged(c.Conn)
 		if stalled++; n > 0 || left < queued {
 			stalled = 0
+			c.stalled.Store(time.Now().UnixNano())
 		}
 		if stalled == 2 {
 			return sent, err

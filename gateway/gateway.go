@@ -210,13 +210,13 @@ type Gateway struct {
 	fetching  *gate // requests that fetch files
 	loads     *loads
 
-	mu       sync.Mutex
-	public   *listener
-	served   chan struct{} // closed when the public server has stopped; nil before Serve
-	draining atomic.Bool
-	force    chan struct{} // closed by the second call of Shutdown
-	ended    chan struct{} // closed when Shutdown has done its work
-	left     int           // connections that had to be cut
+	mu         sync.Mutex
+	public     *listener
+	served     chan struct{} // closed when the public server has stopped; nil before Serve
+	draining   atomic.Bool
+	force      chan struct{} // closed by the second call of Shutdown
+	ended      chan struct{} // closed when Shutdown has done its work
+	unrecorded bool          // requests had not ended then
 }
 
 // New builds a gateway. It opens nothing and starts nothing.
@@ -302,10 +302,13 @@ var errDraining = fault.New(fault.Unavailable, "the gateway is shutting down").W
 // lastBytes is how long what has ended has to reach its client, at the least.
 const lastBytes = time.Second
 
+// stuckFor is how long a client that takes nothing holds up the end, once everything has been cancelled.
+const stuckFor = time.Second / 2
+
 // Shutdown ends the gateway gently: readiness goes at once, new requests are taken for DrainAccept more, what runs has
 // Drain to end by itself, is then cancelled with the cause errDraining, and has DrainEnd to record and end. When ctx is
-// done, or Shutdown is called a second time, what runs is cancelled at once. It returns when nothing is left; the error
-// says how many connections had to be cut.
+// done, or Shutdown is called a second time, what runs is cancelled at once. It returns when nothing is left, or
+// has been cut; the error says that requests had not ended.
 func (g *Gateway) Shutdown(ctx context.Context) error {
 	g.mu.Lock()
 	if g.draining.Swap(true) {
@@ -337,19 +340,18 @@ func (g *Gateway) Shutdown(ctx context.Context) error {
 		_ = g.server.ShutdownWithContext(stop)
 	}()
 
+	over := time.Now().Add(g.opts.Drain)
 	g.pause(ctx, g.opts.Drain, g.flights.empty())
 	g.flights.cancel(errDraining)
-	select {
-	case <-g.flights.empty():
-	case <-time.After(g.opts.DrainEnd):
-	}
-	// The last bytes are on their way to clients that read them: WriteTimeout is what they have, a second if we are pressed.
+	g.unrecorded = !g.endFlights(ln)
+	// The last bytes are on their way to clients that read them: for those there is what is left of Drain, and a second.
 	none := ln.empty()
-	g.pause(ctx, g.opts.WriteTimeout-lastBytes, none)
+	ln.cutIdle()
+	g.pause(ctx, time.Until(over), none)
 	select {
 	case <-none:
 	case <-time.After(lastBytes):
-		g.left = ln.cut()
+		g.opts.Log.Warn("clients had not taken their answers at the end of the drain and were cut", "connections", ln.cut())
 		select {
 		case <-none:
 		case <-time.After(lastBytes):
@@ -362,11 +364,30 @@ func (g *Gateway) Shutdown(ctx context.Context) error {
 	return g.shutdownError()
 }
 
+// endFlights waits for what was cancelled to record and end, and reports whether it did within DrainEnd. A stream whose
+// client takes nothing would not: its connection is cut.
+func (g *Gateway) endFlights(ln *listener) bool {
+	look := time.NewTicker(stuckFor / 4)
+	defer look.Stop()
+	end := time.After(g.opts.DrainEnd)
+	none := g.flights.empty()
+	for {
+		select {
+		case <-none:
+			return true
+		case <-look.C:
+			ln.cutStuck(stuckFor)
+		case <-end:
+			return false
+		}
+	}
+}
+
 func (g *Gateway) shutdownError() error {
-	if g.left == 0 {
+	if !g.unrecorded {
 		return nil
 	}
-	return fault.New(fault.Internal, "%d connections were still open at the end of the drain and were cut", g.left)
+	return fault.New(fault.Internal, "requests had not ended at the end of the drain; what they began is settled by others")
 }
 
 // pause waits for d, or until done is closed, ctx is done, or Shutdown is forced.

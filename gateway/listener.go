@@ -158,6 +158,29 @@ func (l *listener) cut() int {
 	return len(l.conns)
 }
 
+// cutStuck ends the connections whose clients have taken nothing of what they are given for so long.
+func (l *listener) cutStuck(since time.Duration) {
+	before := time.Now().Add(-since).UnixNano()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for c := range l.conns {
+		if at := c.stalled.Load(); at != 0 && at < before {
+			c.cut()
+		}
+	}
+}
+
+// cutIdle ends the connections on which no request has begun.
+func (l *listener) cutIdle() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for c := range l.conns {
+		if !c.asking.Load() {
+			c.cut()
+		}
+	}
+}
+
 // crowdedOut reports whether places for connections are few: then none is kept for a client that has nothing to ask.
 func (l *listener) crowdedOut() bool {
 	l.mu.Lock()

@@ -250,6 +250,18 @@ func (r *relay) runOn() {
 	}
 }
 
+// why is the reason for the end of a stream that could not be given to its client: what ended the call, if the connection
+// was broken for that, or that the client left, or stopped reading.
+func (r *relay) why() error {
+	switch cause := context.Cause(r.ctx); {
+	case cause != nil:
+		return cause
+	case r.slow():
+		return errClientSlow
+	}
+	return errClientGone
+}
+
 // cut breaks the connection, for a stream that was told to end while its client reads nothing.
 func (r *relay) cut() {
 	if c, ok := r.conn.(*conn); ok {
@@ -286,10 +298,7 @@ func (r *relay) close() error {
 	r.beat.Stop()
 	if !r.ended {
 		if r.over == nil {
-			r.over = errClientGone
-			if r.slow() {
-				r.over = errClientSlow
-			}
+			r.over = r.why()
 			r.cancel(r.over)
 		}
 		r.end(r.over)
