@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"threadhub/internal/chaos"
 	"threadhub/internal/db"
 	"threadhub/internal/id"
 )
@@ -145,6 +146,7 @@ func (j Janitor) Run(ctx context.Context) {
 	tick := time.NewTicker(janitorEvery)
 	defer tick.Stop()
 	for {
+		chaos.Point("janitor")
 		if err := j.round(ctx); err != nil && ctx.Err() == nil {
 			j.Log.Warn("what was kept for repeats of requests could not be cleared away yet", "error", err)
 		}

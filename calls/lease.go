@@ -6,24 +6,28 @@ import (
 	"sync/atomic"
 	"time"
 
+	"threadhub/internal/chaos"
+	"threadhub/internal/contain"
 	"threadhub/internal/db"
 	"threadhub/internal/id"
 )
 
 // LeaseOptions set how long a process may be silent before its open calls are orphans.
 type LeaseOptions struct {
-	TTL time.Duration // 0: 20 s; renewed four times as often
-	Log *slog.Logger
+	TTL    time.Duration // 0: 20 s; renewed four times as often
+	Log    *slog.Logger
+	Panics *contain.Panics // nil: of its own
 }
 
 // Lease says that this process is alive. One row for the process, not one per call: ten thousand streams cost one
 // update each quarter of the TTL.
 type Lease struct {
-	owner id.Owner
-	db    db.Store
-	ttl   time.Duration
-	log   *slog.Logger
-	start time.Time
+	owner  id.Owner
+	db     db.Store
+	ttl    time.Duration
+	log    *slog.Logger
+	panics *contain.Panics
+	start  time.Time
 
 	// In nanoseconds of the process's clock since start; 0: never.
 	steady  atomic.Int64 // since when it has been renewed without a break
@@ -43,7 +47,10 @@ func (s *Store) TakeLease(ctx context.Context, o LeaseOptions) (*Lease, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	l := &Lease{owner: id.NewOwner(), db: s.db, ttl: o.TTL, log: o.Log, start: time.Now(), done: make(chan struct{})}
+	if o.Panics == nil {
+		o.Panics = contain.New(o.Log)
+	}
+	l := &Lease{owner: id.NewOwner(), db: s.db, ttl: o.TTL, log: o.Log, panics: o.Panics, start: time.Now(), done: make(chan struct{})}
 	if err := l.renew(ctx); err != nil {
 		return nil, err
 	}
@@ -52,7 +59,7 @@ func (s *Store) TakeLease(ctx context.Context, o LeaseOptions) (*Lease, error) {
 	}
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
 	l.stop = stop
-	go l.run(run)
+	go o.Panics.Run("lease", func() { l.run(run) })
 	return l, nil
 }
 
@@ -89,10 +96,13 @@ func (l *Lease) run(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if err := l.renew(ctx); err != nil {
-			l.steady.Store(0)
-			l.log.Warn("the process's lease was not renewed", "error", err)
-		}
+		l.panics.Run("lease", func() { // the next one must not be late for it
+			chaos.Point("lease")
+			if err := l.renew(ctx); err != nil {
+				l.steady.Store(0)
+				l.log.Warn("the process's lease was not renewed", "error", err)
+			}
+		})
 	}
 }
 

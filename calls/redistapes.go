@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 
+	"threadhub/internal/contain"
 	"threadhub/internal/fault"
 	"threadhub/internal/id"
 )
@@ -21,6 +22,7 @@ type RedisTapesOptions struct {
 	Every    time.Duration // how far Redis may be behind; 0 means 1 s
 	Poll     time.Duration // how often it is asked for what others have told; 0 means 200 ms
 	Log      *slog.Logger
+	Panics   *contain.Panics      // of the whole process; nil: they are not counted
 	Registry *prometheus.Registry // nil: nothing is counted
 }
 
@@ -107,8 +109,8 @@ func NewRedisTapes(client redis.UniversalClient, o RedisTapesOptions) *RedisTape
 			return 1
 		}))
 	}
-	r.wg.Go(r.teller)
-	r.wg.Go(r.follower)
+	r.wg.Go(func() { o.Panics.Keep(ctx, "stream teller", r.teller) })
+	r.wg.Go(func() { o.Panics.Keep(ctx, "stream follower", r.follower) })
 	return r
 }
 

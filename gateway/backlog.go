@@ -11,6 +11,7 @@ import (
 
 	"threadhub/calls"
 	"threadhub/internal/chaos"
+	"threadhub/internal/contain"
 	"threadhub/internal/db"
 	"threadhub/internal/spool"
 )
@@ -19,9 +20,10 @@ import (
 // these calls; what finds its call closed already changes nothing. A record lies in the spool meanwhile, where the next
 // process finds it should this one die. Its goroutines live while there is work.
 type backlog struct {
-	to    *recorder
-	spool *spool.Spool
-	log   *slog.Logger
+	to     *recorder
+	spool  *spool.Spool
+	log    *slog.Logger
+	panics *contain.Panics
 
 	mu      sync.Mutex
 	left    []*leftover
@@ -51,8 +53,8 @@ const (
 	backlogAtOnce   = 64
 )
 
-func newBacklog(to *recorder, spool *spool.Spool, log *slog.Logger) *backlog {
-	return &backlog{to: to, spool: spool, log: log, stop: make(chan struct{})}
+func newBacklog(to *recorder, spool *spool.Spool, log *slog.Logger, panics *contain.Panics) *backlog {
+	return &backlog{to: to, spool: spool, log: log, panics: panics, stop: make(chan struct{})}
 }
 
 // keep puts a record into the spool and takes it over. It returns when the record is on the disk, if it can be.
@@ -94,7 +96,7 @@ func (b *backlog) add(l *leftover) {
 func (b *backlog) start() {
 	if !b.running && len(b.left) > 0 {
 		b.running = true
-		b.wg.Go(b.run)
+		b.wg.Go(b.panics.Wrap("backlog", b.run))
 	}
 }
 
@@ -182,7 +184,11 @@ func (b *backlog) together(some []*leftover) (failed []*leftover, err error) {
 	errs := make([]error, len(some))
 	var wg sync.WaitGroup
 	for i, l := range some {
-		wg.Go(func() { errs[i] = b.commit(l) })
+		errs[i] = errPanicked // until it says otherwise
+		wg.Go(b.panics.Wrap("backlog", func() {
+			chaos.Point("backlog")
+			errs[i] = b.commit(l)
+		}))
 	}
 	wg.Wait()
 	for i, err := range errs {

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"threadhub/internal/chaos"
 	"threadhub/internal/fault"
 )
 
@@ -65,7 +66,9 @@ const (
 const refusal = "GET /refused HTTP/1.1\r\nHost: refused\r\nConnection: close\r\n\r\n"
 
 // Read hands fasthttp the current request, and io.EOF where it asks for more than that.
-func (c *conn) Read(p []byte) (int, error) {
+func (c *conn) Read(p []byte) (n int, err error) {
+	defer c.caught(&err)
+	chaos.Point("read")
 	if len(p) == 0 {
 		return 0, nil
 	}
@@ -91,6 +94,16 @@ func (c *conn) Read(p []byte) (int, error) {
 		return n, err
 	default:
 		return 0, io.EOF
+	}
+}
+
+// caught, deferred, makes a panic an error of the connection: it is fasthttp's goroutine, which recovers nothing.
+func (c *conn) caught(err *error) {
+	if v := recover(); v != nil {
+		c.l.opts.Panics.Tell("connection", v)
+		c.state = connOver
+		c.blame(fault.From(errPanicked)) // should somebody be there to be told
+		*err = io.ErrUnexpectedEOF
 	}
 }
 
@@ -288,8 +301,15 @@ func (c *conn) budget(n int64) bool {
 
 // Write sends p. It fails when for a whole WriteTimeout the peer has taken nothing: neither did the kernel take bytes
 // from us, nor did the peer acknowledge any. A slow reader is served at its pace; one that never reads is cut.
-func (c *conn) Write(p []byte) (int, error) {
-	sent, stalled, queued := 0, 0, -1
+func (c *conn) Write(p []byte) (sent int, err error) {
+	defer func() { // not by caught: the heartbeat writes, too, and the state is the reader's
+		if v := recover(); v != nil {
+			c.l.opts.Panics.Tell("connection", v)
+			err = io.ErrClosedPipe
+		}
+	}()
+	chaos.Point("write")
+	stalled, queued := 0, -1
 	defer c.stalled.Store(0)
 	c.stalled.Store(time.Now().UnixNano())
 	for {

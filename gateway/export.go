@@ -74,7 +74,7 @@ func (e *export) page() error {
 func (e *export) Read(p []byte) (n int, err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			e.g.panicked(v)
+			e.g.opts.Panics.Tell("export", v)
 			n, err = 0, errPanicked
 			e.x.ended(fault.From(err).Code, err)
 		}

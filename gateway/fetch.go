@@ -107,7 +107,7 @@ func (b *batch) get(ctx context.Context, links []upstreams.Link, must bool) erro
 	room := make(chan struct{}, filesAtOnce)
 	var wg sync.WaitGroup
 	for _, l := range links {
-		wg.Go(func() {
+		wg.Go(b.g.opts.Panics.Wrap("fetch", func() {
 			select {
 			case room <- struct{}{}:
 				defer func() { <-room }()
@@ -121,7 +121,7 @@ func (b *batch) get(ctx context.Context, links []upstreams.Link, must bool) erro
 			b.mu.Lock()
 			defer b.mu.Unlock()
 			b.files[l.URL] = file
-		})
+		}))
 	}
 	wg.Wait()
 	return context.Cause(part)
@@ -130,7 +130,7 @@ func (b *batch) get(ctx context.Context, links []upstreams.Link, must bool) erro
 func (b *batch) one(ctx context.Context, l upstreams.Link) (file fetch.File, err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			b.g.panicked(v)
+			b.g.opts.Panics.Tell("fetch", v)
 			err = errPanicked
 		}
 	}()

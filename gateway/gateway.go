@@ -25,6 +25,7 @@ import (
 	"github.com/valyala/fasthttp"
 
 	"threadhub/calls"
+	"threadhub/internal/contain"
 	"threadhub/internal/db"
 	"threadhub/internal/fault"
 	"threadhub/internal/id"
@@ -81,8 +82,9 @@ type Models interface {
 // settings that are zero take the value named beside them.
 type Options struct {
 	Log          *slog.Logger
-	LogSink      *LogSink // counted in the metrics; nil if the log is written directly
-	Store        db.Store // asked whether it is there, for readiness
+	Panics       *contain.Panics // of all parts, counted in the metrics; nil: of its own
+	LogSink      *LogSink        // counted in the metrics; nil if the log is written directly
+	Store        db.Store        // asked whether it is there, for readiness
 	Orgs         Authenticator
 	Watcher      Watcher       // nil: a call runs to its end whatever becomes of its key
 	People       *orgs.Service // orgs, users, teams and keys as admins change them
@@ -139,6 +141,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Panics == nil {
+		o.Panics = contain.New(o.Log)
 	}
 	if o.Registry == nil {
 		o.Registry = prometheus.NewRegistry()
@@ -230,11 +235,11 @@ func New(opts Options) *Gateway {
 	g.policies = newPolicies(g.opts.Rules, g.opts.Log)
 	g.failover = failover.New(g.opts.Failover)
 	g.recorder = &recorder{store: g.opts.Store, calls: g.opts.Calls, threads: g.opts.Threads, ledger: g.opts.Ledger}
-	g.backlog = newBacklog(g.recorder, g.opts.Spool, g.opts.Log)
+	g.backlog = newBacklog(g.recorder, g.opts.Spool, g.opts.Log, g.opts.Panics)
 	g.guesses = newGuesses(g.opts.AuthFailures)
 	g.fetching = newGate()
 	g.ready = &readiness{store: g.opts.Store}
-	g.metrics = newMetrics(g.opts.Registry, g.opts.LogSink, g.ready)
+	g.metrics = newMetrics(g.opts.Registry, g.opts.LogSink, g.opts.Panics, g.ready)
 	g.storeMetrics(g.opts.Registry)
 	g.loads = newLoads(&g.opts, &g.metrics.load, g.tapes)
 	g.router = newRouter(g.routes())
@@ -261,7 +266,7 @@ func (g *Gateway) Serve(public, operator net.Listener) error {
 	g.backlog.resume()
 	var watching sync.WaitGroup
 	unwatch := make(chan struct{})
-	watching.Go(func() { g.loads.watch(unwatch) })
+	watching.Go(g.opts.Panics.Wrap("overload", func() { g.loads.watch(unwatch) }))
 	defer watching.Wait()
 	defer close(unwatch)
 
@@ -335,10 +340,10 @@ func (g *Gateway) Shutdown(ctx context.Context) error {
 	_ = ln.Close()
 	stop, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	closed := make(chan struct{})
-	go func() { // closes idle connections again and again, until none is left or stop is done
+	go g.opts.Panics.Run("drain", func() { // closes idle connections again and again, until none is left or stop is done
 		defer close(closed)
 		_ = g.server.ShutdownWithContext(stop)
-	}()
+	})
 
 	over := time.Now().Add(g.opts.Drain)
 	g.pause(ctx, g.opts.Drain, g.flights.empty())

@@ -29,7 +29,7 @@ func (g *Gateway) guard(x *request, still func(orgs.Caller) error) (end func()) 
 		}
 		return still(c)
 	}, cancel)
-	context.AfterFunc(ctx, stop)
+	context.AfterFunc(ctx, g.opts.Panics.Wrap("watcher", stop))
 	x.ctx = ctx
 	return func() {
 		x.ctx = before

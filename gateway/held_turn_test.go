@@ -150,7 +150,7 @@ func TestTheBacklogEndsInTime(t *testing.T) {
 		time.Sleep(100 * time.Millisecond) // a store that is away takes its time to say so
 		return true, fault.New(fault.Unavailable, "away")
 	})
-	b := newBacklog(h.recorder, nil, slog.New(slog.DiscardHandler))
+	b := newBacklog(h.recorder, nil, slog.New(slog.DiscardHandler), nil)
 	for range 100 {
 		b.keep(&recording{})
 	}

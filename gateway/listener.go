@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"time"
 
+	"threadhub/internal/chaos"
 	"threadhub/internal/fault"
 )
 
@@ -56,10 +57,9 @@ func (l *listener) Accept() (net.Conn, error) {
 		return nil, net.ErrClosed
 	}
 	for wait := backoffFrom; ; wait = min(2*wait, backoffTo) {
-		nc, err := l.Listener.Accept()
+		c, err := l.accept()
 		if err == nil {
-			tune(nc)
-			return l.keep(nc), nil
+			return c, nil
 		}
 		if !passing(err) {
 			<-l.slots
@@ -72,6 +72,26 @@ func (l *listener) Accept() (net.Conn, error) {
 			return nil, net.ErrClosed
 		}
 	}
+}
+
+// accept takes one connection. A panic is a passing error: it must not end the listener.
+func (l *listener) accept() (c *conn, err error) {
+	var nc net.Conn
+	defer func() {
+		if v := recover(); v != nil {
+			l.opts.Panics.Tell("listener", v)
+			c, err = nil, syscall.ECONNABORTED
+			if nc != nil {
+				_ = nc.Close()
+			}
+		}
+	}()
+	if nc, err = l.Listener.Accept(); err != nil {
+		return nil, err
+	}
+	chaos.Point("accept")
+	tune(nc)
+	return l.keep(nc), nil
 }
 
 // passing reports whether an error of accept says something of the moment, not of the listener.

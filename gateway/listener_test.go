@@ -67,7 +67,7 @@ func TestAcceptSurvives(t *testing.T) {
 func TestAcceptEnds(t *testing.T) {
 	pipes := &pipeListener{conns: make(chan net.Conn), done: make(chan struct{})}
 	opts := Options{MaxConns: 1}.withDefaults()
-	l := newListener(&failing{Listener: pipes, errs: []error{syscall.EBADF}}, &opts, newMetrics(opts.Registry, nil, &readiness{}))
+	l := newListener(&failing{Listener: pipes, errs: []error{syscall.EBADF}}, &opts, newMetrics(opts.Registry, nil, nil, &readiness{}))
 	if _, err := l.Accept(); !errors.Is(err, syscall.EBADF) {
 		t.Errorf("a broken listener: %v", err)
 	}
@@ -77,7 +77,7 @@ func TestAcceptEnds(t *testing.T) {
 	}
 	opts.Registry = nil
 	opts = opts.withDefaults()
-	l = newListener(&failing{Listener: pipes, errs: errs}, &opts, newMetrics(opts.Registry, nil, &readiness{}))
+	l = newListener(&failing{Listener: pipes, errs: errs}, &opts, newMetrics(opts.Registry, nil, nil, &readiness{}))
 	done := make(chan error)
 	go func() { _, err := l.Accept(); done <- err }()
 	until(t, "the first error", func() bool { return metric(t, opts.Registry, "threadhub_accept_emfile_total") > 0 })

@@ -3,12 +3,11 @@ package gateway
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"log/slog"
-	"runtime/debug"
 	"sync"
 	"time"
 
+	"threadhub/internal/contain"
 	"threadhub/internal/id"
 	"threadhub/internal/seal"
 	"threadhub/metering"
@@ -45,6 +44,7 @@ type ListingOptions struct {
 	Keys      ListingKeys
 	Upstreams map[string]upstreams.Upstream
 	Log       *slog.Logger
+	Panics    *contain.Panics // nil: they are not told of
 
 	Fresh    time.Duration    // 5 min: how long a list is good
 	Again    time.Duration    // 30 s: when a provider that failed is asked again
@@ -129,12 +129,12 @@ func (l *Listing) lists(ctx context.Context, caller orgs.Caller, keys map[string
 		if !ok || !keys[provider] || !mayUse(caller, provider) {
 			continue
 		}
-		wg.Go(func() {
+		wg.Go(l.o.Panics.Wrap("listing", func() {
 			list := l.list(ctx, shelfName{caller.Org, provider}, lister)
 			mu.Lock()
 			defer mu.Unlock()
 			lists[provider] = list
-		})
+		}))
 	}
 	wg.Wait()
 	return lists
@@ -181,7 +181,8 @@ func (l *Listing) ask(ctx context.Context, name shelfName, s *shelf, up upstream
 	var err error
 	defer func() {
 		if v := recover(); v != nil {
-			err = fmt.Errorf("panic: %T\n%s", v, debug.Stack())
+			l.o.Panics.Tell("listing", v)
+			err = errPanicked
 		}
 		models = l.landed(name, s, models, err)
 	}()

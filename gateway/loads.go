@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"threadhub/calls"
+	"threadhub/internal/chaos"
+	"threadhub/internal/contain"
 	"threadhub/internal/fault"
 	"threadhub/internal/id"
 )
@@ -20,6 +22,7 @@ type loads struct {
 	memory func() int64 // in use
 	m      *gatewayLoad
 	tapes  calls.Tapes
+	panics *contain.Panics
 
 	level atomic.Int32 // the stage
 
@@ -52,7 +55,7 @@ var errOverloaded = fault.New(fault.Unavailable, "the gateway is short of memory
 
 func newLoads(o *Options, m *gatewayLoad, tapes calls.Tapes) *loads {
 	return &loads{
-		most: o.MaxCalls, limit: o.MemoryLimit, memory: o.memory, m: m, tapes: tapes,
+		most: o.MaxCalls, limit: o.MemoryLimit, memory: o.memory, m: m, tapes: tapes, panics: o.Panics,
 		all: map[*load]struct{}{}, calls: map[id.Org]int{},
 	}
 }
@@ -132,7 +135,7 @@ func (l *loads) watch(stop <-chan struct{}) {
 				runtime.GC() // what was let go of counts as used until then
 				collected = now
 			}
-			l.look(now)
+			l.panics.Run("overload", func() { l.look(now) })
 		case <-stop:
 			return
 		}
@@ -141,6 +144,7 @@ func (l *loads) watch(stop <-chan struct{}) {
 
 // look sets the stage, and does what follows from it.
 func (l *loads) look(now time.Time) {
+	chaos.Point("overload")
 	used := l.memory()
 	s := l.stage().next(used, l.limit)
 	l.level.Store(int32(s))
@@ -148,17 +152,7 @@ func (l *loads) look(now time.Time) {
 	if s >= tight {
 		l.tapes.Clear()
 	}
-	var end []*load
-	l.mu.Lock()
-	l.heavy = nil
-	if s >= tight {
-		l.heavy = heaviest(l.held())
-	}
-	if s >= dire {
-		end = l.chosen(now, excess(used, l.limit))
-	}
-	cut := l.stuck(now)
-	l.mu.Unlock()
+	end, cut := l.toEnd(s, now, used)
 	for _, c := range end {
 		l.m.ended.Inc()
 		c.end(errOverloaded)
@@ -166,6 +160,20 @@ func (l *loads) look(now time.Time) {
 	for _, c := range cut {
 		c.cut()
 	}
+}
+
+// toEnd notes who holds much, and chooses the streams that are to end and those that are to be cut.
+func (l *loads) toEnd(s stage, now time.Time, used int64) (end, cut []*load) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.heavy = nil
+	if s >= tight {
+		l.heavy = heaviest(l.held())
+	}
+	if s >= dire {
+		end = l.chosen(now, excess(used, l.limit))
+	}
+	return end, l.stuck(now)
 }
 
 // held is what each org holds. l.mu is held.

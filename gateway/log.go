@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"threadhub/internal/chaos"
 	"threadhub/internal/fault"
 	"threadhub/internal/id"
 )
@@ -94,6 +95,7 @@ func (s *LogSink) put(line []byte) (ok bool) {
 			ok = false
 		}
 	}()
+	chaos.Point("log")
 	_, err := s.w.Write(line)
 	return err == nil
 }

@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"threadhub/calls"
+	"threadhub/internal/contain"
 	"threadhub/internal/fault"
 	"threadhub/router/failover"
 )
@@ -20,7 +21,6 @@ type metrics struct {
 	connections  prometheus.Gauge
 	refused      *prometheus.CounterVec // code
 	acceptErrors prometheus.Counter
-	panics       prometheus.Counter
 	streamEnds   *prometheus.CounterVec // reason
 	attempts     *prometheus.CounterVec // provider, result
 	furthers     *prometheus.CounterVec // provider, how
@@ -52,7 +52,7 @@ func newGatewayLoad() gatewayLoad {
 	}
 }
 
-func newMetrics(reg prometheus.Registerer, sink *LogSink, ready *readiness) *metrics {
+func newMetrics(reg prometheus.Registerer, sink *LogSink, caught *contain.Panics, ready *readiness) *metrics {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "threadhub_requests_total", Help: "Requests answered, by route, class of status and outcome.",
@@ -72,9 +72,6 @@ func newMetrics(reg prometheus.Registerer, sink *LogSink, ready *readiness) *met
 		}, []string{"code"}),
 		acceptErrors: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "threadhub_accept_emfile_total", Help: "Connections that could not be accepted, mostly for want of file descriptors.",
-		}),
-		panics: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "threadhub_panics_total", Help: "Panics caught. Each is a bug.",
 		}),
 		streamEnds: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "threadhub_stream_end_total", Help: "Calls ended, streamed or whole, by reason.",
@@ -107,6 +104,9 @@ func newMetrics(reg prometheus.Registerer, sink *LogSink, ready *readiness) *met
 		}
 		return float64(sink.Dropped())
 	})
+	panics := prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "threadhub_panics_total", Help: "Panics caught, anywhere in the process. Each is a bug.",
+	}, func() float64 { return float64(caught.Caught()) })
 	up := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "threadhub_store_up", Help: "Whether the store answers.",
 	}, func() float64 {
@@ -115,7 +115,7 @@ func newMetrics(reg prometheus.Registerer, sink *LogSink, ready *readiness) *met
 		}
 		return 0
 	})
-	reg.MustRegister(m.requests, m.seconds, m.inflight, m.connections, m.refused, m.acceptErrors, m.panics, m.streamEnds,
+	reg.MustRegister(m.requests, m.seconds, m.inflight, m.connections, m.refused, m.acceptErrors, panics, m.streamEnds,
 		m.attempts, m.furthers, m.unasked, m.cooldowns, m.opened, m.drainSeconds, m.load.stage, m.load.refused, m.load.ended, dropped, up)
 	return m
 }

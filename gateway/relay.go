@@ -73,11 +73,11 @@ func (g *Gateway) relay(x *request, e *exchange) {
 	e.told = x.told()
 	e.tape.Begin(e.told)
 	// Ending the context closes the provider's stream, which ends a Next that waits.
-	r.unwatch = context.AfterFunc(ctx, func() { _ = e.answer.Stream.Close() })
+	r.unwatch = context.AfterFunc(ctx, g.opts.Panics.Wrap("relay", func() { _ = e.answer.Stream.Close() }))
 	x.load.holds(len(e.body))
 	x.load.streams(cancel, r.cut)
 	r.keep()
-	r.beat = time.AfterFunc(min(g.opts.Heartbeat, departureLook), r.tick)
+	r.beat = time.AfterFunc(min(g.opts.Heartbeat, departureLook), g.opts.Panics.Wrap("relay", r.tick))
 	x.rc.SetBodyStream(r, -1)
 }
 
@@ -101,7 +101,7 @@ func (r *relay) fill() {
 	defer r.wait(false)
 	defer func() {
 		if v := recover(); v != nil {
-			r.g.panicked(v)
+			r.g.opts.Panics.Tell("relay", v)
 			r.broken()
 		}
 	}()
@@ -123,7 +123,7 @@ func (r *relay) broken() {
 	r.out = r.e.tape.Event(r.out, errorBody(err))
 	defer func() {
 		if v := recover(); v != nil {
-			r.g.panicked(v)
+			r.g.opts.Panics.Tell("relay", v)
 			r.g.abandon(r.e, err.Code, nil)
 		}
 	}()
@@ -237,7 +237,7 @@ func (r *relay) ending(err error) ending {
 // when nobody has come.
 func (r *relay) Close() error {
 	if !r.ended && r.over == nil && !r.slow() && r.outlives() {
-		go r.runOn()
+		go r.g.opts.Panics.Run("relay", r.runOn)
 		return nil
 	}
 	return r.close()
@@ -291,7 +291,7 @@ func (r *relay) close() error {
 	defer r.e.leave()
 	defer func() {
 		if v := recover(); v != nil {
-			r.g.panicked(v)
+			r.g.opts.Panics.Tell("relay", v)
 			r.g.abandon(r.e, "internal_error", nil)
 		}
 	}()
@@ -317,7 +317,8 @@ func (r *relay) close() error {
 func (r *relay) tick() {
 	defer func() {
 		if v := recover(); v != nil {
-			r.g.panicked(v)
+			r.g.opts.Panics.Tell("relay", v)
+			r.beat.Reset(departureLook) // the stream goes on, and may be silent again
 		}
 	}()
 	r.mu.Lock()
@@ -329,6 +330,7 @@ func (r *relay) tick() {
 		r.gone()
 		return
 	}
+	chaos.Point("tick")
 	silent := time.Since(r.spoke)
 	next := r.g.opts.Heartbeat - silent
 	ask := !r.asked && halfClosed(r.conn) // a heartbeat before its time finds out

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"net"
-	"runtime/debug"
 	"strconv"
 	"time"
 
@@ -42,6 +41,7 @@ func (g *Gateway) newServer() *fasthttp.Server {
 
 // serve is fasthttp's handler: everything a client sends that is a request comes through here.
 func (g *Gateway) serve(rc *fasthttp.RequestCtx) {
+	defer g.lastResort(rc)
 	x := g.begin(rc)
 	defer x.finish()
 	defer x.recover()
@@ -73,6 +73,7 @@ func (g *Gateway) begin(rc *fasthttp.RequestCtx) *request {
 	x.line = logLine{id: x.id, method: methodLabel(rc.Method()), route: "unknown"}
 	g.metrics.inflight.Inc()
 	x.ctx, x.flight = g.flights.begin(func() {
+		defer g.opts.Panics.Catch("end of a request") // whoever lets go of it last has other things to do
 		took := time.Since(x.arrived)
 		g.metrics.inflight.Dec()
 		x.load.done()
@@ -116,24 +117,20 @@ func (x *request) recover() {
 	if v == nil {
 		return
 	}
-	x.g.panicked(v)
+	x.g.opts.Panics.Tell("handler", v)
 	x.rc.Response.Reset()
 	x.fail(fault.Wrap(fault.Internal, fmt.Errorf("panic: %T", v), "the gateway failed; the request id helps us find out why").WithCode("internal_error"))
 	x.flight.abandon() // whoever it was going to hand the request to does not have it
 }
 
-// panicked counts and logs a panic that was caught. The value may hold anything, so of it only the type is logged, and
-// the text where it is the runtime's own; the stack holds no values.
-func (g *Gateway) panicked(v any) {
-	g.metrics.panics.Inc()
-	text := fmt.Sprintf("%T", v)
-	if e, ok := v.(interface {
-		error
-		RuntimeError()
-	}); ok {
-		text = scrub(e.Error())
+// lastResort catches what request.recover does not: panics of what comes before a request is one, and after it.
+func (g *Gateway) lastResort(rc *fasthttp.RequestCtx) {
+	if v := recover(); v != nil {
+		g.opts.Panics.Tell("request", v)
+		rc.Response.Reset()
+		rc.SetStatusCode(500)
+		rc.SetConnectionClose()
 	}
-	g.opts.Log.Error("panic", "value", text, "stack", string(debug.Stack()))
 }
 
 // refuse answers a request that never was one: its head or body broke a rule of strict.go, or a clock ran out.
@@ -153,6 +150,7 @@ func (g *Gateway) refuse(rc *fasthttp.RequestCtx, err error) {
 		}
 		c.refused.Store(true)
 	}
+	defer g.lastResort(rc)
 	x := g.begin(rc)
 	defer x.finish()
 	defer x.recover()

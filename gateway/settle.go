@@ -5,12 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime/debug"
 	"slices"
 	"sync/atomic"
 	"time"
 
 	"threadhub/calls"
+	"threadhub/internal/chaos"
+	"threadhub/internal/contain"
 	"threadhub/internal/db"
 	"threadhub/internal/fault"
 	"threadhub/internal/id"
@@ -33,8 +34,9 @@ type Settler struct {
 	Checkpoints *calls.Checkpoints // nil: there are none
 	Tapes       calls.Tapes        // nil: processes tell each other nothing
 
-	Every time.Duration // 0: 2 s
-	Log   *slog.Logger
+	Every  time.Duration // 0: 2 s
+	Log    *slog.Logger
+	Panics *contain.Panics // nil: they are only logged
 
 	settled atomic.Int64
 
@@ -112,9 +114,11 @@ func (s *Settler) settleAll(ctx context.Context, found []calls.Orphan) error {
 func (s *Settler) settleOne(ctx context.Context, o calls.Orphan) (settled bool, err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			err = fmt.Errorf("settling %s: panic: %T\n%s", o.ID, v, debug.Stack())
+			s.Panics.Tell("settler", v)
+			err = fmt.Errorf("settling %s: panic: %T", o.ID, v)
 		}
 	}()
+	chaos.Point("settle")
 	c, err := s.Calls.TakeOver(ctx, s.Lease.Owner(), o)
 	if err != nil || c == nil { // nil: another was faster
 		return false, err

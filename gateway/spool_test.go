@@ -120,7 +120,7 @@ func TestTheNextProcessAppliesTheSpool(t *testing.T) {
 			t.Fatal(err)
 		}
 		h.backlog.close() // it dies
-		h.backlog = newBacklog(h.recorder, h.opts.Spool, h.opts.Log)
+		h.backlog = newBacklog(h.recorder, h.opts.Spool, h.opts.Log, nil)
 		if h.free("spooled") {
 			t.Fatal("the turn is free already")
 		}
@@ -163,7 +163,7 @@ func TestASpooledRecordOfASettledCall(t *testing.T) {
 		back := h.away()
 		r := h.chat("hello", "", "X-Thread-Id", "lost").want(t, 503)
 		h.backlog.close()
-		h.backlog = newBacklog(h.recorder, h.opts.Spool, h.opts.Log)
+		h.backlog = newBacklog(h.recorder, h.opts.Spool, h.opts.Log, nil)
 		names := h.opts.Spool.Names()
 		text, err := h.opts.Spool.Get(names[0])
 		if err != nil {
@@ -216,7 +216,7 @@ func TestBadRecordsArePutAside(t *testing.T) {
 		h.chat("hello", "", "X-Thread-Id", thread).want(t, 503)
 	}
 	h.backlog.close()
-	h.backlog = newBacklog(h.recorder, sp, h.opts.Log)
+	h.backlog = newBacklog(h.recorder, sp, h.opts.Log, nil)
 	names := sp.Names()
 	path := filepath.Join(dir, names[0]+".record")
 	text, err := os.ReadFile(path)

@@ -5,6 +5,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"threadhub/internal/chaos"
 )
 
 // watch looks at a client's connection now and then while its handler waits for the provider, and cancels the request
@@ -33,7 +35,7 @@ func (g *Gateway) watch(x *request, outlives func(left time.Time) bool) *watch {
 	x.ctx = ctx
 	w := &watch{conn: x.conn(), cancel: cancel, outlives: outlives, asked: !x.rc.Request.Header.IsHTTP11()}
 	w.mu.Lock()
-	w.timer = time.AfterFunc(departureLook, w.look)
+	w.timer = time.AfterFunc(departureLook, g.opts.Panics.Wrap("watch", w.look))
 	w.mu.Unlock()
 	return w
 }
@@ -41,8 +43,12 @@ func (g *Gateway) watch(x *request, outlives func(left time.Time) bool) *watch {
 func (w *watch) look() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.over {
+		return
+	}
+	w.timer.Reset(departureLook) // whatever becomes of this look
+	chaos.Point("watch")
 	switch {
-	case w.over:
 	case !w.left.IsZero() || departed(w.conn):
 		w.gone()
 	default:
@@ -50,10 +56,8 @@ func (w *watch) look() {
 			w.asked = true
 			if _, err := w.conn.Write(stillThere); err != nil {
 				w.gone()
-				return
 			}
 		}
-		w.timer.Reset(departureLook)
 	}
 }
 
@@ -64,9 +68,8 @@ func (w *watch) gone() {
 	}
 	if w.outlives == nil || !w.outlives(w.left) {
 		w.cancel(errClientGone)
-		return
+		w.timer.Stop()
 	}
-	w.timer.Reset(departureLook)
 }
 
 func (w *watch) stop() {

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"threadhub/internal/bus"
+	"threadhub/internal/contain"
 	"threadhub/internal/db"
 	"threadhub/internal/id"
 	"threadhub/internal/seal"
@@ -47,9 +48,10 @@ const (
 type Options struct {
 	Store   db.Store
 	Keyring *seal.Keyring
-	Bus     bus.Bus       // nil: this process is alone
-	Log     *slog.Logger  // nil: nowhere
-	KeyTTL  time.Duration // the longest an answer of the store is trusted; 0: 30 s
+	Bus     bus.Bus         // nil: this process is alone
+	Log     *slog.Logger    // nil: nowhere
+	Panics  *contain.Panics // nil: of its own
+	KeyTTL  time.Duration   // the longest an answer of the store is trusted; 0: 30 s
 	// Patience is how long one look-up, which many requests may be waiting for, may take in all; 0: 2 s.
 	Patience time.Duration
 	Now      func() time.Time // nil: time.Now
@@ -88,6 +90,9 @@ func New(o Options) *Service {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Panics == nil {
+		o.Panics = contain.New(o.Log)
 	}
 	if o.KeyTTL == 0 {
 		o.KeyTTL = defaultKeyTTL
@@ -160,8 +165,8 @@ func (s *Service) Open(ctx context.Context) error {
 	}
 	run, stop := context.WithCancel(context.Background())
 	s.stop = stop
-	s.wg.Go(func() { s.writeUsesEvery(run, usesEvery) })
-	s.wg.Go(func() { s.watchCalls(run) })
+	s.wg.Go(func() { s.o.Panics.Keep(run, "orgs", func() { s.writeUsesEvery(run, usesEvery) }) })
+	s.wg.Go(func() { s.o.Panics.Keep(run, "orgs", func() { s.watchCalls(run) }) })
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"threadhub/internal/chaos"
 	"threadhub/internal/db"
 	"threadhub/internal/id"
 )
@@ -70,11 +71,8 @@ func (s *Service) writeUsesEvery(ctx context.Context, every time.Duration) {
 
 // writeUses writes what was noted and counted. What cannot be written is noted again.
 func (s *Service) writeUses(ctx context.Context) {
-	defer func() {
-		if r := recover(); r != nil { // on a goroutine of its own, where nothing else recovers
-			s.log.Error("writing down uses panicked", "panic", r)
-		}
-	}()
+	defer s.o.Panics.Catch("orgs")
+	chaos.Point("uses")
 	s.writeHits(ctx)
 	for org, keys := range s.uses.take() {
 		err := s.store.Write(ctx, org, func(tx db.Tx) error {

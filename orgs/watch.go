@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"threadhub/internal/chaos"
 	"threadhub/internal/fault"
 	"threadhub/internal/id"
 )
@@ -193,13 +194,13 @@ func (s *Service) askAgain(ctx context.Context) bool {
 	var away atomic.Bool
 	var wg sync.WaitGroup
 	for range min(watchWidth, len(due)) {
-		wg.Go(func() {
+		wg.Go(s.o.Panics.Wrap("orgs", func() {
 			for k := range keys {
 				if ctx.Err() == nil && !s.lookAfter(ctx, k) {
 					away.Store(true)
 				}
 			}
-		})
+		}))
 	}
 	wg.Wait()
 	return len(due) == watchBatch && !away.Load() && ctx.Err() == nil
@@ -208,11 +209,8 @@ func (s *Service) askAgain(ctx context.Context) bool {
 // lookAfter asks the store whether k is good still, and ends what may go on no longer. It reports whether the store said
 // anything: if not, it is asked again at the next tick.
 func (s *Service) lookAfter(ctx context.Context, k watchedKey) (answered bool) {
-	defer func() {
-		if r := recover(); r != nil { // on a goroutine of its own, where nothing else recovers
-			s.log.Error("looking after running calls panicked", "panic", r)
-		}
-	}()
+	defer s.o.Panics.Catch("orgs")
+	chaos.Point("calls")
 	asked := s.now()
 	limit, cancel := context.WithTimeout(ctx, s.o.Patience)
 	defer cancel()

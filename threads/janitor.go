@@ -5,9 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"runtime/debug"
 	"time"
 
+	"threadhub/internal/chaos"
+	"threadhub/internal/contain"
 	"threadhub/internal/db"
 	"threadhub/internal/id"
 )
@@ -22,6 +23,7 @@ type Janitor struct {
 	Keep    time.Duration                           // how long a deleted thread is kept
 	Every   time.Duration                           // 0: 1 h
 	Log     *slog.Logger
+	Panics  *contain.Panics // nil: they are only logged
 }
 
 const (
@@ -75,9 +77,11 @@ func (j *Janitor) Clear(ctx context.Context) (n int, err error) {
 func (j *Janitor) clearOrg(ctx context.Context, org id.Org) (n int, err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			err = fmt.Errorf("panic: %T\n%s", v, debug.Stack())
+			j.Panics.Tell("janitor", v)
+			err = fmt.Errorf("panic: %T", v)
 		}
 	}()
+	chaos.Point("janitor")
 	for {
 		due, err := j.Threads.due(ctx, org, j.Keep)
 		if err != nil || len(due) == 0 {

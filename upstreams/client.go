@@ -225,7 +225,7 @@ func (k *call) ended(answer *Answer, err error) (*Answer, error) {
 func (c *Client) begin(ctx context.Context, key seal.Secret, via *http.Transport, patience time.Duration, most int64) *call {
 	ctx, cancel := context.WithCancelCause(ctx)
 	k := &call{client: c, via: via, key: key.Reveal(), most: most}
-	k.watch = newWatch(cancel, patience, c.options.TotalTimeout)
+	k.watch = newWatch(cancel, patience, c.options.TotalTimeout, c.options.Panics)
 	k.ctx = httptrace.WithClientTrace(ctx, k.trace())
 	return k
 }

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"threadhub/internal/contain"
 )
 
 // ErrClosed is what Next returns when the stream was closed while it waited.
@@ -34,12 +36,12 @@ type watch struct {
 }
 
 // newWatch begins a wait of at most limit, in a call of at most total.
-func newWatch(cancel context.CancelCauseFunc, limit, total time.Duration) *watch {
+func newWatch(cancel context.CancelCauseFunc, limit, total time.Duration, panics *contain.Panics) *watch {
 	w := &watch{cancel: cancel, start: time.Now(), total: total}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.limit = limit
-	w.timer = time.AfterFunc(min(limit, total), w.look)
+	w.timer = time.AfterFunc(min(limit, total), panics.Wrap("upstreams", w.look))
 	return w
 }
 

@@ -20,6 +20,7 @@ import (
 	"threadhub/config"
 	"threadhub/gateway"
 	"threadhub/internal/bus"
+	"threadhub/internal/contain"
 	"threadhub/internal/db"
 	"threadhub/internal/fetch"
 	"threadhub/internal/seal"
@@ -76,7 +77,7 @@ func openServer(ctx context.Context, cfg *config.Config, logTo io.Writer) (_ *se
 		return nil, err
 	}
 	s.parts.add(s.storage)
-	if s.lease, err = s.storage.calls.TakeLease(ctx, calls.LeaseOptions{TTL: cfg.Timeouts.Lease, Log: s.log}); err != nil {
+	if s.lease, err = s.storage.calls.TakeLease(ctx, calls.LeaseOptions{TTL: cfg.Timeouts.Lease, Log: s.log, Panics: s.storage.panics}); err != nil {
 		return nil, err
 	}
 	s.parts.addContext(s.lease.Close)
@@ -95,7 +96,7 @@ func openServer(ctx context.Context, cfg *config.Config, logTo io.Writer) (_ *se
 		registry.MustRegister(busGauge(s.storage.standing))
 	}
 	s.tapes = s.openTapes(registry)
-	spooled, err := spool.Open(filepath.Join(cfg.DataDir, "spool"), s.storage.keys, spool.Options{MaxBytes: cfg.Spool.MaxBytes, Log: s.log})
+	spooled, err := spool.Open(filepath.Join(cfg.DataDir, "spool"), s.storage.keys, spool.Options{MaxBytes: cfg.Spool.MaxBytes, Log: s.log, Panics: s.storage.panics})
 	if err != nil {
 		return nil, err
 	}
@@ -112,6 +113,7 @@ func openServer(ctx context.Context, cfg *config.Config, logTo io.Writer) (_ *se
 	models := router.New(router.Options{Catalogue: catalogue, Providers: slices.Collect(maps.Keys(providers)), DefaultModels: defaultModels(cfg)})
 	s.gateway = gateway.New(gateway.Options{
 		Log:          s.log,
+		Panics:       s.storage.panics,
 		LogSink:      sink,
 		Store:        s.storage.store,
 		Orgs:         s.storage.orgs,
@@ -121,7 +123,7 @@ func openServer(ctx context.Context, cfg *config.Config, logTo io.Writer) (_ *se
 		ProviderKeys: s.storage.orgs,
 		Purse:        s.storage.orgs,
 		Models: gateway.NewListing(gateway.ListingOptions{
-			Router: models, Catalogue: catalogue, Keys: s.storage.orgs, Upstreams: providers, Log: s.log,
+			Router: models, Catalogue: catalogue, Keys: s.storage.orgs, Upstreams: providers, Log: s.log, Panics: s.storage.panics,
 		}),
 		Calls:        s.storage.calls,
 		Threads:      s.storage.threads,
@@ -171,7 +173,7 @@ func orNone[N ~int64](n N) N {
 func (s *server) settler(catalogue *metering.Catalogue) *gateway.Settler {
 	return &gateway.Settler{
 		Store: s.storage.store, Calls: s.storage.calls, Threads: s.storage.threads, Ledger: s.storage.ledger,
-		Catalogue: catalogue, Lease: s.lease, Checkpoints: s.checkpoints, Tapes: s.tapes, Every: s.cfg.Timeouts.Lease / 10, Log: s.log,
+		Catalogue: catalogue, Lease: s.lease, Checkpoints: s.checkpoints, Tapes: s.tapes, Every: s.cfg.Timeouts.Lease / 10, Log: s.log, Panics: s.storage.panics,
 	}
 }
 
@@ -198,7 +200,7 @@ func (s *server) tidy(ctx context.Context) {
 	s.background(ctx, calls.Janitor{Calls: s.storage.calls, Orgs: s.storage.orgs.All, Log: s.log}.Run)
 	keep := s.cfg.Threads.KeepDeleted
 	janitor := &threads.Janitor{
-		Threads: s.storage.threads, Orgs: s.storage.orgs.All, Keep: keep, Every: min(max(keep/8, time.Second), time.Hour), Log: s.log,
+		Threads: s.storage.threads, Orgs: s.storage.orgs.All, Keep: keep, Every: min(max(keep/8, time.Second), time.Hour), Log: s.log, Panics: s.storage.panics,
 	}
 	s.background(ctx, janitor.Run)
 }
@@ -207,10 +209,10 @@ func (s *server) tidy(ctx context.Context) {
 func (s *server) background(ctx context.Context, work func(context.Context)) {
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
 	ended := make(chan struct{})
-	go func() {
+	go s.storage.panics.Run("background", func() {
 		defer close(ended)
-		work(run)
-	}()
+		s.storage.panics.Keep(run, "background", func() { work(run) })
+	})
 	s.parts.addContext(func(context.Context) error {
 		stop()
 		<-ended
@@ -232,6 +234,7 @@ func (s *server) openUpstreams() (map[string]upstreams.Upstream, error) {
 			TotalTimeout:   t.Stream,
 			MaxLine:        int(s.cfg.Streams.MaxLineBytes),
 			Log:            s.log,
+			Panics:         s.storage.panics,
 			API:            s.cfg.Upstreams[name].API,
 			Search:         s.cfg.Upstreams[name].Search,
 			Referer:        s.cfg.Upstreams[name].Referer,
@@ -290,15 +293,16 @@ type storage struct {
 	threads  *threads.Store
 	ledger   *metering.Ledger
 	keys     *seal.Keyring
-	redis    *redis.Client // nil: there is none
-	standing func() bool   // whether other processes are heard; nil: there is no Redis
+	redis    *redis.Client   // nil: there is none
+	standing func() bool     // whether other processes are heard; nil: there is no Redis
+	panics   *contain.Panics // of the whole process
 	parts    closers
 }
 
 // openStorage migrates and opens the store. exclusive makes this process the only one that serves from a SQLite file;
 // commands that only add to it work beside a server.
 func openStorage(ctx context.Context, cfg *config.Config, log *slog.Logger, exclusive bool) (_ *storage, err error) {
-	s := &storage{calls: calls.New(), threads: threads.New(), ledger: metering.New()}
+	s := &storage{calls: calls.New(), threads: threads.New(), ledger: metering.New(), panics: contain.New(log)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close())
@@ -315,6 +319,7 @@ func openStorage(ctx context.Context, cfg *config.Config, log *slog.Logger, excl
 		Watch:     func(ctx context.Context, conn *pgx.Conn) error { return migrations.Stands(ctx, conn) },
 		Timeout:   cfg.Timeouts.Database,
 		Log:       log,
+		Panics:    s.panics,
 	})
 	if err != nil {
 		return nil, err
@@ -326,7 +331,7 @@ func openStorage(ctx context.Context, cfg *config.Config, log *slog.Logger, excl
 	if s.redis, err = openRedis(cfg); err != nil {
 		return nil, err
 	}
-	s.orgs = orgs.New(orgs.Options{Store: s.store, Keyring: s.keys, Bus: s.openBus(cfg, log), Log: log})
+	s.orgs = orgs.New(orgs.Options{Store: s.store, Keyring: s.keys, Bus: s.openBus(cfg, log), Log: log, Panics: s.panics})
 	if err := s.orgs.Open(ctx); err != nil {
 		return nil, err
 	}
@@ -390,7 +395,7 @@ func (s *storage) openBus(cfg *config.Config, log *slog.Logger) bus.Bus {
 		return bus.NewLocal()
 	}
 	s.parts.add(s.redis)
-	b := bus.NewRedis(s.redis, bus.Options{Timeout: cfg.Timeouts.Redis, Log: log})
+	b := bus.NewRedis(s.redis, bus.Options{Timeout: cfg.Timeouts.Redis, Log: log, Panics: s.panics})
 	s.parts.add(b)
 	s.standing = b.Standing
 	return b
@@ -401,7 +406,7 @@ func (s *server) openTapes(registry *prometheus.Registry) calls.Tapes {
 	if s.storage.redis == nil {
 		return calls.NewLocalTapes()
 	}
-	tapes := calls.NewRedisTapes(s.storage.redis, calls.RedisTapesOptions{Timeout: s.cfg.Timeouts.Redis, Log: s.log, Registry: registry})
+	tapes := calls.NewRedisTapes(s.storage.redis, calls.RedisTapesOptions{Timeout: s.cfg.Timeouts.Redis, Log: s.log, Panics: s.storage.panics, Registry: registry})
 	s.parts.add(tapes)
 	return tapes
 }
@@ -419,7 +424,7 @@ func busGauge(standing func() bool) prometheus.Collector {
 
 // openSignatures makes the memory of what models sign, for all processes where there can be some.
 func (s *server) openSignatures() (signatures.Store, error) {
-	o := signatures.Options{Timeout: s.cfg.Timeouts.Redis, Log: s.log}
+	o := signatures.Options{Timeout: s.cfg.Timeouts.Redis, Log: s.log, Panics: s.storage.panics}
 	if s.storage.redis == nil {
 		return signatures.NewLocal(o), nil
 	}

@@ -13,6 +13,9 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
+
+	"threadhub/internal/chaos"
+	"threadhub/internal/contain"
 )
 
 // Options of a Redis bus. The zero value works.
@@ -21,6 +24,7 @@ type Options struct {
 	Timeout time.Duration // the longest Publish takes; 0 means 30 ms
 	Beat    time.Duration // how often a silent subscription is tried; after three it is given up; 0 means 1 s
 	Log     *slog.Logger
+	Panics  *contain.Panics // nil: of its own
 }
 
 const (
@@ -74,10 +78,13 @@ func NewRedis(client redis.UniversalClient, o Options) *Redis {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
+	if o.Panics == nil {
+		o.Panics = contain.New(o.Log)
+	}
 	ctx, stop := context.WithCancel(context.Background())
 	b := &Redis{o: o, self: rand.Text(), client: own(client, o.Timeout), outbox: make(chan outgoing, backlog), ctx: ctx, stop: stop}
-	b.wg.Go(b.send)
-	b.wg.Go(b.listen)
+	b.wg.Go(func() { o.Panics.Keep(ctx, "bus", b.send) })
+	b.wg.Go(func() { o.Panics.Keep(ctx, "bus", b.listen) })
 	return b
 }
 
@@ -176,7 +183,7 @@ func (b *Redis) follow() (stood bool, err error) {
 	var beat sync.WaitGroup
 	defer beat.Wait()
 	defer stop()
-	beat.Go(func() { b.beat(beating, subs) })
+	beat.Go(b.o.Panics.Wrap("bus", func() { b.beat(beating, subs) }))
 	for {
 		// A timeout ends the connection: a reply cut in two by it could not be read on. Beats are answered, so only a
 		// frozen or vanished server is silent for so long.
@@ -187,7 +194,7 @@ func (b *Redis) follow() (stood bool, err error) {
 		switch msg := msg.(type) {
 		case *redis.Subscription: // the first, or go-redis has silently connected anew
 			stood = true
-			b.guard("reset", b.reset)
+			b.o.Panics.Run("bus", b.reset)
 			b.standing.Store(true)
 		case *redis.Message:
 			b.take(msg.Payload)
@@ -246,17 +253,10 @@ func (b *Redis) take(text string) {
 	if !ok || from == b.self {
 		return
 	}
-	b.guard(topic, func() { b.tell(topic, payload) })
-}
-
-// guard keeps a subscriber's panic from ending the process: nothing else recovers on the listener's goroutine.
-func (b *Redis) guard(what string, f func()) {
-	defer func() {
-		if r := recover(); r != nil {
-			b.o.Log.Error("a subscriber of the bus panicked", "topic", what, "panic", r)
-		}
-	}()
-	f()
+	b.o.Panics.Run("bus", func() { // or the subscription would be lost for one subscriber's panic
+		chaos.Point("bus")
+		b.tell(topic, payload)
+	})
 }
 
 // A message on the wire is the sender, a newline, the topic, a newline, the payload.

@@ -21,6 +21,12 @@ func (s *postgresStore) Commit(ctx context.Context, u *Unit) error {
 // group commits units together. If that fails, for whatever reason, they go to the side lane, each alone and each
 // repeated by its own keys, while the writer goes on.
 func (s *postgresStore) group(units []*Unit) {
+	defer func() {
+		if v := recover(); v != nil {
+			s.disconnect() // nobody knows what is under way on it
+			panic(v)
+		}
+	}()
 	ctx := context.Background()
 	start := time.Now()
 	err := s.connected(ctx)
@@ -39,8 +45,20 @@ func (s *postgresStore) group(units []*Unit) {
 	}
 	s.o.Log.Warn("a group of units failed and is run one by one", "units", len(units), "error", err)
 	for _, u := range units {
-		s.alones.Go(func() { s.alone(u, start, err) })
+		s.alones.Go(s.o.Panics.Wrap("store", func() { s.aside(u, start, err) }))
 	}
+}
+
+// aside is alone, with an answer also where that panics.
+func (s *postgresStore) aside(u *Unit, start time.Time, err error) {
+	returned := false
+	defer func() {
+		if !returned {
+			u.finish(errPanicked)
+		}
+	}()
+	s.alone(u, start, err)
+	returned = true
 }
 
 // rest is after how much of it a connection is asked whether it still is one: what is sent into a dead one has to be

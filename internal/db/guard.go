@@ -44,7 +44,7 @@ func (s *postgresStore) watch(each time.Duration) {
 	for {
 		select {
 		case <-tick.C:
-			s.look()
+			s.o.Panics.Run("store guard", s.look) // and again, whatever became of it
 		case <-s.stop:
 			return
 		}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"threadhub/internal/contain"
 )
 
 // DefaultPatience is how long Commit repeats a unit whose outcome is unknown while the store is away.
@@ -36,12 +38,16 @@ type Options struct {
 	Timeout  time.Duration // of one group or one read; 0: 1 s
 	MaxConns int           // reads and the side lane; 0: 16
 	Log      *slog.Logger
+	Panics   *contain.Panics // nil: of its own
 }
 
 // Open opens the store url names. It does not migrate. Errors name the store but never its password.
 func Open(ctx context.Context, o Options) (Store, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Panics == nil {
+		o.Panics = contain.New(o.Log)
 	}
 	if o.Timeout == 0 {
 		o.Timeout = time.Second

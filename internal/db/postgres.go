@@ -82,12 +82,12 @@ func openPostgres(ctx context.Context, o Options) (Store, error) {
 			return nil, err
 		}
 	}
-	s.writer = newWriter(s, s.breaker)
+	s.writer = newWriter(s, s.breaker, o.Panics)
 	if o.Watch == nil {
 		close(s.watched)
 		return s, nil
 	}
-	go s.watch(o.WatchEvery)
+	go o.Panics.Run("store guard", func() { s.watch(o.WatchEvery) })
 	return s, nil
 }
 

@@ -73,7 +73,7 @@ func openSQLite(ctx context.Context, o Options) (Store, error) {
 		_ = s.closeFiles()
 		return nil, fmt.Errorf("db: opening %s: %w", path, err)
 	}
-	s.writer = newWriter(s, newBreaker())
+	s.writer = newWriter(s, newBreaker(), o.Panics)
 	return s, nil
 }
 

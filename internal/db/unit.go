@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"threadhub/internal/id"
@@ -23,6 +24,8 @@ type Unit struct {
 	rows [][]any // by stage
 	size int
 	done chan error
+
+	answered atomic.Bool // its caller was given an answer
 }
 
 // Stage is one multi-row statement of a group, owned by the room whose table it writes.

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"threadhub/internal/chaos"
+	"threadhub/internal/contain"
 	"threadhub/internal/fault"
 )
 
@@ -31,6 +33,7 @@ type backend interface {
 type writer struct {
 	backend backend
 	breaker *breaker
+	panics  *contain.Panics
 	now     func() time.Time
 
 	mu     sync.Mutex
@@ -47,9 +50,9 @@ type queued struct {
 	since time.Time
 }
 
-func newWriter(b backend, br *breaker) *writer {
-	w := &writer{backend: b, breaker: br, now: time.Now, wake: make(chan struct{}, 1), done: make(chan struct{})}
-	go w.run()
+func newWriter(b backend, br *breaker, panics *contain.Panics) *writer {
+	w := &writer{backend: b, breaker: br, panics: panics, now: time.Now, wake: make(chan struct{}, 1), done: make(chan struct{})}
+	go w.panics.Run("store", w.run)
 	return w
 }
 
@@ -63,6 +66,7 @@ func (w *writer) commit(ctx context.Context, u *Unit) error {
 		u.Patience = DefaultPatience
 	}
 	u.done = make(chan error, 1)
+	u.answered.Store(false)
 	if err := w.enqueue(u); err != nil {
 		return err
 	}
@@ -98,7 +102,7 @@ func (w *writer) run() {
 	for {
 		units, closed := w.take()
 		if len(units) > 0 {
-			w.backend.group(units)
+			w.group(units)
 			continue
 		}
 		if closed {
@@ -107,6 +111,34 @@ func (w *writer) run() {
 		<-w.wake
 	}
 }
+
+// group has the backend commit units. If it panics, those it has not answered are run one by one, so that one bad unit
+// fails alone.
+func (w *writer) group(units []*Unit) {
+	if w.tried(units) {
+		return
+	}
+	for _, u := range units {
+		switch {
+		case u.answered.Load():
+		case len(units) == 1:
+			u.finish(errPanicked)
+		default:
+			w.group([]*Unit{u})
+		}
+	}
+}
+
+// tried reports whether the backend took units without a panic.
+func (w *writer) tried(units []*Unit) (well bool) {
+	defer w.panics.Catch("store")
+	chaos.Point("commit")
+	w.backend.group(units)
+	return true
+}
+
+// errPanicked is what became of a unit whose commit panicked.
+var errPanicked = fault.New(fault.Internal, "the gateway failed to store this").WithCode("internal_error")
 
 // take returns the next group, records before opens: a turn freed in a group can be taken in it.
 func (w *writer) take() (units []*Unit, closed bool) {
@@ -150,8 +182,12 @@ func caught(err *error) {
 	}
 }
 
-// finish answers u's caller.
-func (u *Unit) finish(err error) { u.done <- err }
+// finish answers u's caller. The first answer counts.
+func (u *Unit) finish(err error) {
+	if !u.answered.Swap(true) {
+		u.done <- err
+	}
+}
 
 func unavailable(cause error) *fault.Error {
 	return fault.Wrap(fault.Unavailable, cause, "the gateway's storage does not answer; nothing was lost, try again in a moment").

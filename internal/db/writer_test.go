@@ -53,7 +53,7 @@ func until(t *testing.T, what string, ok func() bool) {
 
 func TestWhatWaitsIsOneGroupRecordsFirst(t *testing.T) {
 	g := newGate()
-	w := newWriter(g, newBreaker())
+	w := newWriter(g, newBreaker(), nil)
 	first := submit(w, 1, false)
 	until(t, "the first unit to be taken", func() bool { return len(g.groups) == 1 })
 	opens := submit(w, 5, false)
@@ -80,7 +80,7 @@ func TestWhatWaitsIsOneGroupRecordsFirst(t *testing.T) {
 
 func TestAFullQueueRefusesOpensAndTakesRecords(t *testing.T) {
 	g := newGate()
-	w := newWriter(g, newBreaker())
+	w := newWriter(g, newBreaker(), nil)
 	w.now = func() time.Time { return time.Unix(0, 0) } // nobody gets old
 	first := submit(w, 1, false)
 	until(t, "the first unit to be taken", func() bool { return len(g.groups) == 1 })
@@ -112,7 +112,7 @@ func TestAFullQueueRefusesOpensAndTakesRecords(t *testing.T) {
 
 func TestAnOldQueueRefuses(t *testing.T) {
 	g := newGate()
-	w := newWriter(g, newBreaker())
+	w := newWriter(g, newBreaker(), nil)
 	var mu sync.Mutex
 	now := time.Unix(0, 0)
 	w.now = func() time.Time { mu.Lock(); defer mu.Unlock(); return now }
@@ -135,7 +135,7 @@ func TestAnOldQueueRefuses(t *testing.T) {
 
 func TestTheBreakerLetsOneProbeThroughASecond(t *testing.T) {
 	g := newGate()
-	w := newWriter(g, newBreaker())
+	w := newWriter(g, newBreaker(), nil)
 	var mu sync.Mutex
 	now := time.Unix(0, 0)
 	w.breaker.now = func() time.Time { mu.Lock(); defer mu.Unlock(); return now }
@@ -166,7 +166,7 @@ func TestTheBreakerLetsOneProbeThroughASecond(t *testing.T) {
 
 func TestCloseCommitsWhatWaits(t *testing.T) {
 	g := newGate()
-	w := newWriter(g, newBreaker())
+	w := newWriter(g, newBreaker(), nil)
 	units := submit(w, 3, true)
 	until(t, "all to be there", func() bool { return waiting(w)+len(g.groups) > 0 })
 	go func() {
@@ -192,7 +192,7 @@ func TestCloseCommitsWhatWaits(t *testing.T) {
 func BenchmarkWriter(b *testing.B) {
 	for _, callers := range []int{1, 64} {
 		b.Run(fmt.Sprint(callers), func(b *testing.B) {
-			w := newWriter(instant{}, newBreaker())
+			w := newWriter(instant{}, newBreaker(), nil)
 			b.SetParallelism(callers)
 			b.ReportAllocs()
 			b.RunParallel(func(pb *testing.PB) {

@@ -23,6 +23,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"threadhub/internal/contain"
 	"threadhub/internal/fault"
 	"threadhub/internal/seal"
 )
@@ -45,6 +46,7 @@ type Options struct {
 	MinFree  int64         // with less free on its disk, neither; 0: 64 MiB, but of a small disk a tenth
 	Every    time.Duration // 1 s between two looks at the disk
 	Log      *slog.Logger
+	Panics   *contain.Panics // of the whole process; nil: they are not counted
 }
 
 // Spool is an open folder of records. Safe for concurrent use. A nil *Spool keeps nothing, and has room.
@@ -91,7 +93,7 @@ func Open(dir string, keys *seal.Keyring, o Options) (*Spool, error) {
 		return nil, fmt.Errorf("spool: %w", err)
 	}
 	s.look()
-	go s.watch()
+	go o.Panics.Run("spool", s.watch)
 	return s, nil
 }
 
@@ -279,7 +281,7 @@ func (s *Spool) watch() {
 	for {
 		select {
 		case <-tick.C:
-			s.look()
+			s.o.Panics.Run("spool", s.look) // and again, whatever became of it
 		case <-s.stop:
 			return
 		}

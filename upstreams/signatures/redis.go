@@ -63,7 +63,7 @@ func NewRedis(client redis.UniversalClient, o Options) (*Redis, error) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	r := &Redis{near: NewLocal(o), o: o, client: client, jobs: make(chan *job, waiting), ctx: ctx, stop: stop}
-	r.wg.Go(r.send)
+	r.wg.Go(func() { o.Panics.Keep(ctx, "signatures", r.send) })
 	return r, nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"threadhub/internal/contain"
 	"threadhub/internal/id"
 )
 
@@ -38,6 +39,7 @@ type Options struct {
 	Secret  []byte        // what it is given is sealed with this, at least 32 bytes, the same for all processes of an installation
 	Timeout time.Duration // the longest Find waits for it; 0: 30 ms
 	Log     *slog.Logger
+	Panics  *contain.Panics // nil: of its own
 }
 
 func (o Options) withDefaults() Options {
@@ -55,6 +57,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Panics == nil {
+		o.Panics = contain.New(o.Log)
 	}
 	return o
 }
