@@ -45,7 +45,7 @@ type load struct {
 }
 
 const (
-	loadLook = 250 * time.Millisecond // how often memory is looked at
+	loadLook = 100 * time.Millisecond // how often memory is looked at
 	loadGC   = time.Second            // how old the count of live memory may be where it matters
 	loadCut  = time.Second            // how long a stream has to end before its connection is cut
 )
@@ -131,8 +131,10 @@ func (l *loads) watch(stop <-chan struct{}) {
 	for {
 		select {
 		case now := <-tick.C:
-			if l.stage() > calm && now.Sub(collected) >= loadGC {
-				runtime.GC() // what was let go of counts as used until then
+			// What was let go of counts as used until it is collected; where streams are ended for it, no more of them must
+			// be ended than need be.
+			if s := l.stage(); s == dire || s > calm && now.Sub(collected) >= loadGC {
+				runtime.GC()
 				collected = now
 			}
 			l.panics.Run("overload", func() { l.look(now) })

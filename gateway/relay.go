@@ -223,13 +223,19 @@ func (r *relay) ending(err error) ending {
 		outcome: calls.Complete, state: calls.OK, status: e.answer.Status, upstreamID: e.answer.UpstreamID,
 		usage: got.Usage(), outBytes: got.TextBytes(), served: got.Model(), vendor: got.Vendor(), finish: got.FinishReason(),
 	}
-	if !got.Empty() || got.Finished() { // what was filtered, or thought to the end of its room, is an answer without a word
+	if (!got.Empty() || got.Finished()) && r.keepsAnswer() { // what was filtered, or thought to the end of its room, is an answer without a word
 		end.message, end.others, end.sources = got.Message(), got.Others(), got.Sources()
 	}
 	if err != nil {
 		end.fail(err)
 	}
 	return end
+}
+
+// keepsAnswer reports whether anybody wants the answer itself, of which a message is made at the end: a thread, or the
+// memory of signatures. Of a call that only passes through it would be a copy for nobody, when memory may be short.
+func (r *relay) keepsAnswer() bool {
+	return r.e.thread != "" || r.g.maker(r.e.target) != "" || r.e.generated.TextBytes() == 0
 }
 
 // Close is called by fasthttp once, when the body is through or the client could not be written to. Of a client that has
