@@ -24,6 +24,10 @@ type Options struct {
 	// are faster.
 	Durable bool
 
+	// From is the folder of Postgres's data to begin with a copy of: Services.Data of others, whose Postgres has ended.
+	// "" begins with a fresh cluster.
+	From string
+
 	Postgres []string // more settings for Postgres: "max_wal_size=64MB"
 	Redis    []string // more arguments for redis-server: "--maxmemory", "4mb"
 
@@ -34,6 +38,7 @@ type Options struct {
 type Services struct {
 	Postgres *Server // a fresh cluster; the user postgres is its superuser, without a password
 	Redis    *Server // empty, keeps nothing on disk
+	Data     string  // the folder of Postgres's data
 	dir      string
 }
 
@@ -50,6 +55,7 @@ func Start(ctx context.Context, o Options) (*Services, error) {
 	}
 	s := &Services{dir: dir}
 	if !o.NoPostgres {
+		s.Data = filepath.Join(dir, "postgres", "data")
 		s.Postgres, err = startPostgres(ctx, dir, o)
 	}
 	if err == nil && !o.NoRedis {
@@ -116,12 +122,15 @@ func startPostgres(ctx context.Context, dir string, o Options) (*Server, error) 
 		}
 	}
 	data := filepath.Join(home, "data")
-	initdb := exec.CommandContext(ctx, filepath.Join(bin, "initdb"), "-D", data, "-U", "postgres", "--auth=trust", "--no-sync",
+	fill := exec.CommandContext(ctx, filepath.Join(bin, "initdb"), "-D", data, "-U", "postgres", "--auth=trust", "--no-sync",
 		"--no-instructions", "-E", "UTF8", "--locale=C.UTF-8")
-	initdb.Dir = home
-	initdb.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
-	if out, err := initdb.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("initdb: %w: %s", err, out)
+	fill.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
+	if o.From != "" {
+		fill = exec.CommandContext(ctx, "cp", "-a", o.From, data)
+	}
+	fill.Dir = home
+	if out, err := fill.CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("%s: %w: %s", filepath.Base(fill.Path), err, out)
 	}
 	durable := "off"
 	if o.Durable {

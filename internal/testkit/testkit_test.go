@@ -187,6 +187,27 @@ func TestServers(t *testing.T) {
 	}
 }
 
+// A cluster may begin as a copy of another one that has ended.
+func TestPostgresFromAnother(t *testing.T) {
+	t.Parallel()
+	first := testkit.StartFor(t, testkit.Options{NoRedis: true})
+	c := connect(t, first.Postgres.URL())
+	if _, err := c.Exec(t.Context(), "CREATE TABLE kept (x int); INSERT INTO kept VALUES (7)"); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Postgres.Signal(syscall.SIGINT); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Postgres.Wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	second := testkit.StartFor(t, testkit.Options{NoRedis: true, From: first.Data})
+	var x int
+	if err := connect(t, second.Postgres.URL()).QueryRow(t.Context(), "SELECT x FROM kept").Scan(&x); err != nil || x != 7 {
+		t.Fatalf("%d, %v", x, err)
+	}
+}
+
 // A server that cannot start says why.
 func TestStartFails(t *testing.T) {
 	t.Parallel()
