@@ -217,6 +217,18 @@ func (c *checker) turns(r *Rows) {
 	}
 }
 
+// sent is what the provider sent for a call, in its last attempt.
+func (c *checker) sent(call id.Request) string {
+	text := c.seen[attemptName(call, 0)].Text
+	for n := 1; ; n++ {
+		a, ok := c.seen[attemptName(call, n)]
+		if !ok {
+			return strings.ToValidUTF8(text, "\ufffd") // what is no text is not stored as it came
+		}
+		text = a.Text
+	}
+}
+
 func (c *checker) turn(org id.Org, call Call) {
 	for i := range call.NIn {
 		m, ok := c.messages[place{org, call.Thread, call.FirstSeq + i}]
@@ -231,7 +243,7 @@ func (c *checker) turn(org id.Org, call Call) {
 	case (m.Status == "complete") != (call.Outcome == "complete") || m.Reason != call.Reason:
 		c.say(Turn, nil, "%s ended %s (%s), its answer is %s (%s)", call.ID, call.Outcome, call.Reason, m.Status, m.Reason)
 	}
-	sent := c.seen[attemptName(call.ID, 0)].Text
+	sent := c.sent(call.ID)
 	switch {
 	case call.Outcome == "complete" && m.Text != sent:
 		c.say(Answer, nil, "the answer of %s: stored %.120q, sent by the provider %.120q", call.ID, m.Text, sent)
@@ -256,17 +268,24 @@ func (c *checker) money(r *Rows) {
 			continue
 		}
 		l := lines[name][0]
-		if a.State == "ok" {
+		switch free := l.CostPico == 0 && l.Input+l.Output == 0; {
+		case a.State == "ok", a.State == "cut" && c.seen[name].Usage != nil && l.Status != "estimated":
 			c.usage(name, a, l)
-			continue
-		}
-		if l.Status != "estimated" && (l.CostPico != 0 || !l.MaybeBilled) {
+		case l.Status == "estimated", free && l.MaybeBilled:
+		case free && !a.MaybeBilled && c.refused(name):
+		default:
 			c.say(Usage, nil, "%s is %s, its line is %s and not marked as an estimate", name, a.State, l.Status)
 		}
 		if a.State == "unknown" && !(a.MaybeBilled && l.MaybeBilled) {
 			c.say(Usage, nil, "nobody knows what became of %s, yet it is not marked maybe_billed", name)
 		}
 	}
+}
+
+// refused reports whether no model can have worked for an attempt.
+func (c *checker) refused(name string) bool {
+	s, seen := c.seen[name]
+	return !seen || s.Status >= 400 || s.Text == "" && strings.HasPrefix(s.Fault, "error_")
 }
 
 // price is what a model costs, in pico-dollars a token.
@@ -287,7 +306,9 @@ func (c *checker) usage(name string, a Attempt, l Line) {
 	price, computed := prices[c.seen[name].Model]
 	switch {
 	case u == nil:
-		c.say(Usage, nil, "%s is ok, yet its provider told no usage", name)
+		if l.Status != "estimated" {
+			c.say(Usage, nil, "the provider told no usage of %s that is one, its line is %s", name, l.Status)
+		}
 	case l.Input+l.Cached+l.CacheWrite != u.Prompt || l.Cached != u.Cached || l.CacheWrite != u.CacheWrite ||
 		l.Output+l.Reasoning != u.Completion || l.Reasoning != u.Reasoning:
 		c.say(Usage, nil, "%s used %+v, its line says %+v", name, *u, l)
@@ -309,7 +330,7 @@ func (c *checker) providers() {
 			c.say(Attempts, nil, "a provider was asked for %q, of which the store knows nothing", name)
 		case a.Provider != s.Provider:
 			c.say(Attempts, nil, "%s went to %s, the store says %s", name, s.Provider, a.Provider)
-		case a.State == "ok" && s.End != simulator.EndComplete:
+		case a.State == "ok" && s.End != simulator.EndComplete && s.Fault == "":
 			c.say(Attempts, nil, "%s is ok in the store, and ended as %s", name, s.End)
 		}
 	}
@@ -399,7 +420,7 @@ func (c *checker) answer(x *Exchange) {
 	if !x.Head || !ok {
 		return // input has said it
 	}
-	sent := c.seen[attemptName(x.Request, 0)].Text
+	sent := c.sent(x.Request)
 	stored := sent // a plain call's answer is kept by nobody
 	if x.Thread != "" {
 		m := c.messages[place{x.Org, x.Thread, call.FirstSeq + call.NIn}]

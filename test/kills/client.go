@@ -3,10 +3,12 @@ package kills
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"strconv"
@@ -24,59 +26,69 @@ type Exchange struct {
 	Text   string    // the user message, all of it
 	Model  string
 	Stream bool
-	Try    int // 0, or how often it was sent before: an SDK's repeat
+	Try    int            // 0, or how often it was sent before: an SDK's repeat
+	Fields map[string]any // more members of the body
+	Header [][2]string    // more of the head
+	Leave  string         // the client closes its connection when it has seen so much of the answer's text; "": it does not
+	Wait   time.Duration  // how long the client waits for all of it; 0: patience
 
-	Head    bool       // the head of a 200 was read: the input is acknowledged
-	Done    bool       // [DONE], or a whole body, was read: the answer is acknowledged
-	Status  int        // 0: no head was read
-	Request id.Request // x-request-id
-	Seq     int        // X-Threadhub-Thread-Seq; -1: none
-	Seen    string     // what of the answer's text was read
-	Code    string     // of an error object, in the body or in the stream
-	Err     error      // how the connection failed; nil if it did not
-	Raw     []byte     // every byte received
+	Head    bool        // the head of a 200 was read: the input is acknowledged
+	Done    bool        // [DONE], or a whole body, was read: the answer is acknowledged
+	Status  int         // 0: no head was read
+	Request id.Request  // x-request-id
+	Seq     int         // X-Threadhub-Thread-Seq; -1: none
+	Seen    string      // what of the answer's text was read
+	Code    string      // of an error object, in the body or in the stream
+	Answer  http.Header // of the answer
+	Began   time.Time   // when it was sent
+	First   time.Time   // when the first of the answer's text was there; of a stream
+	Ended   time.Time   // when it was over, however
+	Err     error       // how the connection failed; nil if it did not
+	Raw     []byte      // every byte received
 }
 
 // patience is how long a client waits for a whole exchange before it gives the gateway up.
 const patience = 30 * time.Second
 
-// client speaks HTTP on a socket of its own, so that it knows every byte that came and repeats nothing by itself. It
+// Client speaks HTTP on a socket of its own, so that it knows every byte that came and repeats nothing by itself. It
 // keeps its connection while that is whole. Not safe for concurrent use.
-type client struct {
-	addr string // host:port
-	key  string
+type Client struct {
+	Addr string // host:port
+	Key  string
 	conn net.Conn
 	r    *bufio.Reader
 	raw  bytes.Buffer
 }
 
-func (c *client) close() {
+func (c *Client) Close() {
 	if c.conn != nil {
 		_ = c.conn.Close()
 		c.conn = nil
 	}
 }
 
-// ask sends e and writes into it what came of it.
-func (c *client) ask(e *Exchange) {
+// Ask sends e and writes into it what came of it.
+func (c *Client) Ask(e *Exchange) {
 	e.Seq = -1
 	c.raw.Reset()
+	e.Began = time.Now()
 	e.Err = c.exchange(e)
+	e.Ended = time.Now()
 	e.Raw = bytes.Clone(c.raw.Bytes())
 	if e.Err != nil {
-		c.close()
+		c.Close()
 	}
 }
 
-func (c *client) exchange(e *Exchange) error {
+func (c *Client) exchange(e *Exchange) error {
 	if c.conn == nil {
-		conn, err := net.DialTimeout("tcp", c.addr, 2*time.Second)
+		conn, err := net.DialTimeout("tcp", c.Addr, 2*time.Second)
 		if err != nil {
 			return err
 		}
 		c.conn, c.r = conn, bufio.NewReader(io.TeeReader(conn, &c.raw))
 	}
-	if err := c.conn.SetDeadline(time.Now().Add(patience)); err != nil {
+	if err := c.conn.SetDeadline(time.Now().Add(cmp.Or(e.Wait, patience))); err != nil {
 		return err
 	}
 	if _, err := c.conn.Write(c.request(e)); err != nil {
@@ -87,6 +99,7 @@ func (c *client) exchange(e *Exchange) error {
 		return err
 	}
 	defer func() { _ = resp.Body.Close() }()
+	e.Answer = resp.Header
 	e.Status, e.Head, e.Request = resp.StatusCode, resp.StatusCode == 200, id.Request(resp.Header.Get("X-Request-Id"))
 	if n, err := strconv.Atoi(resp.Header.Get("X-Threadhub-Thread-Seq")); err == nil {
 		e.Seq = n
@@ -98,26 +111,31 @@ func (c *client) exchange(e *Exchange) error {
 		return err
 	}
 	if resp.Close {
-		c.close()
+		c.Close()
 	}
 	return nil
 }
 
-func (c *client) request(e *Exchange) []byte {
-	body, err := json.Marshal(map[string]any{
+func (c *Client) request(e *Exchange) []byte {
+	members := map[string]any{
 		"model": e.Model, "stream": e.Stream,
 		"messages": []map[string]string{{"role": "user", "content": e.Text}},
-	})
+	}
+	maps.Copy(members, e.Fields)
+	body, err := json.Marshal(members)
 	if err != nil {
-		panic(err) // strings and a bool
+		panic(err) // what tests put together
 	}
 	b := fmt.Appendf(nil, "POST /v1/chat/completions HTTP/1.1\r\nHost: %s\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n",
-		c.addr, c.key, len(body))
+		c.Addr, c.Key, len(body))
 	if e.Thread != "" {
 		b = fmt.Appendf(b, "X-Thread-Id: %s\r\n", e.Thread)
 	}
 	if e.Try > 0 {
 		b = fmt.Appendf(b, "X-Stainless-Retry-Count: %d\r\n", e.Try)
+	}
+	for _, h := range e.Header {
+		b = fmt.Appendf(b, "%s: %s\r\n", h[0], h[1])
 	}
 	return append(append(b, "\r\n"...), body...)
 }
@@ -148,6 +166,9 @@ func (e *Exchange) readWhole(body io.Reader) error {
 	return nil
 }
 
+// errLeft is the end of a stream that the client did not wait for.
+var errLeft = errors.New("the client has left")
+
 // errUntrue is the end of a stream that no stream may have, whatever died.
 var errUntrue = errors.New("the stream's end is not true")
 
@@ -175,6 +196,12 @@ func (e *Exchange) readStream(body io.Reader) error {
 		}
 		for _, choice := range s.Choices {
 			seen.WriteString(choice.Delta.Content)
+		}
+		if e.First.IsZero() && seen.Len() > 0 {
+			e.First = time.Now()
+		}
+		if e.Leave != "" && strings.Contains(seen.String(), e.Leave) {
+			return errLeft
 		}
 	}
 	switch {

@@ -124,7 +124,7 @@ type house struct {
 	t     *testing.T
 	house *rig.House
 	store string
-	db    database
+	db    Database
 	sim   *simulator.Simulator
 	crowd *crowd
 
@@ -144,12 +144,12 @@ func newHouse(t *testing.T, store string, tags ...string) *house {
 		}
 	}
 	t.Logf("THREADHUB_TEST_KILLS_SEED=%d", seed)
-	h := &house{t: t, store: store, db: database{rig.Stores[store](t)}, sim: rig.Simulator(t, simulator.Options{})}
+	h := &house{t: t, store: store, db: Database{rig.Stores[store](t)}, sim: rig.Simulator(t, simulator.Options{})}
 	env := []string{"THREADHUB_TIMEOUTS__LEASE=" + lease.String()}
 	if store == "postgres" { // as teams have it
 		env = append(env, "REDIS_URL="+testkit.Redis(t))
 	}
-	h.house = rig.NewHouse(t, rig.Options{Bin: rig.Binary(t, tags...), Database: h.db.url, Sim: h.sim, Env: env})
+	h.house = rig.NewHouse(t, rig.Options{Bin: rig.Binary(t, tags...), Database: h.db.URL, Sim: h.sim, Env: env})
 	h.crowd = &crowd{rand: rand.New(rand.NewPCG(seed, 0))}
 	h.g = h.house.Serve()
 	for _, name := range []string{"north", "south"} {
@@ -242,7 +242,7 @@ func (h *house) dieUnderLoad(point string) (death time.Time) {
 }
 
 func (h *house) orphans(since time.Time) int {
-	n, err := h.db.orphans(h.t.Context(), since, h.crowd.orgs()...)
+	n, err := h.db.Orphans(h.t.Context(), since, h.crowd.orgs()...)
 	if err != nil {
 		h.t.Error(err)
 	}
@@ -259,7 +259,7 @@ func (h *house) judge(point string, recovery time.Duration) (line, []Violation) 
 	e := Evidence{Seen: h.sim.Log(), Embedded: h.store == "sqlite"}
 	e.Asked, e.Reads = h.crowd.evidence()
 	var err error
-	if e.Orgs, err = h.db.read(h.t.Context(), h.crowd.orgs()...); err != nil {
+	if e.Orgs, err = h.db.Read(h.t.Context(), h.crowd.orgs()...); err != nil {
 		h.t.Fatal(err)
 	}
 	for _, a := range e.Seen[h.seen:] {

@@ -86,8 +86,8 @@ func (c *crowd) run(round int, g *rig.Gateway) {
 
 func (c *crowd) client(round, n int, g *rig.Gateway, r *rand.Rand) {
 	t := c.tenants[n%len(c.tenants)]
-	cl := &client{addr: addrOf(g), key: t.key}
-	defer cl.close()
+	cl := &Client{Addr: addrOf(g), Key: t.key}
+	defer cl.Close()
 	for !ended(g) {
 		e := c.question(round, t.org, r)
 		switch {
@@ -96,7 +96,7 @@ func (c *crowd) client(round, n int, g *rig.Gateway, r *rand.Rand) {
 		case r.IntN(4) > 0:
 			e.Thread = sharedThread(round, r.IntN(shared))
 		}
-		cl.ask(e)
+		cl.Ask(e)
 		c.add(e)
 		if e.Err == nil {
 			continue
@@ -233,11 +233,11 @@ func (c *crowd) resume(round int, g *rig.Gateway, deadline time.Time) []*Exchang
 // insist asks until there is an answer, each time as a repeat of the first. It returns nil, or the last try if the
 // deadline was over before.
 func (c *crowd) insist(g *rig.Gateway, first *Exchange, deadline time.Time) *Exchange {
-	cl := &client{addr: addrOf(g), key: c.keyOf(first.Org)}
-	defer cl.close()
+	cl := &Client{Addr: addrOf(g), Key: c.keyOf(first.Org)}
+	defer cl.Close()
 	for try := first.Try; ; try++ {
 		e := &Exchange{Round: first.Round, Org: first.Org, Thread: first.Thread, Text: first.Text, Model: first.Model, Stream: first.Stream, Try: try}
-		cl.ask(e)
+		cl.Ask(e)
 		c.add(e)
 		switch {
 		case e.Done:

@@ -65,12 +65,12 @@ type Line struct {
 	MaybeBilled                                  bool
 }
 
-// database reads the store of a house beside the gateway. It is opened for each look and closed after it: a file that
+// Database reads the store of a house, by its URL, beside the gateway. It is opened for each look and closed after it: a file that
 // somebody holds open is not recovered by the gateway that starts next, and that recovery is part of what is tested.
-type database struct{ url string }
+type Database struct{ URL string }
 
-func (d database) with(ctx context.Context, f func(db.Store) error) error {
-	store, err := db.Open(ctx, db.Options{URL: d.url, Timeout: 20 * time.Second, MaxConns: 2})
+func (d Database) with(ctx context.Context, f func(db.Store) error) error {
+	store, err := db.Open(ctx, db.Options{URL: d.URL, Timeout: 20 * time.Second, MaxConns: 2})
 	if err != nil {
 		return err
 	}
@@ -81,8 +81,8 @@ func (d database) with(ctx context.Context, f func(db.Store) error) error {
 	return err
 }
 
-// read returns the rows of orgs, each read as that org and nobody else.
-func (d database) read(ctx context.Context, orgs ...id.Org) (all []*Rows, err error) {
+// Read returns the rows of orgs, each read as that org and nobody else.
+func (d Database) Read(ctx context.Context, orgs ...id.Org) (all []*Rows, err error) {
 	err = d.with(ctx, func(store db.Store) error {
 		for _, org := range orgs {
 			r := &Rows{Org: org}
@@ -98,11 +98,11 @@ func (d database) read(ctx context.Context, orgs ...id.Org) (all []*Rows, err er
 
 // buried returns when nothing the process that died at death had sent can still be carried out: Postgres finishes a
 // transaction it has received, whoever waits for it or no longer does.
-func (d database) buried(ctx context.Context, death time.Time) error {
-	if !strings.HasPrefix(d.url, "postgres") {
+func (d Database) buried(ctx context.Context, death time.Time) error {
+	if !strings.HasPrefix(d.URL, "postgres") {
 		return nil
 	}
-	conn, err := pgx.Connect(ctx, d.url)
+	conn, err := pgx.Connect(ctx, d.URL)
 	if err != nil {
 		return err
 	}
@@ -118,8 +118,8 @@ WHERE datname = current_database() AND application_name = 'threadhub' AND backen
 	return nil
 }
 
-// orphans counts the calls of orgs that were opened before since and are still open.
-func (d database) orphans(ctx context.Context, since time.Time, orgs ...id.Org) (n int, err error) {
+// Orphans counts the calls of orgs that were opened before since and are still open.
+func (d Database) Orphans(ctx context.Context, since time.Time, orgs ...id.Org) (n int, err error) {
 	err = d.with(ctx, func(store db.Store) error {
 		for _, org := range orgs {
 			err := store.Query(ctx, org, db.Query{
