@@ -72,8 +72,8 @@ func (s *Server) Signal(sig syscall.Signal) error {
 	return syscall.Kill(pid, sig)
 }
 
-// Kill is kill -9 and returns when the process is gone. Postgres's other processes notice by themselves and end soon;
-// frozen ones are let go for that.
+// Kill is kill -9 and returns when the process is gone, and its children too: Postgres's notice by themselves; frozen ones
+// are let go for that.
 func (s *Server) Kill() error {
 	orphans := children(s.PID())
 	if err := s.Signal(syscall.SIGKILL); err != nil {
@@ -82,7 +82,18 @@ func (s *Server) Kill() error {
 	for _, pid := range orphans {
 		_ = syscall.Kill(pid, syscall.SIGCONT)
 	}
-	return s.Wait(context.Background())
+	if err := s.Wait(context.Background()); err != nil {
+		return err
+	}
+	for _, pid := range orphans {
+		for range 500 {
+			if !alive(pid) {
+				break
+			}
+			<-time.After(10 * time.Millisecond)
+		}
+	}
+	return nil
 }
 
 // Wait returns when the process has ended. How it ended is no error.

@@ -38,3 +38,12 @@ func children(pid int) []int {
 	}
 	return out
 }
+
+// alive reports whether there is a process pid that has not ended; one that nobody has waited for has.
+func alive(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return false
+	}
+	return !strings.HasPrefix(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), " Z")
+}

@@ -27,3 +27,5 @@ func children(pid int) []int {
 	}
 	return pids
 }
+
+func alive(pid int) bool { return syscall.Kill(pid, 0) == nil }
