@@ -103,11 +103,11 @@ func (u *usage) add(v gjson.Result) {
 		"promptTokenCount": &one.prompt, "toolUsePromptTokenCount": &one.tools, "candidatesTokenCount": &one.candidates,
 		"thoughtsTokenCount": &one.thoughts, "cachedContentTokenCount": &one.cached,
 	} {
-		*n = v.Get(name).Int()
+		*n = count(v.Get(name))
 	}
 	one.total = plus(plus(one.prompt, one.tools), one.output())
 	if t := v.Get("totalTokenCount"); t.Exists() {
-		one.total = t.Int()
+		one.total = count(t)
 	}
 	one.audioIn, one.imageIn = ofModality(v.Get("promptTokensDetails"), "AUDIO"), ofModality(v.Get("promptTokensDetails"), "IMAGE")
 	one.audioCached = ofModality(v.Get("cacheTokensDetails"), "AUDIO")
@@ -133,10 +133,19 @@ func (u *usage) add(v gjson.Result) {
 func ofModality(details gjson.Result, modality string) (n int64) {
 	each(details, func(_ int, m gjson.Result) bool {
 		if m.Get("modality").Str == modality {
-			n = plus(n, m.Get("tokenCount").Int())
+			n = plus(n, count(m.Get("tokenCount")))
 		}
 		return true
 	})
+	return n
+}
+
+// count is how many v says; -1 if it says something else.
+func count(v gjson.Result) int64 {
+	n := v.Int()
+	if v.Exists() && (v.Type != gjson.Number || float64(n) != v.Num) {
+		return -1
+	}
 	return n
 }
 

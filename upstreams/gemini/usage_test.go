@@ -121,3 +121,17 @@ func used(metadata string) []byte {
 	u.add(gjson.Parse(metadata))
 	return u.append(nil, 0)
 }
+
+// Counts that are none are not taken for nothing: the usage is then no usage, and the call is charged by an estimate.
+func TestUsageThatCountsNothing(t *testing.T) {
+	for _, n := range []string{`-1`, `1e30`, `"12"`, `1.5`, `[1]`, `null`, `{}`, `true`} {
+		for _, metadata := range []string{
+			`{"promptTokenCount":` + n + `,"candidatesTokenCount":2,"totalTokenCount":5}`,
+			`{"promptTokenCount":3,"candidatesTokenCount":` + n + `}`,
+		} {
+			if got, err := openai.ParseUsage(used(metadata)); err == nil {
+				t.Errorf("%s is taken for %+v", metadata, got)
+			}
+		}
+	}
+}
