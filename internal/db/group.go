@@ -62,14 +62,14 @@ func (s *postgresStore) aside(u *Unit, start time.Time, err error) {
 }
 
 // rest is after how much of it a connection is asked whether it still is one: what is sent into a dead one has to be
-// taken for sent.
+// taken for sent. That its server has closed it is seen at any time.
 const rest = time.Second
 
 // connected sees to it that the writer has a connection.
 func (s *postgresStore) connected(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, s.o.Timeout)
 	defer cancel()
-	if s.conn != nil && (s.conn.IsClosed() || time.Since(s.used) > rest && s.conn.Ping(ctx) != nil) {
+	if s.conn != nil && (s.conn.IsClosed() || hungUp(s.conn.PgConn().Conn()) || time.Since(s.used) > rest && s.conn.Ping(ctx) != nil) {
 		s.disconnect()
 	}
 	if s.conn != nil {
