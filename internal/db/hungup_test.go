@@ -30,6 +30,9 @@ func TestAUnitAfterTheServerHasGoneIsNotInDoubt(t *testing.T) {
 	if err := s.Commit(t.Context(), &db.Unit{}); err != nil {
 		t.Fatal(err)
 	}
+	if err := s.Ping(t.Context()); err != nil { // a connection of the side lane is there, too
+		t.Fatal(err)
+	}
 	if err := services.Postgres.Kill(); err != nil {
 		t.Fatal(err)
 	}

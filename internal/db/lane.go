@@ -67,6 +67,11 @@ func (s *postgresStore) aloneOnce(ctx context.Context, u *Unit) error {
 	wait, cancel := context.WithTimeout(ctx, s.o.Timeout)
 	defer cancel()
 	conn, err := s.pool.Acquire(wait)
+	for err == nil && hungUp(conn.Conn().PgConn().Conn()) {
+		_ = conn.Conn().Close(wait)
+		conn.Release()
+		conn, err = s.pool.Acquire(wait)
+	}
 	if err != nil {
 		return lostError{err, false}
 	}
