@@ -1,7 +1,7 @@
 //go:build !chaos
 
-// Package chaos ends the process, as kill -9 does, at a named point of a request's way: for the suite that shows that
-// nothing is lost. Without the build tag chaos it is nothing at all.
+// Package chaos ends the process, as kill -9 does, at a named point of a request's way, or panics there: for the suites
+// that show that nothing is lost, and nobody else is hurt. Without the build tag chaos it is nothing at all.
 package chaos
 
 // Point names a point that has been reached.

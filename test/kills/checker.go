@@ -217,13 +217,18 @@ func (c *checker) turns(r *Rows) {
 	}
 }
 
+// tidy makes two texts one that differ in how what is no text was replaced.
+func tidy(s string) string {
+	return strings.ToValidUTF8(strings.ReplaceAll(s, "\ufffd", "\xff"), "\ufffd")
+}
+
 // sent is what the provider sent for a call, in its last attempt.
 func (c *checker) sent(call id.Request) string {
 	text := c.seen[attemptName(call, 0)].Text
 	for n := 1; ; n++ {
 		a, ok := c.seen[attemptName(call, n)]
 		if !ok {
-			return strings.ToValidUTF8(text, "\ufffd") // what is no text is not stored as it came
+			return tidy(text)
 		}
 		text = a.Text
 	}
@@ -245,9 +250,9 @@ func (c *checker) turn(org id.Org, call Call) {
 	}
 	sent := c.sent(call.ID)
 	switch {
-	case call.Outcome == "complete" && m.Text != sent:
+	case call.Outcome == "complete" && tidy(m.Text) != sent:
 		c.say(Answer, nil, "the answer of %s: stored %.120q, sent by the provider %.120q", call.ID, m.Text, sent)
-	case !strings.HasPrefix(sent, m.Text):
+	case !strings.HasPrefix(sent, tidy(m.Text)):
 		c.say(Prefix, nil, "the cut answer of %s: stored %.120q, sent by the provider %.120q", call.ID, m.Text, sent)
 	}
 }
@@ -269,9 +274,10 @@ func (c *checker) money(r *Rows) {
 		}
 		l := lines[name][0]
 		switch free := l.CostPico == 0 && l.Input+l.Output == 0; {
-		case a.State == "ok", a.State == "cut" && c.seen[name].Usage != nil && l.Status != "estimated":
+		case a.State == "ok":
 			c.usage(name, a, l)
-		case l.Status == "estimated", free && l.MaybeBilled:
+		case l.Status == "estimated", l.CostPico == 0 && l.MaybeBilled:
+		case a.State == "cut" && c.sofar(name, l):
 		case free && !a.MaybeBilled && c.refused(name):
 		default:
 			c.say(Usage, nil, "%s is %s, its line is %s and not marked as an estimate", name, a.State, l.Status)
@@ -286,6 +292,12 @@ func (c *checker) money(r *Rows) {
 func (c *checker) refused(name string) bool {
 	s, seen := c.seen[name]
 	return !seen || s.Status >= 400 || s.Text == "" && strings.HasPrefix(s.Fault, "error_")
+}
+
+// sofar reports whether l says what a provider that tells its usage as it goes may have told before it was cut.
+func (c *checker) sofar(name string, l Line) bool {
+	u := c.seen[name].Usage
+	return u != nil && l.Input+l.Cached+l.CacheWrite == u.Prompt && l.Output+l.Reasoning <= u.Completion
 }
 
 // price is what a model costs, in pico-dollars a token.
@@ -305,13 +317,14 @@ func (c *checker) usage(name string, a Attempt, l Line) {
 	u := c.seen[name].Usage
 	price, computed := prices[c.seen[name].Model]
 	switch {
-	case u == nil:
-		if l.Status != "estimated" {
+	case u == nil, c.seen[name].Fault != "" && l.Status == "estimated": // whether it had to be is its row's to say
+		if l.Status != "estimated" && l.Status != "unpriced" {
 			c.say(Usage, nil, "the provider told no usage of %s that is one, its line is %s", name, l.Status)
 		}
 	case l.Input+l.Cached+l.CacheWrite != u.Prompt || l.Cached != u.Cached || l.CacheWrite != u.CacheWrite ||
 		l.Output+l.Reasoning != u.Completion || l.Reasoning != u.Reasoning:
 		c.say(Usage, nil, "%s used %+v, its line says %+v", name, *u, l)
+	case c.seen[name].Fault == "zero_usage":
 	case a.Provider == "openrouter" || a.Provider == "perplexity":
 		if u.CostPico <= 0 || l.CostPico != u.CostPico || l.Status != "reported" {
 			c.say(Usage, nil, "%s said that %s cost %d, its line says %d, %s", a.Provider, name, u.CostPico, l.CostPico, l.Status)
@@ -432,9 +445,9 @@ func (c *checker) answer(x *Exchange) {
 	switch {
 	case x.Done && call.Outcome != "complete":
 		c.say(Answer, x, "the answer of %s was acknowledged, and the call is %s (%s)", x.Request, call.Outcome, call.Reason)
-	case x.Done && x.Seen != stored:
+	case x.Done && x.Seen != stored && (x.Thread != "" || tidy(x.Seen) != stored):
 		c.say(Answer, x, "the answer of %s: seen %.120q, stored %.120q", x.Request, x.Seen, stored)
-	case strings.HasPrefix(stored, x.Seen):
+	case strings.HasPrefix(stored, x.Seen), x.Thread == "" && strings.HasPrefix(stored, tidy(x.Seen)):
 	case call.Reason == "gateway_lost" && !c.Embedded && strings.HasPrefix(x.Seen, stored):
 	default:
 		c.say(Prefix, x, "the answer of %s: seen %.120q, stored %.120q", x.Request, x.Seen, stored)

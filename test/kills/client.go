@@ -26,11 +26,11 @@ type Exchange struct {
 	Text   string    // the user message, all of it
 	Model  string
 	Stream bool
-	Try    int            // 0, or how often it was sent before: an SDK's repeat
-	Fields map[string]any // more members of the body
-	Header [][2]string    // more of the head
-	Leave  string         // the client closes its connection when it has seen so much of the answer's text; "": it does not
-	Wait   time.Duration  // how long the client waits for all of it; 0: patience
+	Try    int                     // 0, or how often it was sent before: an SDK's repeat
+	Fields map[string]any          // more members of the body
+	Header [][2]string             // more of the head
+	Watch  func(seen string) error // hears of the answer's text after each event of a stream; with its error the client leaves
+	Wait   time.Duration           // how long the client waits for all of it; 0: patience
 
 	Head    bool        // the head of a 200 was read: the input is acknowledged
 	Done    bool        // [DONE], or a whole body, was read: the answer is acknowledged
@@ -81,6 +81,14 @@ func (c *Client) Ask(e *Exchange) {
 }
 
 func (c *Client) exchange(e *Exchange) error {
+	if err := c.Send(e); err != nil {
+		return err
+	}
+	return c.Receive(e)
+}
+
+// Send sends e and waits for nothing.
+func (c *Client) Send(e *Exchange) error {
 	if c.conn == nil {
 		conn, err := net.DialTimeout("tcp", c.Addr, 2*time.Second)
 		if err != nil {
@@ -91,14 +99,27 @@ func (c *Client) exchange(e *Exchange) error {
 	if err := c.conn.SetDeadline(time.Now().Add(cmp.Or(e.Wait, patience))); err != nil {
 		return err
 	}
-	if _, err := c.conn.Write(c.request(e)); err != nil {
-		return err
+	_, err := c.conn.Write(c.request(e))
+	return err
+}
+
+// CloseWrite says that nothing more will be sent.
+func (c *Client) CloseWrite() error { return c.conn.(*net.TCPConn).CloseWrite() }
+
+// Receive reads the answer to the oldest of what was sent and not answered.
+func (c *Client) Receive(e *Exchange) (err error) {
+	var resp *http.Response
+	for resp == nil || resp.StatusCode < 200 {
+		if resp, err = http.ReadResponse(c.r, &http.Request{Method: "POST"}); err != nil {
+			return err
+		}
 	}
-	resp, err := http.ReadResponse(c.r, &http.Request{Method: "POST"})
-	if err != nil {
-		return err
-	}
-	defer func() { _ = resp.Body.Close() }()
+	defer func() {
+		if err != nil {
+			c.Close() // or the body is read to its end first
+		}
+		_ = resp.Body.Close()
+	}()
 	e.Answer = resp.Header
 	e.Status, e.Head, e.Request = resp.StatusCode, resp.StatusCode == 200, id.Request(resp.Header.Get("X-Request-Id"))
 	if n, err := strconv.Atoi(resp.Header.Get("X-Threadhub-Thread-Seq")); err == nil {
@@ -166,9 +187,6 @@ func (e *Exchange) readWhole(body io.Reader) error {
 	return nil
 }
 
-// errLeft is the end of a stream that the client did not wait for.
-var errLeft = errors.New("the client has left")
-
 // errUntrue is the end of a stream that no stream may have, whatever died.
 var errUntrue = errors.New("the stream's end is not true")
 
@@ -200,8 +218,10 @@ func (e *Exchange) readStream(body io.Reader) error {
 		if e.First.IsZero() && seen.Len() > 0 {
 			e.First = time.Now()
 		}
-		if e.Leave != "" && strings.Contains(seen.String(), e.Leave) {
-			return errLeft
+		if e.Watch != nil {
+			if err := e.Watch(seen.String()); err != nil {
+				return err
+			}
 		}
 	}
 	switch {

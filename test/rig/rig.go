@@ -128,7 +128,11 @@ type House struct {
 	Env []string
 	Log *testkit.Log // what all its processes wrote to stderr
 	Out *testkit.Log // what those that serve wrote to stdout
-	t   testing.TB
+
+	Args   []string // more arguments of those that serve
+	Stderr *os.File // where those that serve write their log instead; nil: Log
+
+	t testing.TB
 }
 
 // Options of NewHouse.
@@ -232,9 +236,12 @@ func (h *House) Demo(env ...string) *Gateway {
 }
 
 func (h *House) start(command string, env []string) (*Gateway, error) {
-	cmd := exec.Command(h.Bin, command, "--json")
+	cmd := exec.Command(h.Bin, append([]string{command, "--json"}, h.Args...)...)
 	cmd.Env = append(append([]string{}, h.Env...), env...)
 	cmd.Stderr = h.Log
+	if h.Stderr != nil {
+		cmd.Stderr = h.Stderr
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -296,6 +303,12 @@ func (g *Gateway) Stop(timeout time.Duration) error {
 		return errors.New("the process did not end in time")
 	}
 }
+
+// Signal sends the process a signal.
+func (g *Gateway) Signal(sig syscall.Signal) error { return g.cmd.Process.Signal(sig) }
+
+// Err is how the process ended; read it after Ended.
+func (g *Gateway) Err() error { return g.err }
 
 // PID of the process.
 func (g *Gateway) PID() int { return g.cmd.Process.Pid }

@@ -1,0 +1,44 @@
+package faults
+
+import (
+	"threadhub/test/kills"
+)
+
+// normal is the row with which all others are compared: nothing fails.
+var normal = row{
+	id: "N1", title: "nothing fails", metric: "threadhub_requests_total", play: func(w *world) {
+		thread := w.question("").Thread
+		for i, how := range [][]option{{in(thread)}, {whole, in(thread)}, {plain}, {whole, plain}, {in(thread), keyed("once")}} {
+			e := w.ask(said(3+i, 0), how...)
+			w.want(e, well)
+			w.read(w.g[0], thread)
+		}
+		w.moved("threadhub_requests_total", `outcome="ok"`, `status="2xx"`)
+		w.moved("threadhub_stream_end_total", `reason="done"`)
+		w.moved("threadhub_attempts_total", `result="ok"`, w.provider())
+	},
+}
+
+// wants is want for many.
+func (w *world) wants(all []*kills.Exchange, is end) {
+	w.Helper()
+	for _, e := range all {
+		w.want(e, is)
+	}
+}
+
+// holdsText checks that the answer of e, as seen and as stored, is text.
+func (w *world) holdsText(e *kills.Exchange, text string) {
+	w.Helper()
+	if h := w.holds(e); e.Seen != text || h.answer == nil || h.answer.Text != text {
+		w.Errorf("%s: seen %.80q, stored %v, want %.80q", e.Text, e.Seen, h, text)
+	}
+}
+
+// once checks that e's input is stored at most once.
+func (w *world) once(e *kills.Exchange) {
+	w.Helper()
+	if h := w.holds(e); len(h.inputs) > 1 {
+		w.Errorf("%s: stored %d times", e.Text, len(h.inputs))
+	}
+}

@@ -1,0 +1,131 @@
+package faults
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"threadhub/test/kills"
+)
+
+// What limits and budgets do without Redis is not to be seen before there are any.
+const noLimits = "what becomes of limits and budgets, of which there are none yet"
+
+var withRedis = setup{redis: true}
+
+var redisRows = []row{
+	{id: "R1", title: "Redis is down", setup: withRedis, lacks: noLimits, play: func(w *world) {
+		w.unmoved(func() { w.must(w.redis.Kill()) }, redisTime)
+		w.must(w.redis.Restart(context.Background()))
+		w.want(w.ask(said(2, 0)), well)
+	}},
+	{id: "R2", title: "Redis is frozen", setup: withRedis, lacks: noLimits, play: func(w *world) {
+		w.unmoved(func() { w.must(w.redis.Freeze()) }, redisTime)
+		w.must(w.redis.Thaw())
+		w.want(w.ask(said(2, 0)), well)
+	}},
+	{id: "R3", title: "Redis is slow: 20 ms more", setup: setup{redis: true, between: true}, lacks: noLimits, play: func(w *world) {
+		w.unmoved(func() { w.wire["redis"].Delay(20 * time.Millisecond) }, 40*time.Millisecond)
+	}},
+	{id: "R4", title: "failover of Redis, with the last writes lost", awaits: noLimits},
+	{id: "R5", title: "FLUSHALL", setup: withRedis, lacks: noLimits, play: func(w *world) {
+		w.unmoved(func() { w.must(w.redisClient().FlushAll(context.Background()).Err()) }, 0)
+	}},
+	{id: "R6", title: "Redis answers with OOM, READONLY or LOADING", setup: withRedis, lacks: noLimits, play: func(w *world) {
+		c := w.redisClient()
+		switch pick(w, "oom", "readonly") {
+		case "oom":
+			w.unmoved(func() { w.must(c.ConfigSet(context.Background(), "maxmemory", "1").Err()) }, 0)
+			w.must(c.ConfigSet(context.Background(), "maxmemory", "0").Err())
+		case "readonly":
+			w.unmoved(func() { w.must(c.SlaveOf(context.Background(), "127.0.0.1", "1").Err()) }, 0)
+			w.must(c.SlaveOf(context.Background(), "NO", "ONE").Err())
+		}
+	}},
+	{id: "R7", title: "a cluster moves its keys", awaits: "Redis Cluster, which the gateway does not speak yet"},
+	{id: "R8", title: "a command that timed out was carried out", awaits: noLimits},
+	{id: "R9", title: "the clock of Redis jumps", awaits: noLimits},
+	{id: "R10", title: "a pooled connection gives another's reply", awaits: "what is kept in Redis for orgs: limits, streams"},
+	{id: "R11", title: "Redis and Postgres are down", setup: setup{redis: true, own: true}, metric: "threadhub_store_up", play: func(w *world) {
+		w.want(w.ask(said(1, 0)), well)
+		w.must(w.redis.Kill())
+		w.must(w.pg.Kill())
+		e := w.ask(said(1, 0))
+		w.eventually(5*time.Second, func() bool { return w.status(w.g[0].Operator+"/health/ready") == 503 }, "the gateway not to be ready")
+		stranger := w.question(said(1, 0))
+		c := &kills.Client{Addr: w.g[0].Host(), Key: w.stranger.Key + "x"}
+		c.Ask(stranger)
+		c.Close()
+		w.must(w.redis.Restart(context.Background()))
+		back := w.back()
+		w.want(e, refused(503, "storage_unavailable").in(databaseTime))
+		if stranger.Status != 401 && stranger.Status != 503 {
+			w.Errorf("a bad key got %d", stranger.Status)
+		}
+		w.recovers(back)
+	}},
+	{id: "R12", title: "many ask at once with a key that nobody has looked up", setup: setup{apart: true}, play: func(w *world) {
+		g := w.house.Serve() // which knows nobody
+		before := w.lookups()
+		for _, e := range w.many(60, 60, func(int) *kills.Exchange { return w.send(g, w.question(said(1, 0), plain)) }) {
+			w.want(e, well)
+		}
+		w.must(g.Stop(10 * time.Second)) // its backends tell their statistics as they end
+		w.sleep(time.Second)
+		if n := w.lookups() - before; n > 10 {
+			w.Errorf("one key was looked up %d times", n)
+		}
+	}},
+}
+
+// unmoved checks that what is done to Redis changes nothing, but for a little time.
+func (w *world) unmoved(do func(), more time.Duration) {
+	w.Helper()
+	thread := w.question("").Thread
+	ask := func() time.Duration {
+		began := time.Now()
+		for i := range 6 {
+			how := []option{in(thread)}
+			if i%2 == 1 {
+				how = append(how, whole)
+			}
+			w.want(w.ask(said(2, 0), how...), well)
+			w.must(w.renameKey(i)) // which is told to other processes
+		}
+		return time.Since(began)
+	}
+	usual := ask()
+	do()
+	if now := ask(); now > usual+6*3*more+slack {
+		w.Errorf("it took %v, and %v before", now, usual)
+	}
+}
+
+// renameKey changes something that all processes are told of.
+func (w *world) renameKey(i int) error {
+	r, err := w.g[0].Do(context.Background(), "PUT", "/api/orgs/"+w.who.Org+"/providers/openai", w.who.Key, map[string]string{"api_key": "sk-openai-of-" + w.who.Org})
+	if err == nil && r.Status != 200 {
+		err = fmt.Errorf("change %d: status %d %s", i, r.Status, r.Body)
+	}
+	return err
+}
+
+func (w *world) redisClient() *redis.Client {
+	w.Helper()
+	o, err := redis.ParseURL(w.redis.URL())
+	w.must(err)
+	c := redis.NewClient(o)
+	w.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+// lookups is how often keys have been looked up in Postgres.
+func (w *world) lookups() (n int64) {
+	w.Helper()
+	conn := w.connect()
+	defer func() { _ = conn.Close(context.Background()) }()
+	w.must(conn.QueryRow(context.Background(), `SELECT coalesce(idx_scan, 0) + seq_scan FROM pg_stat_user_tables WHERE relname = 'api_keys'`).Scan(&n))
+	return n
+}
