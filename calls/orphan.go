@@ -5,6 +5,7 @@ import (
 
 	"threadhub/internal/db"
 	"threadhub/internal/id"
+	"threadhub/internal/seedbug"
 )
 
 // Orphan names an open call whose process is gone.
@@ -37,7 +38,9 @@ func (s *Store) Orphans(ctx context.Context, me id.Owner) ([]Orphan, error) {
 		return tx.Query(ctx, `SELECT owner FROM incarnations WHERE lease_until >= now()`, nil, func(row db.Row) error {
 			var o id.Owner
 			err := row.Scan(&o)
-			delete(owners, o)
+			if !seedbug.On("rob-the-living") {
+				delete(owners, o)
+			}
 			return err
 		})
 	})

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"threadhub/internal/db"
+	"threadhub/internal/seedbug"
 )
 
 // The Postgres forms: one statement over all calls of a group. What a later statement joins to is named by
@@ -26,6 +27,9 @@ func openPostgres(rows []*Opening) db.Statement {
 	for i, r := range rows {
 		org[i], call[i], key[i], user[i], team[i] = string(r.Org), string(r.ID), string(r.Key), string(r.User), string(r.Team)
 		thread[i], owner[i], facts[i], claim[i] = string(r.Thread), string(r.Owner), r.Facts.json(), r.Claim
+		if seedbug.On("no-turn") {
+			thread[i] = ""
+		}
 		first[i], nIn[i], finger[i], hold[i], hash[i] = int32(r.FirstSeq), int32(r.NIn), r.Finger, r.HoldPico, r.BodyHash
 	}
 	return db.Statement{
@@ -112,12 +116,16 @@ func closePostgres(rows []*Closing) db.Statement {
 		org[i], call[i], record[i], epoch[i] = string(r.Org), string(r.ID), r.RecordID, int32(r.Epoch)
 		outcome[i], reason[i], facts[i] = string(r.Outcome), r.Reason, r.Facts.json()
 	}
+	fence := "AND c.epoch = u.epoch AND c.state = 'open'"
+	if seedbug.On("ignore-epoch") {
+		fence = ""
+	}
 	return db.Statement{
 		SQL: `UPDATE calls c SET state = 'closed', outcome = u.outcome::call_outcome, reason = nullif(u.reason, ''), record_id = u.record_id,
   facts = c.facts || u.facts::jsonb, claim = CASE WHEN u.outcome = 'complete' THEN c.claim END, closed_at = now(), close_xid = pg_current_xact_id()
 FROM unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[], $6::text[], $7::text[])
   AS u (org_id, call_id, epoch, record_id, outcome, reason, facts)
-WHERE c.org_id = u.org_id AND c.call_id = u.call_id AND c.epoch = u.epoch AND c.state = 'open'`,
+WHERE c.org_id = u.org_id AND c.call_id = u.call_id ` + fence,
 		Args: []any{org, call, epoch, record, outcome, reason, facts},
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"threadhub/internal/id"
+	"threadhub/internal/seedbug"
 	"threadhub/internal/sse"
 )
 
@@ -91,7 +92,9 @@ func (t *Tape) Event(dst, data []byte) []byte {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	from := len(dst)
-	t.n++
+	if !seedbug.On("same-event-id") || t.n == 0 {
+		t.n++
+	}
 	dst = AppendEvent(dst, t.n, data)
 	t.keep(dst[from:])
 	t.ends = append(t.ends, len(t.body))

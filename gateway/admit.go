@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"threadhub/internal/fault"
+	"threadhub/internal/seedbug"
 	"threadhub/orgs"
 )
 
@@ -21,6 +22,9 @@ func (x *request) admit() error {
 		return err
 	}
 	x.line.org, x.line.key = x.caller.Org, x.caller.Key
+	if seedbug.On("log-key") {
+		x.note("authorization", x.header("Authorization"))
+	}
 	if err := x.inOwnOrg(); err != nil { // before the role: what is foreign is not there, whoever asks
 		return err
 	}

@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+
+	"threadhub/internal/seedbug"
 )
 
 // answerHeaders tells what is known when the answer begins.
@@ -25,6 +27,9 @@ func (x *request) upstreamHeaders(header http.Header) {
 // client that asked for a new one learns its name.
 func (g *Gateway) openedHeaders(x *request, e *exchange) {
 	h := &x.rc.Response.Header
+	if seedbug.On("key-in-header") {
+		h.Set("X-Upstream-Authorization", e.key.Reveal())
+	}
 	h.Set("X-Threadhub-Provider", e.target.Provider)
 	h.Set("X-Threadhub-Model", e.target.Model)
 	h.Set("X-Threadhub-Route", e.route.ID)

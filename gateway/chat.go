@@ -16,6 +16,8 @@ import (
 	"threadhub/internal/db"
 	"threadhub/internal/fault"
 	"threadhub/internal/id"
+	"threadhub/internal/seal"
+	"threadhub/internal/seedbug"
 	"threadhub/metering"
 	"threadhub/openai"
 	"threadhub/orgs"
@@ -133,6 +135,9 @@ func plausibleModel(name string) error {
 
 func (g *Gateway) parse(x *request, e *exchange) (err error) {
 	chaos.Point("parse")
+	if seedbug.On("log-content") {
+		x.note("question", string(x.body()))
+	}
 	if e.req, err = openai.ParseChat(x.body()); err != nil {
 		return err
 	}
@@ -515,6 +520,11 @@ func (g *Gateway) open(ctx context.Context, e *exchange) error {
 		})
 	}
 	g.opts.Calls.Open(u, e.opening)
+	if seedbug.On("open-late") {
+		go func() { _ = g.opts.Store.Commit(context.WithoutCancel(ctx), u) }()
+		e.opening.Result = calls.Won
+		return nil
+	}
 	err := g.opts.Store.Commit(ctx, u)
 	chaos.Point("open")
 	if fault.HasCode(err, "outcome_unknown") {
@@ -536,6 +546,12 @@ func (g *Gateway) call(x *request, e *exchange, w way) (err error) {
 	}
 	e.ask.Key, e.ask.Attempt, e.ask.Header = e.key, e.attempt(e.n()), x.forward(up.Forward())
 	e.ask.Since, e.ask.Fresh = e.since, e.fresh
+	if seedbug.On("forward-key") {
+		e.ask.Key = seal.NewSecret(strings.TrimPrefix(x.header("Authorization"), "Bearer "))
+	}
+	if seedbug.On("ask-twice") {
+		_, _ = w.ask(up, x.ctx, e.ask)
+	}
 	e.answer, err = w.ask(up, x.ctx, e.ask)
 	if err != nil {
 		unguard()

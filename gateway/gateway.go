@@ -30,6 +30,7 @@ import (
 	"threadhub/internal/fault"
 	"threadhub/internal/id"
 	"threadhub/internal/seal"
+	"threadhub/internal/seedbug"
 	"threadhub/internal/spool"
 	"threadhub/metering"
 	"threadhub/orgs"
@@ -346,7 +347,9 @@ func (g *Gateway) Shutdown(ctx context.Context) error {
 	})
 
 	over := time.Now().Add(g.opts.Drain)
-	g.pause(ctx, g.opts.Drain, g.flights.empty())
+	if !seedbug.On("drain-at-once") {
+		g.pause(ctx, g.opts.Drain, g.flights.empty())
+	}
 	g.flights.cancel(errDraining)
 	g.unrecorded = !g.endFlights(ln)
 	// The last bytes are on their way to clients that read them: for those there is what is left of Drain, and a second.

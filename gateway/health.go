@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"threadhub/internal/db"
+	"threadhub/internal/seedbug"
 )
 
 // health answers the public GET /health, for load balancers: whether to send requests here. It asks no other part.
@@ -33,7 +34,7 @@ func (g *Gateway) newOperator() *http.Server {
 	})
 	mux.HandleFunc("GET /health/ready", func(w http.ResponseWriter, _ *http.Request) {
 		switch {
-		case g.draining.Load():
+		case g.draining.Load() && !seedbug.On("ready-while-draining"):
 			operatorJSON(w, 503, map[string]string{"status": "draining"})
 		case !g.ready.check():
 			operatorJSON(w, 503, map[string]string{"status": "unavailable", "store": "unreachable"})

@@ -9,6 +9,7 @@ import (
 	"threadhub/internal/chaos"
 	"threadhub/internal/fault"
 	"threadhub/internal/id"
+	"threadhub/internal/seedbug"
 	"threadhub/metering"
 	"threadhub/openai"
 	"threadhub/threads"
@@ -57,7 +58,7 @@ var errLostLease = fault.New(fault.Unavailable, "the gateway lost this request w
 // record is the second transaction: the answer, the attempt's end, the ledger line, turn and hold freed. It runs whatever
 // happened to the client, and the client gets the end of its answer only after it.
 func (g *Gateway) record(e *exchange, end ending) error {
-	if dropRecord {
+	if seedbug.On("drop-record") {
 		return nil
 	}
 	if u := end.usage; u != nil && u.Total != u.Sum() {
@@ -122,7 +123,7 @@ func (g *Gateway) recording(e *exchange, end ending) *recording {
 		rec.Closing.Attempts = append(rec.Closing.Attempts, calls.AttemptEnd{N: f.N, State: calls.FailedTry, Code: "outcome_unknown"})
 		rec.Vain = append(rec.Vain, g.nothing(line, f.N, f.Provider, f.Model, false))
 	}
-	line.N, line.Provider, line.Model, line.Charge, line.MaybeBilled = e.n(), e.target.Provider, e.target.Model, e.charge, end.maybeBilled
+	line.N, line.Provider, line.Model, line.Charge, line.MaybeBilled = e.n(), e.target.Provider, e.target.Model, e.charge, end.maybeBilled && !seedbug.On("surely-unbilled")
 	rec.Line = line
 	if e.claim != "" && end.outcome == calls.Complete && len(end.given) <= g.keepMost {
 		rec.Replay = e.replay(end)

@@ -12,6 +12,7 @@ import (
 	"threadhub/calls"
 	"threadhub/internal/db"
 	"threadhub/internal/fault"
+	"threadhub/internal/seedbug"
 	"threadhub/internal/spool"
 	"threadhub/metering"
 	"threadhub/threads"
@@ -102,7 +103,14 @@ func (r *recorder) unit(rec *recording, patience time.Duration) *db.Unit {
 	for i := range rec.Vain {
 		r.ledger.Put(u, &rec.Vain[i])
 	}
-	r.ledger.Put(u, &rec.Line)
+	if !seedbug.On("free-failures") || rec.Closing.Outcome != calls.Failed {
+		r.ledger.Put(u, &rec.Line)
+	}
+	if seedbug.On("settle-twice") {
+		twice := rec.Line
+		twice.N++
+		r.ledger.Put(u, &twice)
+	}
 	if rec.Replay != nil {
 		r.calls.Keep(u, rec.Replay)
 	}
@@ -134,6 +142,9 @@ var errNoCall = fault.New(fault.NotFound, "the store has no line of this call")
 // late writes down what a call really cost that another process has closed meanwhile, by an estimate: a second line, the
 // difference. It is written once, whoever repeats it. Errors: errNoCall when there is no first line.
 func (r *recorder) late(actual metering.Line) error {
+	if seedbug.On("no-late-line") {
+		return nil
+	}
 	ctx := context.Background()
 	lines, err := metering.Lines(ctx, r.store, actual.Org, actual.Call)
 	if err != nil {

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"threadhub/calls"
 	"threadhub/internal/chaos"
 	"threadhub/internal/fault"
+	"threadhub/internal/seedbug"
 	"threadhub/openai"
 )
 
@@ -163,6 +165,12 @@ func (r *relay) wait(on bool) {
 func (r *relay) next() error {
 	chaos.Point("relay")
 	payload, err := r.e.answer.Stream.Next()
+	if seedbug.On("switch-midstream") && err != nil && err != io.EOF { //nolint:errorlint // as below
+		if again, aerr := r.g.opts.Upstreams[r.e.target.Provider].Chat(r.ctx, r.e.ask); aerr == nil {
+			r.e.answer = again
+			return nil
+		}
+	}
 	if err != nil {
 		if cause := context.Cause(r.ctx); cause != nil && err != io.EOF { //nolint:errorlint // only itself means a good end
 			return cause
@@ -188,6 +196,9 @@ func (r *relay) next() error {
 		late := r.e.ask.Warnings[r.warned:] // the others are in the header
 		chunk.Payload = chunk.WithCost(cost, status, late)
 	}
+	if seedbug.On("drop-chunk") && bytes.Contains(payload, []byte("end")) {
+		return nil
+	}
 	r.out = r.e.tape.Event(r.out, chunk.Payload)
 	return nil
 }
@@ -200,6 +211,14 @@ func (r *relay) end(err error) {
 	}
 	if err == nil && r.e.generated.Empty() && !r.e.generated.Finished() {
 		err = fault.New(fault.Upstream, "the provider ended the stream without an answer").WithCode("upstream_truncated")
+	}
+	if seedbug.On("swallow-cut") {
+		err = nil
+	}
+	if seedbug.On("done-early") {
+		time.AfterFunc(300*time.Millisecond, func() { _ = r.g.record(r.e, r.ending(err)) })
+		r.out = r.e.tape.Event(r.out, done)
+		return
 	}
 	rerr := r.g.record(r.e, r.ending(err))
 	r.recorded = rerr == nil
@@ -302,6 +321,9 @@ func (r *relay) close() error {
 		}
 	}()
 	r.beat.Stop()
+	if seedbug.On("leak-upstream") {
+		return nil
+	}
 	if !r.ended {
 		if r.over == nil {
 			r.over = r.why()
@@ -340,7 +362,7 @@ func (r *relay) tick() {
 	silent := time.Since(r.spoke)
 	next := r.g.opts.Heartbeat - silent
 	ask := !r.asked && halfClosed(r.conn) // a heartbeat before its time finds out
-	if r.waiting && r.chunked && (next <= 0 || ask) {
+	if r.waiting && r.chunked && !seedbug.On("no-heartbeat") && (next <= 0 || ask) {
 		r.asked = r.asked || ask
 		if _, err := r.conn.Write(heartbeat); err != nil {
 			r.gone()

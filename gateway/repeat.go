@@ -14,6 +14,7 @@ import (
 	"threadhub/calls"
 	"threadhub/internal/fault"
 	"threadhub/internal/id"
+	"threadhub/internal/seedbug"
 	"threadhub/threads"
 )
 
@@ -43,7 +44,7 @@ func (x *request) claims(e *exchange) error {
 	if len(x.rc.Request.Header.PeekAll("Idempotency-Key")) > 0 && (key == "" || len(key) > maxClaim || !printable([]byte(key))) {
 		return fault.New(fault.Invalid, "an Idempotency-Key is 1 to %d printable characters", maxClaim).WithParam("Idempotency-Key").WithCode("invalid_idempotency_key")
 	}
-	if key != "" {
+	if key != "" && !seedbug.On("no-claims") {
 		hash := sha256.Sum256([]byte(key)) // whatever clients put there, it is kept as little as their API keys
 		e.claim = base64.RawURLEncoding.EncodeToString(hash[:])
 	}
@@ -97,7 +98,7 @@ func (g *Gateway) repeat(x *request, e *exchange) (done bool) {
 			return true
 		case c == nil:
 			return false
-		case string(c.BodyHash) != string(e.hash[:]):
+		case string(c.BodyHash) != string(e.hash[:]) && !seedbug.On("any-body"):
 			x.fail(fault.New(fault.Reused, "this Idempotency-Key was sent before with another request").WithParam("Idempotency-Key").NoRetry())
 			return true
 		}

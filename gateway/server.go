@@ -12,6 +12,7 @@ import (
 	"threadhub/internal/chaos"
 	"threadhub/internal/fault"
 	"threadhub/internal/id"
+	"threadhub/internal/seedbug"
 )
 
 // newServer builds the public server. Bodies are read before the handler runs (StreamRequestBody is off): its limits
@@ -75,7 +76,9 @@ func (g *Gateway) begin(rc *fasthttp.RequestCtx) *request {
 	x.ctx, x.flight = g.flights.begin(func() {
 		defer g.opts.Panics.Catch("end of a request") // whoever lets go of it last has other things to do
 		took := time.Since(x.arrived)
-		g.metrics.inflight.Dec()
+		if !seedbug.On("leak-inflight") {
+			g.metrics.inflight.Dec()
+		}
 		x.load.done()
 		g.metrics.answered(&x.line, took)
 		x.line.write(g.opts.Log, took)
@@ -116,6 +119,9 @@ func (x *request) recover() {
 	v := recover()
 	if v == nil {
 		return
+	}
+	if seedbug.On("no-recover") {
+		panic(v)
 	}
 	x.g.opts.Panics.Tell("handler", v)
 	x.rc.Response.Reset()

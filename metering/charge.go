@@ -1,6 +1,9 @@
 package metering
 
-import "threadhub/openai"
+import (
+	"threadhub/internal/seedbug"
+	"threadhub/openai"
+)
 
 // Status says where a line's charge comes from.
 type Status string
@@ -52,13 +55,16 @@ func (c *Catalogue) Charge(provider, model string, u *openai.Usage, e Estimate) 
 	charge := Charge{Tokens: e.tokens(), Version: c.version}
 	known := false
 	if u != nil {
-		if t := TokensOf(u); t.Credible() {
+		if t := TokensOf(u); t.Credible() && !seedbug.On("always-estimate") {
 			charge.Tokens, known = t, true
 		}
 		charge.Provider, charge.Vendor = reported(u)
 	}
 	m, _ := c.Lookup(provider, model)
 	if cost, ok := Cost(m, charge.Tokens); ok {
+		if seedbug.On("price-off") {
+			cost++
+		}
 		charge.Computed = &cost
 	}
 	switch {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"threadhub/internal/fault"
+	"threadhub/internal/seedbug"
 )
 
 // A herd of look-ups, when a process starts or the store is just back, stands in line here and not at the store's pool,
@@ -118,6 +119,9 @@ func (c *cache[K, V]) fly(ctx context.Context, k K, f *flight[V], ask func(conte
 	defer cancel()
 	v, err := ask(ctx)
 	f.value, f.err = v, storeFault(err)
+	if seedbug.On("401-when-down") && err != nil {
+		f.err = fault.New(fault.Unauthorized, "the API key is not known")
+	}
 }
 
 // queue waits until the store may be asked.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"threadhub/internal/fault"
+	"threadhub/internal/seedbug"
 	"threadhub/internal/sse"
 )
 
@@ -50,7 +51,12 @@ func (k *call) stream(response *http.Response, r *Request) (Stream, error) {
 	return &stream{k: k, body: response.Body, events: k.client.events(from), ask: r, words: words}, nil
 }
 
-func (c *Client) events(from io.Reader) *sse.Reader { return sse.NewReader(from, c.options.MaxLine) }
+func (c *Client) events(from io.Reader) *sse.Reader {
+	if seedbug.On("no-line-limit") {
+		return sse.NewReader(from, 1<<30)
+	}
+	return sse.NewReader(from, c.options.MaxLine)
+}
 
 // Ready reports whether Next would return without waiting for the provider: a relay asks before it flushes. It may be
 // found by type assertion, and leaves the last payload alone.

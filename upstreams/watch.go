@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"threadhub/internal/contain"
+	"threadhub/internal/seedbug"
 )
 
 // ErrClosed is what Next returns when the stream was closed while it waited.
@@ -59,6 +60,8 @@ func (w *watch) look() {
 	switch {
 	case now >= w.total:
 		w.cancel(errExpired)
+	case next <= 0 && seedbug.On("no-idle-limit"):
+		w.timer.Reset(w.total - now)
 	case next <= 0:
 		w.cancel(errSilent)
 	default:

@@ -3,6 +3,8 @@ package db
 import (
 	"sync"
 	"time"
+
+	"threadhub/internal/seedbug"
 )
 
 // The breaker: after this many failures to reach the store in a row what a client waits for fails at once, but for one
@@ -27,7 +29,7 @@ func newBreaker() *breaker { return &breaker{now: time.Now} }
 func (b *breaker) allow() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.failures < breakAfter {
+	if b.failures < breakAfter || seedbug.On("no-breaker") {
 		return true
 	}
 	now := b.now()

@@ -14,6 +14,7 @@ import (
 
 	"threadhub/internal/fault"
 	"threadhub/internal/id"
+	"threadhub/internal/seedbug"
 )
 
 // The roles the gateway works as. Connections log in as whoever the URL names and put on AppRole at once; Walk, Search and
@@ -113,6 +114,9 @@ type settings struct{ orgs, key, role, words string }
 // begin opens a transaction and binds it, in one round trip.
 func (s settings) begin(b *pgx.Batch, mode string, lockWait, timeout time.Duration) {
 	b.Queue(mode)
+	if seedbug.On("session-org") {
+		b.Queue("SELECT set_config('app.orgs', $1, false)", s.orgs)
+	}
 	b.Queue("SELECT set_config('app.orgs', $1, true), set_config('app.key_id', $2, true), set_config('lock_timeout', $3, true), set_config('statement_timeout', $4, true)",
 		s.orgs, s.key, millis(lockWait), millis(timeout))
 	if s.words != "" {

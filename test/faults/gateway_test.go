@@ -56,6 +56,10 @@ var gatewayRows = []row{
 			w.Errorf("it was not replayed: %v, %s for %s", r.Answer, r.Request, e.Request)
 		}
 	}},
+	{id: "G2b", title: "kill -9 before RECORD: there was no [DONE]", setup: setup{replicas: 1, tags: []string{"chaos"}}, play: func(w *world) {
+		e := w.dies("record")
+		w.want(e, end{status: 200, outcome: "incomplete", reason: []string{"gateway_lost"}, line: estimated})
+	}},
 	{id: "G3", title: "kill -9 after OPEN, before the provider is asked", setup: setup{replicas: 1, tags: []string{"chaos"}}, play: func(w *world) {
 		e := w.dies("open")
 		died := time.Now()

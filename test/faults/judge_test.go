@@ -312,6 +312,9 @@ func (w *world) foreign(e *kills.Exchange) {
 	if strings.Contains(raw, w.secret) {
 		w.Errorf("an answer holds another org's secret: %.200q", raw)
 	}
+	if i := strings.Index(raw, "-of-"+w.who.Org); i >= 0 {
+		w.Errorf("an answer holds the org's own key at a provider: %.200q", raw[max(0, i-100):])
+	}
 	for _, org := range orgIDs.FindAllString(raw, -1) {
 		if !strings.HasPrefix(org, w.who.Org) {
 			w.Errorf("an answer names %s: %.200q", org, raw)
@@ -322,7 +325,7 @@ func (w *world) foreign(e *kills.Exchange) {
 // logs looks for what must not be in them: panics, keys and contents.
 func (w *world) logs() {
 	log := w.house.Log.String()
-	for _, bad := range []string{"panic", "DATA RACE", "fatal error", w.who.Key, w.stranger.Key, w.secret, "-of-" + w.who.Org, "question 1 of " + w.row.id + ","} {
+	for _, bad := range []string{"panic", "DATA RACE", "fatal error", w.who.Key, w.stranger.Key, w.secret, "-of-" + w.who.Org, " of " + w.row.id + ", " + w.who.Org} {
 		if bad == "panic" && w.row.id == "G10" {
 			continue
 		}

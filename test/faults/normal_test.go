@@ -1,6 +1,8 @@
 package faults
 
 import (
+	"context"
+
 	"threadhub/test/kills"
 )
 
@@ -12,6 +14,9 @@ var normal = row{
 			e := w.ask(said(3+i, 0), how...)
 			w.want(e, well)
 			w.read(w.g[0], thread)
+		}
+		if r, err := w.g[0].Do(context.Background(), "GET", "/api/threads/"+string(thread), w.stranger.Key, nil); err != nil || r.Status != 404 {
+			w.Errorf("a stranger got the thread: %v %v", r, err)
 		}
 		w.moved("threadhub_requests_total", `outcome="ok"`, `status="2xx"`)
 		w.moved("threadhub_stream_end_total", `reason="done"`)

@@ -65,10 +65,11 @@ type setup struct {
 	sqlite   bool     // the embedded store
 	tags     []string // of the gateway's build
 	env      []string // more settings
+	bug      string   // of internal/seedbug; "": none
 }
 
 func (s setup) shared() bool {
-	return !s.apart && !s.own && !s.redis && !s.between && s.replicas < 2 && !s.sqlite && len(s.tags)+len(s.env) == 0
+	return !s.apart && !s.own && !s.redis && !s.between && s.replicas < 2 && !s.sqlite && len(s.tags)+len(s.env)+len(s.bug) == 0
 }
 
 // sites are the installations of one run of the suite: one that rows share which break nothing but their own requests,
@@ -165,6 +166,10 @@ func (s *sites) open(t testing.TB, with setup) *site {
 			to = x.through(t, "redis", to)
 		}
 		env = append(env, "REDIS_URL="+to)
+	}
+	if with.bug != "" {
+		with.tags = []string{"chaos", "seedbug"}
+		env = append(env, "THREADHUB_TEST_SEEDBUG="+with.bug)
 	}
 	x.house = rig.NewHouse(t, rig.Options{Bin: rig.Binary(t, with.tags...), Database: database, Sim: x.sim, Env: env})
 	for range max(1, with.replicas) {

@@ -192,9 +192,18 @@ var errUntrue = errors.New("the stream's end is not true")
 
 func (e *Exchange) readStream(body io.Reader) error {
 	lines := bufio.NewScanner(body)
+	lines.Buffer(nil, 4<<20)
+	last := 0
 	var seen strings.Builder
 	defer func() { e.Seen = seen.String() }()
 	for lines.Scan() {
+		if number, ok := strings.CutPrefix(lines.Text(), "id: "); ok {
+			n, err := strconv.Atoi(number)
+			if err != nil || n != last+1 {
+				return fmt.Errorf("%w: event %s comes after event %d", errUntrue, number, last)
+			}
+			last = n
+		}
 		payload, ok := strings.CutPrefix(lines.Text(), "data: ")
 		switch {
 		case !ok: // an empty line, or a comment

@@ -107,7 +107,8 @@ func TestKill(t *testing.T) {
 // The same suite, over a gateway whose record does not commit, must see it.
 func TestKillSeesADroppedRecord(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t, "sqlite", "chaos", "seedbug_record")
+	h := newHouse(t, "sqlite", "chaos", "seedbug")
+	h.house.Env = append(h.house.Env, "THREADHUB_TEST_SEEDBUG=drop-record")
 	_, wrong := h.kill(anywhere, "") // no turn is ever freed: counted passes of a point would take long
 	rules := map[Rule]int{}
 	for _, v := range wrong {
