@@ -22,7 +22,7 @@ else
 	section "every room, with the race detector"
 	# shellcheck disable=SC2046
 	go test -race -timeout 30m $(rooms) # a busy machine is slow, not wrong
-	section "the binary from outside: SDKs, kills, panics, rolling restarts, many streams, tenancy, secrets, fidelity"
+	section "the binary from outside: SDKs, histories, kills, faults, panics, restarts, streams, tenancy, secrets, fidelity"
 	go test -v -timeout 30m ./test/... # -v shows the tables
 	section "fuzzing, 5 s each"
 	FUZZTIME=5s sh tools/fuzz.sh

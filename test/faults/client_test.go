@@ -161,34 +161,35 @@ var clientRows = []row{
 			}
 		}
 	}},
-	{id: "C10", title: "one Idempotency-Key, several times", setup: setup{replicas: 2, apart: true},
-		lacks: "attaching at another replica while the call runs, which awaits streams in Redis", play: func(w *world) {
-			first := w.question(said(10, 50*time.Millisecond), keyed(w.name()), pick(w, whole, func(*kills.Exchange) {}))
-			l := w.start(w.g[0], first)
-			w.eventually(5*time.Second, func() bool { return len(w.seen()) > 0 }, "the provider to be asked")
-			while := w.send(w.g[0], again(first)) // while it runs
-			l.wait()
-			after := w.send(w.g[0], again(first))
-			other := w.send(w.g[1], again(first))
-			for _, e := range []*kills.Exchange{while, after, other} {
-				if e.Answer.Get("Idempotent-Replayed") != "true" || e.Request != first.Request {
-					w.Errorf("a repeat is not one: %v %s", e.Answer, e.Request)
-				}
-				if !slices.Equal(events(e), events(first)) {
-					w.Errorf("a repeat got %q, the first %q", events(e), events(first))
-				}
+	{id: "C10", title: "one Idempotency-Key, several times", setup: setup{replicas: 2, redis: true}, play: func(w *world) {
+		first := w.question(said(10, 50*time.Millisecond), keyed(w.name()), pick(w, whole, func(*kills.Exchange) {}))
+		l := w.start(w.g[0], first)
+		w.eventually(5*time.Second, func() bool { return len(w.seen()) > 0 }, "the provider to be asked")
+		elsewhere := w.start(w.g[1], again(first))
+		while := w.send(w.g[0], again(first)) // while it runs
+		elsewhere.wait()
+		l.wait()
+		after := w.send(w.g[0], again(first))
+		other := w.send(w.g[1], again(first))
+		for _, e := range []*kills.Exchange{while, elsewhere.Exchange, after, other} {
+			if e.Answer.Get("Idempotent-Replayed") != "true" || e.Request != first.Request {
+				w.Errorf("a repeat is not one: %v %s", e.Answer, e.Request)
 			}
-			w.wants([]*kills.Exchange{first, while, after, other}, well)
-			changed := again(first)
-			changed.Fields = map[string]any{"temperature": 0.5}
-			w.send(w.g[1], changed)
-			if changed.Status != 422 || changed.Code != "idempotency_key_reused" {
-				w.Errorf("another body: %d %s", changed.Status, changed.Code)
+			if !slices.Equal(events(e), events(first)) {
+				w.Errorf("a repeat got %q, the first %q", events(e), events(first))
 			}
-			if n := len(w.seen()); n != 1 {
-				w.Errorf("the provider was asked %d times", n)
-			}
-		}},
+		}
+		w.wants([]*kills.Exchange{first, while, elsewhere.Exchange, after, other}, well)
+		changed := again(first)
+		changed.Fields = map[string]any{"temperature": 0.5}
+		w.send(w.g[1], changed)
+		if changed.Status != 422 || changed.Code != "idempotency_key_reused" {
+			w.Errorf("another body: %d %s", changed.Status, changed.Code)
+		}
+		if n := len(w.seen()); n != 1 {
+			w.Errorf("the provider was asked %d times", n)
+		}
+	}},
 	{id: "C11", title: "two clients in one thread at once", setup: setup{replicas: 2, apart: true}, play: func(w *world) {
 		thread := id.Thread(w.name())
 		all := w.many(6, 6, func(i int) *kills.Exchange {
