@@ -277,8 +277,12 @@ func (b *backlog) close() {
 // given, has opened it, or a panic ended the handler. If it is not open, that changes nothing. There is nothing in it that
 // the settler would not know, so it has no place in the spool.
 func (g *Gateway) abandon(e *exchange, code string, open *db.Unit) {
-	rec := g.recording(e, ending{outcome: calls.Failed, state: calls.FailedTry, code: code, maybeBilled: !e.asked.IsZero()})
-	g.backlog.add(&leftover{open: open, opening: e.opening, rec: rec})
+	g.abandonAs(e, ending{outcome: calls.Failed, state: calls.FailedTry, code: code, maybeBilled: !e.asked.IsZero()}, open)
+}
+
+// abandonAs is abandon of a call of which it is known how it ended.
+func (g *Gateway) abandonAs(e *exchange, end ending, open *db.Unit) {
+	g.backlog.add(&leftover{open: open, opening: e.opening, rec: g.recording(e, end)})
 	g.tapes.End(e.tape, false)
 	e.leave()
 }

@@ -129,8 +129,8 @@ func (r *relay) broken() {
 			r.g.abandon(r.e, err.Code, nil)
 		}
 	}()
-	if r.ended {
-		r.g.abandon(r.e, err.Code, nil)
+	if r.ended { // in the record: what the client has seen must come into the thread all the same
+		r.g.abandonAs(r.e, r.ending(err), nil)
 		return
 	}
 	r.ended = true
