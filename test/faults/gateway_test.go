@@ -132,7 +132,7 @@ var gatewayRows = []row{
 	{id: "G8", title: "the clock jumps", awaits: "a clock of the process that a test can set: the machine's is everybody's, and libfaketime does not reach Go"},
 	{id: "G9", title: "rolling restart of three replicas", setup: setup{replicas: 3, apart: true}, play: rolling},
 	{id: "G10", title: "a panic", metric: "threadhub_panics_total", setup: setup{tags: []string{"chaos"}}, play: func(w *world) {
-		point := pick(w, "parse", "load", "admit", "translate", "call", "relay", "record", "recorded")
+		point := pick(w, "record", "recorded", "relay", "parse", "load", "admit", "translate", "call")
 		g := w.house.Serve("THREADHUB_TEST_CHAOS=" + point + ":2:panic:1")
 		w.before = w.metrics(g)
 		w.g = append([]*rig.Gateway{g}, w.g...)

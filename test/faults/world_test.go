@@ -345,8 +345,15 @@ func (w *world) note(e *kills.Exchange) {
 }
 
 // ask asks the first gateway.
-func (w *world) ask(do string, options ...option) *kills.Exchange {
-	return w.send(w.g[0], w.question(do, options...))
+func (w *world) ask(do string, options ...option) (e *kills.Exchange) {
+	for range 10 { // on a machine that is too busy a gateway may be, too, and says so
+		e = w.send(w.g[0], w.question(do, options...))
+		if e.Status != 503 || e.Code != "busy" {
+			break
+		}
+		w.sleep(time.Second)
+	}
+	return e
 }
 
 // live is an exchange under way.
