@@ -116,16 +116,12 @@ func closePostgres(rows []*Closing) db.Statement {
 		org[i], call[i], record[i], epoch[i] = string(r.Org), string(r.ID), r.RecordID, int32(r.Epoch)
 		outcome[i], reason[i], facts[i] = string(r.Outcome), r.Reason, r.Facts.json()
 	}
-	fence := "AND c.epoch = u.epoch AND c.state = 'open'"
-	if seedbug.On("ignore-epoch") {
-		fence = ""
-	}
 	return db.Statement{
 		SQL: `UPDATE calls c SET state = 'closed', outcome = u.outcome::call_outcome, reason = nullif(u.reason, ''), record_id = u.record_id,
   facts = c.facts || u.facts::jsonb, claim = CASE WHEN u.outcome = 'complete' THEN c.claim END, closed_at = now(), close_xid = pg_current_xact_id()
 FROM unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[], $6::text[], $7::text[])
   AS u (org_id, call_id, epoch, record_id, outcome, reason, facts)
-WHERE c.org_id = u.org_id AND c.call_id = u.call_id ` + fence,
+WHERE c.org_id = u.org_id AND c.call_id = u.call_id AND c.epoch = u.epoch AND c.state = 'open'`,
 		Args: []any{org, call, epoch, record, outcome, reason, facts},
 	}
 }
@@ -159,7 +155,7 @@ func recordedPostgres(rows []*Closing) db.Statement {
 	n := len(rows)
 	org, call, record := texts(n), texts(n), texts(n)
 	for i, r := range rows {
-		r.Recorded = false
+		r.Recorded = seedbug.On("refusal-unseen")
 		at[r.RecordID] = r
 		org[i], call[i], record[i] = string(r.Org), string(r.ID), r.RecordID
 	}

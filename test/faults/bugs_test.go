@@ -36,7 +36,7 @@ var bugs = []bug{
 	{name: "no-turn", what: "the turn of a thread is not taken", row: "N1"},
 	{name: "keep-turn", what: "the turn of a thread is not given back", row: "N1"},
 	{name: "no-fence", what: "a decision about a thread that has moved on is carried out", tests: [2]string{"./calls", "TestStaleDecisionIsRefused"}},
-	{name: "ignore-epoch", what: "a late owner's record counts", row: "G16"},
+	{name: "refusal-unseen", what: "a late owner does not notice that its record is refused", row: "G16"},
 	{name: "no-late-line", what: "a late owner's true cost is forgotten", row: "G16"},
 	{name: "rob-the-living", what: "calls of living processes are settled", row: "C10"},
 	{name: "swallow-cut", what: "a cut stream ends well", row: "U5"},
