@@ -22,7 +22,7 @@ type bug struct {
 }
 
 var bugs = []bug{
-	{name: "drop-record", what: "the second transaction is not made", row: "G2b"},
+	{name: "drop-record", what: "the second transaction is not made", row: "N1"},
 	{name: "settle-twice", what: "a call is charged twice", row: "N1"},
 	{name: "done-early", what: "[DONE] is sent before the record", row: "G2b"},
 	{name: "open-late", what: "the provider is asked before the first transaction is through", row: "P1"},
