@@ -521,7 +521,7 @@ func (g *Gateway) open(ctx context.Context, e *exchange) error {
 	}
 	g.opts.Calls.Open(u, e.opening)
 	if seedbug.On("open-late") {
-		go func() { _ = g.opts.Store.Commit(context.WithoutCancel(ctx), u) }()
+		go g.opts.Panics.Run("seedbug", func() { _ = g.opts.Store.Commit(context.WithoutCancel(ctx), u) })
 		e.opening.Result = calls.Won
 		return nil
 	}

@@ -223,9 +223,12 @@ func (l *loads) stuck(now time.Time) (stuck []*load) {
 // it was last looked, and all that is no heap. The runtime looks before its limit is reached.
 func memoryInUse() int64 {
 	s := []runtimemetrics.Sample{
-		{Name: "/memory/classes/total:bytes"}, {Name: "/gc/heap/live:bytes"},
-		{Name: "/memory/classes/heap/released:bytes"}, {Name: "/memory/classes/heap/free:bytes"},
-		{Name: "/memory/classes/heap/objects:bytes"}, {Name: "/memory/classes/heap/unused:bytes"},
+		{Name: "/memory/classes/total:bytes"},
+		{Name: "/gc/heap/live:bytes"},
+		{Name: "/memory/classes/heap/released:bytes"},
+		{Name: "/memory/classes/heap/free:bytes"},
+		{Name: "/memory/classes/heap/objects:bytes"},
+		{Name: "/memory/classes/heap/unused:bytes"},
 	}
 	runtimemetrics.Read(s)
 	n := int64(0)

@@ -20,10 +20,22 @@ func TestStages(t *testing.T) {
 		used   int64 // of 1000
 		want   stage
 	}{
-		{calm, 0, calm}, {calm, 849, calm}, {calm, 850, tight}, {calm, 920, short}, {calm, 970, dire}, {calm, 2000, dire},
-		{tight, 849, tight}, {tight, 830, tight}, {tight, 829, calm}, // it ends below where it began
-		{short, 919, short}, {short, 900, short}, {short, 899, tight}, {short, 829, calm},
-		{dire, 950, dire}, {dire, 949, short}, {dire, 0, calm},
+		{calm, 0, calm},
+		{calm, 849, calm},
+		{calm, 850, tight},
+		{calm, 920, short},
+		{calm, 970, dire},
+		{calm, 2000, dire},
+		{tight, 849, tight},
+		{tight, 830, tight},
+		{tight, 829, calm}, // it ends below where it began
+		{short, 919, short},
+		{short, 900, short},
+		{short, 899, tight},
+		{short, 829, calm},
+		{dire, 950, dire},
+		{dire, 949, short},
+		{dire, 0, calm},
 	} {
 		if got := c.before.next(c.used, 1000); got != c.want {
 			t.Errorf("after %d with %d of 1000: %d, want %d", c.before, c.used, got, c.want)
@@ -70,8 +82,12 @@ func TestHeaviestAndLargest(t *testing.T) {
 		held map[id.Org]int64
 		want string
 	}{
-		{nil, ""}, {map[id.Org]int64{"a": 0}, ""}, {map[id.Org]int64{"a": 1}, "a"}, {map[id.Org]int64{"a": 5, "b": 5}, "a b"},
-		{map[id.Org]int64{"a": 9, "b": 1, "c": 0}, "a"}, {map[id.Org]int64{"a": 9, "b": 8, "c": 1}, "a b"},
+		{nil, ""},
+		{map[id.Org]int64{"a": 0}, ""},
+		{map[id.Org]int64{"a": 1}, "a"},
+		{map[id.Org]int64{"a": 5, "b": 5}, "a b"},
+		{map[id.Org]int64{"a": 9, "b": 1, "c": 0}, "a"},
+		{map[id.Org]int64{"a": 9, "b": 8, "c": 1}, "a b"},
 	} {
 		heavy := slices.Sorted(maps.Keys(heaviest(c.held)))
 		got := ""

@@ -216,7 +216,7 @@ func (r *relay) end(err error) {
 		err = nil
 	}
 	if seedbug.On("done-early") {
-		time.AfterFunc(300*time.Millisecond, func() { _ = r.g.record(r.e, r.ending(err)) })
+		time.AfterFunc(300*time.Millisecond, r.g.opts.Panics.Wrap("seedbug", func() { _ = r.g.record(r.e, r.ending(err)) }))
 		r.out = r.e.tape.Event(r.out, done)
 		return
 	}

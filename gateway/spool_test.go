@@ -344,8 +344,10 @@ func recordingSample() *recording {
 	return &recording{
 		Closing: calls.Closing{
 			Org: "org_a", ID: "req_a", Epoch: 2, RecordID: "req_a", Outcome: calls.Incomplete, Reason: "upstream_reset",
-			Facts: calls.Facts{ModelServed: "m", Vendor: "v", Status: 200, FinishReason: "stop", Usage: json.RawMessage(`{"prompt_tokens":1}`),
-				CostUSD: "0.5", CostStatus: "computed", LatencyMS: 5, FirstTokenMS: 2, OverheadMS: "0.125", Warnings: []string{"w <&>"}},
+			Facts: calls.Facts{
+				ModelServed: "m", Vendor: "v", Status: 200, FinishReason: "stop", Usage: json.RawMessage(`{"prompt_tokens":1}`),
+				CostUSD: "0.5", CostStatus: "computed", LatencyMS: 5, FirstTokenMS: 2, OverheadMS: "0.125", Warnings: []string{"w <&>"},
+			},
 			Attempts: []calls.AttemptEnd{{N: 0, State: calls.Cut, Status: 200, Code: "c", UpstreamID: "u", MaybeBilled: true, FirstMS: 1, TotalMS: 2}},
 		},
 		Vain: []metering.Line{{

@@ -160,7 +160,8 @@ var gatewayRows = []row{
 		w.want(other.wait(), well)
 		w.moved("threadhub_panics_total")
 	}},
-	{id: "G11", title: "the log's reader is stuck", metric: "threadhub_log_dropped_total", setup: setup{apart: true},
+	{
+		id: "G11", title: "the log's reader is stuck", metric: "threadhub_log_dropped_total", setup: setup{apart: true},
 		lacks: "a full log disk", play: func(w *world) {
 			r, stuck, err := os.Pipe()
 			w.must(err)
@@ -185,7 +186,8 @@ var gatewayRows = []row{
 			go func() { _, _ = io.Copy(io.Discard, r) }()
 			w.want(w.ask(said(2, 0)), well)
 			w.must(g.Stop(10 * time.Second))
-		}},
+		},
+	},
 	{id: "G12", title: "a backup is restored on an empty host", awaits: "a drill for backups"},
 	{id: "G13", title: "the settings are reloaded, and are wrong", metric: "threadhub_config_reload_failed_total", setup: setup{apart: true}, play: func(w *world) {
 		file := filepath.Join(w.TempDir(), "threadhub.yaml")

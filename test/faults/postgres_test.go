@@ -63,8 +63,10 @@ var postgresRows = []row{
 		w.must(w.pg.Restart(context.Background()))
 		w.want(l.wait(), well)
 	}},
-	{id: "P3b", title: "the same, for longer than RECORD's patience", setup: setup{own: true},
-		awaits: "the spool, which decides what becomes of such a record"},
+	{
+		id: "P3b", title: "the same, for longer than RECORD's patience", setup: setup{own: true},
+		awaits: "the spool, which decides what becomes of such a record",
+	},
 	{id: "P4", title: "restart of Postgres under idle connections", setup: setup{own: true}, play: func(w *world) {
 		w.wants(w.many(12, 6, func(int) *kills.Exchange { return w.ask(said(2, 0), pick(w, whole, plain)) }), well)
 		w.must(w.pg.Signal(pick(w, syscall.SIGINT, syscall.SIGQUIT)))
@@ -146,13 +148,15 @@ var postgresRows = []row{
 	}},
 	{id: "P8", title: "failover to a standby", awaits: "a standby in the suite's services"},
 	{id: "P9", title: "the disk with the WAL is full", awaits: "the spool, and a small disk for the suite's Postgres"},
-	{id: "P10", title: "the disk with the data is full", setup: setup{apart: true},
+	{
+		id: "P10", title: "the disk with the data is full", setup: setup{apart: true},
 		lacks: "the disk itself: the error comes from a trigger", play: func(w *world) {
 			w.trigger("full", pick(w, "calls", "messages", "attempts"), "RAISE EXCEPTION USING ERRCODE = '53100', MESSAGE = 'could not extend file: No space left on device'")
 			w.want(w.ask(said(2, 0)), refused(503, "storage_full"))
 			w.untrigger("full")
 			w.want(w.ask(said(2, 0)), well)
-		}},
+		},
+	},
 	{id: "P11", title: "a serialisation failure, or a deadlock", setup: setup{apart: true}, play: func(w *world) {
 		for _, state := range []string{"40001", "40P01"} {
 			w.sql("CREATE SEQUENCE tries", "GRANT USAGE ON SEQUENCE tries TO threadhub_app")

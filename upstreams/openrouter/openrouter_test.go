@@ -111,7 +111,7 @@ func TestErrors(t *testing.T) {
 		"402":              broke,
 		"402_afford":       broke,
 		"403_guardrail":    {Kind: fault.Invalid, Code: "content_policy_violation", Message: "blocked by guardrail"},
-		"403_limit":        f{Kind: fault.Denied, Code: "permission_denied", Message: "may not do this: Key limit exceeded", Final: true},
+		"403_limit":        {Kind: fault.Denied, Code: "permission_denied", Message: "may not do this: Key limit exceeded", Final: true},
 		"404_availability": {Kind: fault.NotFound, Code: "not_found", Message: "No allowed providers"},
 		"404_endpoints":    {Kind: fault.NotFound, Message: "No endpoints found"},
 		"408":              {Kind: fault.Upstream, Code: "upstream_error", Message: "timed out"},

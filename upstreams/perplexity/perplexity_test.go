@@ -101,7 +101,7 @@ func TestErrors(t *testing.T) {
 			"401_html":           rejected,
 			"403_migration":      retired,
 			"403_retired":        retired,
-			"403_router_preview": f{Kind: fault.Denied, Code: "permission_denied", Message: "may not do this: The Router API", Final: true},
+			"403_router_preview": {Kind: fault.Denied, Code: "permission_denied", Message: "may not do this: The Router API", Final: true},
 			"422":                {Kind: fault.Invalid, Param: "max_tokens", Message: "Input should be a valid integer"},
 			"429":                {Kind: fault.RateLimited, Code: "rate_limit_exceeded", Message: "try again later"},
 			"500":                {Kind: fault.Upstream, Code: "upstream_error", Message: "Internal server error"},
