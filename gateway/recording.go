@@ -59,7 +59,7 @@ func decodeRecording(text []byte) (*recording, error) {
 	if err := d.Decode(&all); err != nil {
 		return nil, fmt.Errorf("%w: %w", spool.ErrDamaged, err)
 	}
-	if _, err := d.Token(); err != io.EOF { //nolint:errorlint // only itself means the end
+	if _, err := d.Token(); err != io.EOF {
 		return nil, fmt.Errorf("%w: something follows it", spool.ErrDamaged)
 	}
 	rec := &all.recording

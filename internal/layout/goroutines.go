@@ -28,7 +28,7 @@ func Goroutines(root string) (all []Goroutine, err error) {
 		}
 		ast.Inspect(f, func(n ast.Node) bool {
 			var run ast.Expr
-			contained := false
+			var contained bool
 			switch n := n.(type) {
 			case *ast.GoStmt:
 				run, contained = n.Call, contains(n.Call, "Run", "Keep")

@@ -310,9 +310,9 @@ func (s *Spool) probe() error {
 	}
 	least := s.o.MinFree
 	if least == 0 {
-		least = min(64<<20, int64(st.Blocks)*int64(st.Bsize)/10)
+		least = min(64<<20, int64(st.Blocks)*int64(st.Bsize)/10) //nolint:unconvert // the type differs between systems
 	}
-	if free := int64(st.Bavail) * int64(st.Bsize); free < least {
+	if free := int64(st.Bavail) * int64(st.Bsize); free < least { //nolint:unconvert // likewise
 		return fmt.Errorf("only %d bytes are free, and %d are wanted", free, least)
 	}
 	f, err := os.CreateTemp(s.dir, probeName+".*"+newSuffix)

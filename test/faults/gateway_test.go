@@ -166,7 +166,7 @@ var gatewayRows = []row{
 			r, stuck, err := os.Pipe()
 			w.must(err)
 			defer func() { _ = r.Close() }()
-			unix.FcntlInt(stuck.Fd(), unix.F_SETPIPE_SZ, 4096) //nolint:errcheck // smaller is only quicker
+			unix.FcntlInt(stuck.Fd(), unix.F_SETPIPE_SZ, 4096) // smaller is only quicker
 			w.house.Stderr = stuck
 			g := w.house.Serve()
 			w.house.Stderr = nil

@@ -115,8 +115,6 @@ var (
 	nothing = end{outcome: "none", line: noLine} // nothing is kept, and nobody was asked
 )
 
-func unwell(status int, code string) end { return end{status: status, codes: []string{code}} }
-
 // refused is an answer with an error and nothing of it kept.
 func refused(status int, code string) end {
 	e := nothing

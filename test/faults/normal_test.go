@@ -32,14 +32,6 @@ func (w *world) wants(all []*kills.Exchange, is end) {
 	}
 }
 
-// holdsText checks that the answer of e, as seen and as stored, is text.
-func (w *world) holdsText(e *kills.Exchange, text string) {
-	w.Helper()
-	if h := w.holds(e); e.Seen != text || h.answer == nil || h.answer.Text != text {
-		w.Errorf("%s: seen %.80q, stored %v, want %.80q", e.Text, e.Seen, h, text)
-	}
-}
-
 // once checks that e's input is stored at most once.
 func (w *world) once(e *kills.Exchange) {
 	w.Helper()

@@ -40,8 +40,8 @@ var redisRows = []row{
 			w.unmoved(func() { w.must(c.ConfigSet(context.Background(), "maxmemory", "1").Err()) }, 0)
 			w.must(c.ConfigSet(context.Background(), "maxmemory", "0").Err())
 		case "readonly":
-			w.unmoved(func() { w.must(c.SlaveOf(context.Background(), "127.0.0.1", "1").Err()) }, 0)
-			w.must(c.SlaveOf(context.Background(), "NO", "ONE").Err())
+			w.unmoved(func() { w.must(c.ReplicaOf(context.Background(), "127.0.0.1", "1").Err()) }, 0)
+			w.must(c.ReplicaOf(context.Background(), "NO", "ONE").Err())
 		}
 	}},
 	{id: "R7", title: "a cluster moves its keys", awaits: "Redis Cluster, which the gateway does not speak yet"},

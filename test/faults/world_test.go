@@ -236,8 +236,9 @@ type world struct {
 // play plays r once and returns what was wrong.
 func (s *sites) play(t testing.TB, r row, seed uint64) []string {
 	return judged(t, func(v *verdict) {
-		x, wrong := (*site)(nil), []string(nil)
+		var x *site
 		if r.shared() {
+			var wrong []string
 			if x, wrong = s.shared(); len(wrong) > 0 {
 				v.Fatalf("the shared installation did not start: %v", wrong)
 			}
