@@ -51,6 +51,7 @@ func (h *house) try(body string) (shape trialShape) {
 }
 
 func TestKeysAreTriedOut(t *testing.T) {
+	t.Parallel()
 	clock := newClock()
 	eachHouse(t, Options{Now: clock.now}, func(t *testing.T, h *house) {
 		other := h.seed("other", "admin@other.test", orgs.Admin)
@@ -151,6 +152,7 @@ func (h *house) lastUsedOf(org id.Org, provider, name string) time.Time {
 }
 
 func TestWhatCannotBeTriedOut(t *testing.T) {
+	t.Parallel()
 	clock := newClock()
 	eachHouse(t, Options{Now: clock.now}, func(t *testing.T, h *house) {
 		clock.advance(time.Minute)

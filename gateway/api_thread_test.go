@@ -41,6 +41,7 @@ func (h *house) add(thread id.Thread, text string) {
 }
 
 func TestChangeThread(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		mate := h.as("mate@house.test", orgs.Member)
 		thread := h.newThread(`"title":"old","description":"d"`)
@@ -79,6 +80,7 @@ func TestChangeThread(t *testing.T) {
 
 // Whoever sees a thread is told whose it is, wherever a thread is shown.
 func TestAThreadSaysWhoseItIs(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		bob, key := h.person("bob@house.test", orgs.Member)
 		thread := h.made("/api/threads", "", as(key)...)["thread_id"].(string)
@@ -95,6 +97,7 @@ func TestAThreadSaysWhoseItIs(t *testing.T) {
 }
 
 func TestDeletedThreadsAreGone(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		thread := h.newThread(`"title":"findme"`)
 		path := "/api/threads/" + string(thread)
@@ -142,6 +145,7 @@ func TestDeletedThreadsAreGone(t *testing.T) {
 
 // A thread is not deleted under the answer that is being made, and nothing is added after.
 func TestDeleteWaitsForTheTurn(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		thread := h.newThread("")
 		var wg sync.WaitGroup
@@ -166,6 +170,7 @@ func TestDeleteWaitsForTheTurn(t *testing.T) {
 }
 
 func TestThreadPages(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		thread := h.newThread("")
 		for i := range 5 {
@@ -206,6 +211,7 @@ func TestThreadPages(t *testing.T) {
 }
 
 func TestSearchThreads(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		mate := h.as("mate@house.test", orgs.Member)
 		var all []string
@@ -260,6 +266,7 @@ func TestSearchThreads(t *testing.T) {
 }
 
 func TestExport(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		thread := h.newThread(`"title":"A *title*"`)
 		path := "/api/threads/" + string(thread)
@@ -307,6 +314,7 @@ func TestExport(t *testing.T) {
 
 // A long thread is read as it is sent: a client that has taken its beginning sees what becomes of the rest.
 func TestLongExport(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		const n = 2500
 		thread := id.Thread("a:long.thread")

@@ -238,6 +238,7 @@ func (h *house) both(more string, header ...string) heard {
 
 // Every attempt is durable before it is made, the one before it has ended by then, and what may be billed stays reserved.
 func TestAttemptsAreDurableBeforeTheyAreMade(t *testing.T) {
+	t.Parallel()
 	safe := failover.Options{RetrySafe: map[string]bool{"openai": true}}
 	eachHouse(t, Options{Failover: safe}, func(t *testing.T, h *house) {
 		h.aliases(bothTargets)
@@ -279,6 +280,7 @@ func (f fresh) Chat(ctx context.Context, r *upstreams.Request) (*upstreams.Answe
 
 // An attempt that cannot be recorded is not made, and the client gets what the last one brought.
 func TestAnAttemptThatIsNotRecordedIsNotMade(t *testing.T) {
+	t.Parallel()
 	for name, unknown := range map[string]bool{"refused": false, "nobody knows": true} {
 		t.Run(name, func(t *testing.T) {
 			eachHouse(t, Options{}, func(t *testing.T, h *house) {
@@ -320,6 +322,7 @@ func TestAnAttemptThatIsNotRecordedIsNotMade(t *testing.T) {
 // A process dies in its second attempt. Each attempt is settled with a line of its own; and should its owner live after
 // all, the true cost comes to that of the attempt that answered.
 func TestEveryAttemptOfAnOrphanIsSettled(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		h.aliases(bothTargets)
 		h.play(faults("status=503", 1)...)
@@ -359,6 +362,7 @@ func TestEveryAttemptOfAnOrphanIsSettled(t *testing.T) {
 
 // Each of the org's keys is tried, and one that was refused rests.
 func TestTheNextKey(t *testing.T) {
+	t.Parallel()
 	for _, status := range []string{"401", "402", "403", "429 retry_after=30"} {
 		t.Run(status, func(t *testing.T) {
 			eachHouse(t, Options{}, func(t *testing.T, h *house) {
@@ -397,6 +401,7 @@ func TestTheNextKey(t *testing.T) {
 // Another target has another window, another dialect, and what it is not told; all that is told of the call is of the one
 // that answered.
 func TestAnotherTargetIsAskedInItsOwnWay(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{Windows: map[string]int64{"openai": 1000, "openrouter": 100_000}}, func(t *testing.T, h *house) {
 		h.everyKey()
 		h.aliases(`{"list":["openai/sim-small","perplexity/sonar","openrouter/sim-large","gemini/gemini-3.8-flash"]}`)
@@ -442,6 +447,7 @@ func TestAnotherTargetIsAskedInItsOwnWay(t *testing.T) {
 
 // Nothing is asked again once an answer has begun, and nobody is asked for whom the caller's key is no good.
 func TestWhatIsNotAskedAgain(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		h.aliases(bothTargets)
 		for _, do := range []string{"fault=cut after=1", "fault=reset_mid after=1", "fault=error_mid after=1", "fault=error_first", "fault=bad_json after=0"} {
@@ -474,6 +480,7 @@ func TestWhatIsNotAskedAgain(t *testing.T) {
 
 // A client that leaves while there is a pause has no further attempt made.
 func TestNobodyIsAskedForAClientThatLeft(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		h.play(faults("status=503 retry_after=2", 1)...)
 		ctx, cancel := context.WithCancel(t.Context())

@@ -44,6 +44,7 @@ func (h *house) stream(directive, thread string) (*bufio.Reader, io.Closer) {
 }
 
 func TestDrainEndsStreamsTruthfully(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{Drain: 200 * time.Millisecond}, func(t *testing.T, h *house) {
 		body, c := h.stream("delay=50ms chunks=200 size=4000", "drained")
 		defer func() { _ = c.Close() }()

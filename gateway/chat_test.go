@@ -17,6 +17,7 @@ import (
 )
 
 func TestWholeAnswerIsTheProvidersBytes(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		r := h.chat("hello", "").want(t, 200)
 		log := h.attempts()
@@ -42,6 +43,7 @@ func TestWholeAnswerIsTheProvidersBytes(t *testing.T) {
 }
 
 func TestStream(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		r := h.chat("hello", `,"stream":true`).want(t, 200)
 		got := events(r.body)
@@ -72,6 +74,7 @@ func TestStream(t *testing.T) {
 }
 
 func TestThread(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		one := h.chat("[[sim text=first]] one", "", "X-Thread-Id", "t1").want(t, 200)
 		if one.header.Get("X-Thread-Id") != "t1" || one.header.Get("X-Threadhub-Thread-Seq") != "0" || one.header.Get("X-Threadhub-Thread-Mode") != "appended" {
@@ -112,6 +115,7 @@ func TestThread(t *testing.T) {
 }
 
 func TestThreadsAreKeptByAPI(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		made := h.do("POST", "/api/threads/", `{"title":"Plans","description":"for spring"}`).want(t, 201).json(t)
 		thread := made["thread_id"].(string)
@@ -149,6 +153,7 @@ func TestThreadsAreKeptByAPI(t *testing.T) {
 
 // Every way a provider can fail, whole and streamed: the client is told, the thread says so, the ledger has its line.
 func TestProviderFailures(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{Heartbeat: 100 * time.Millisecond}, func(t *testing.T, h *house) {
 		for i, tt := range []struct {
 			fault  string
@@ -203,6 +208,7 @@ func TestProviderFailures(t *testing.T) {
 
 // Two thin requests on one thread at once are served one after the other.
 func TestTurnsWait(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		var wg sync.WaitGroup
 		for i := range 6 {
@@ -225,6 +231,7 @@ func TestTurnsWait(t *testing.T) {
 }
 
 func TestTurnIsRefusedInTheEnd(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{TurnWait: 100 * time.Millisecond}, func(t *testing.T, h *house) {
 		done := make(chan heard)
 		go func() { done <- h.chat("[[sim first=1s]] slow", "", "X-Thread-Id", "busy") }()
@@ -243,6 +250,7 @@ func TestTurnIsRefusedInTheEnd(t *testing.T) {
 
 // A client that leaves costs nothing more: the provider is cancelled, what came is kept.
 func TestClientLeavesAStream(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{Heartbeat: 100 * time.Millisecond, ResumeGrace: -1}, func(t *testing.T, h *house) {
 		for name, directive := range map[string]string{"speaking": "delay=50ms chunks=200 size=4000", "silent": "fault=stall after=3 chunks=8 size=400"} {
 			conn, err := net.Dial("tcp", strings.TrimPrefix(h.url, "http://"))

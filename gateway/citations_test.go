@@ -13,6 +13,7 @@ import (
 
 // An answer's citations are shown with it in its thread, however it came, and so is what it cost.
 func TestCitationsAreKept(t *testing.T) {
+	t.Parallel()
 	read := func(path string) string {
 		b, err := os.ReadFile("../upstreams/perplexity/testdata/" + path)
 		if err != nil {

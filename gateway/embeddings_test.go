@@ -63,6 +63,7 @@ func (h *house) lines(r heard) []metering.Line {
 }
 
 func TestEmbeddingsAreTheProvidersBytes(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		for model, name := range map[string]string{"openai/text-embedding-3-small": "text-embedding-3-small", "openrouter/sim-embed": "sim-embed"} {
 			const rest = `", "input" : ["one","tw\u006f"],"dimensions":8 ,"user":"u" }`
@@ -84,6 +85,7 @@ func TestEmbeddingsAreTheProvidersBytes(t *testing.T) {
 
 // Every call is recorded as a chat is, by whatever way its cost is known.
 func TestEmbeddingsAreRecorded(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		h.everyKey()
 		for model, status := range embedders {
@@ -151,6 +153,7 @@ func TestEmbeddingsInBothEncodings(t *testing.T) {
 
 // A thread is no place for embeddings. Clients that send its id with everything are not refused for it.
 func TestEmbeddingsHaveNoThread(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		for about, r := range map[string]heard{
 			"in the header":  h.embed("openai/text-embedding-3-small", `"x"`, "", "X-Thread-Id", "t1"),
@@ -185,6 +188,7 @@ func TestEmbeddingsHaveNoThread(t *testing.T) {
 }
 
 func TestEmbeddingsModelNames(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		h.do("PUT", "/api/router/rules", `{"rules":[{"id":"all","targets":["openai"]}],"aliases":{"embed":["gemini/gemini-embedding-2","openrouter/sim-embed"],"emb-*":["openai/text-embedding-3-small"]}}`).want(t, 200)
 		for model, want := range map[string]string{
@@ -281,6 +285,7 @@ func TestEmbeddingsBadInput(t *testing.T) {
 
 // Every way a provider can fail: the client is told, the call says so, the ledger has its line.
 func TestEmbeddingsFailures(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{Failover: once}, func(t *testing.T, h *house) {
 		h.everyKey()
 		for _, c := range []struct {
@@ -343,6 +348,7 @@ func TestEmbeddingsFailures(t *testing.T) {
 // The call is open, durably, before the provider is asked; a process that dies leaves a call that is settled once, by an
 // estimate of what was to be embedded, and what it really cost is in the ledger in the end.
 func TestEmbeddingsAreOpenBeforeTheyAreAskedFor(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		done := make(chan heard)
 		go func() {
@@ -419,6 +425,7 @@ func TestEmbeddingsKeepTheirOrder(t *testing.T) {
 
 // A request for embeddings is answered once too, whatever its provider.
 func TestEmbeddingsAreAnsweredOnce(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		h.everyKey()
 		for _, model := range []string{"openai/text-embedding-3-small", "openrouter/sim-embed", "gemini/gemini-embedding-2", "perplexity/pplx-embed-v1-4b"} {
@@ -443,6 +450,7 @@ func TestEmbeddingsAreAnsweredOnce(t *testing.T) {
 
 // What cannot be told is left out or refused as the key says.
 func TestEmbeddingsOnUnsupported(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		h.everyKey()
 		reject := as(h.made("/api/keys", `{"on_unsupported":"reject"}`)["api_key"].(string))

@@ -30,6 +30,7 @@ var wrongs = []string{
 // Every thread that any of these leaves behind reads gapless, has its answer or its marker, and takes the next turn; and
 // every attempt has one line.
 func TestTurnsThatGoWrong(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{Failover: once}, func(t *testing.T, h *house) {
 		for i, directive := range wrongs {
 			for j, more := range []string{"", `,"stream":true`, `,"n":3`, `,"n":3,"stream":true`} {
@@ -60,6 +61,7 @@ func TestTurnsThatGoWrong(t *testing.T) {
 
 // Many thin clients in one thread: every one is served, whole turns after each other.
 func TestManyInOneThread(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		var wg sync.WaitGroup
 		const n = 20

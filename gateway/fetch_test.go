@@ -148,6 +148,7 @@ func TestFilesThatAreNotFetched(t *testing.T) {
 
 // A file that cannot be had is the client's to mend: nobody is asked, nothing is stored, nothing is charged.
 func TestAFileThatIsNotThere(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{Fetcher: &web{}}, func(t *testing.T, h *house) {
 		h.do("PUT", h.providers("gemini"), `{"api_key":"sk-test-key-0123456789"}`).want(t, 200)
 		r := h.look([]string{"data:image/png;base64,QQ==", there}, "X-Thread-Id", "none").want(t, 400)

@@ -11,6 +11,7 @@ import (
 )
 
 func TestForkThread(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		h.do("POST", "/api/threads", `{"title":"The source","visibility":"private"}`).want(t, 201)
 		first := h.chat("one", "", "X-Thread-Id", "src")
@@ -70,6 +71,7 @@ func asClient(thread []byte, more string) string {
 }
 
 func TestOnDivergeSaysOneOfTwo(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		r := h.chat("hi", "", "X-Thread-Id", "t", "X-Thread-On-Diverge", "branch").want(t, 400)
 		if param := gjson.GetBytes(r.body, "error.param").Str; param != "X-Thread-On-Diverge" {

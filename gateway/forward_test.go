@@ -18,6 +18,7 @@ import (
 )
 
 func TestForward(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		asked := map[string]*actor{"openai": {}, "openrouter": {}}
 		for name, a := range asked {
@@ -107,6 +108,7 @@ func (s *blindStore) Query(ctx context.Context, org id.Org, qs ...db.Query) erro
 
 // An answer that is stored and paid for is given, whatever cannot be read after; it is what the thread has.
 func TestAForwardedAnswerStandsOnNoFurtherRead(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		store := &blindStore{Store: h.store}
 		h.threads.Use(store)

@@ -35,6 +35,7 @@ func changed(c orgs.KeyChange) func(h *house) error {
 // What took the caller's right to it away ends a stream: with an error that says so and no good end, kept as incomplete,
 // and charged.
 func TestAStreamEndsWithItsCallersRight(t *testing.T) {
+	t.Parallel()
 	for name, end := range map[string]struct {
 		do   func(h *house) error
 		code string
@@ -92,6 +93,7 @@ func TestAStreamEndsWithItsCallersRight(t *testing.T) {
 // The same for an answer in one piece, while the provider is waited for.
 // A file is a stream too: whoever may read no longer gets no more of it.
 func TestAnExportEndsWithItsCallersRight(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		thread := h.newThread("")
 		long := strings.Repeat("word ", 50_000)
@@ -127,6 +129,7 @@ func TestAnExportEndsWithItsCallersRight(t *testing.T) {
 }
 
 func TestAWholeCallEndsWithItsKey(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		another := h.another()
 		answered := make(chan heard, 1)

@@ -29,6 +29,7 @@ func (h *house) playing(provider string, upstream func(upstreams.Options) (*upst
 
 // An answer tells of both hops, each under its own names: what the provider says of itself is not taken for ours.
 func TestHeadersOfBothHops(t *testing.T) {
+	t.Parallel()
 	told := []string{
 		"x-request-id: req_theirs", "openai-processing-ms: 987654", "x-ratelimit-limit-requests: 500", "X-RateLimit-Remaining-Tokens: 199998",
 		"x-ratelimit-reset-tokens: 6m0s", "retry-after: 7",
@@ -88,6 +89,7 @@ func TestHeadersOfBothHops(t *testing.T) {
 
 // The head of a stream is with the client before the provider has said a word, warnings and all.
 func TestTheHeadOfAStreamComesFirst(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		seen := make(chan struct{})
 		h.playing("openrouter", perplexity.New, func(c *upstreamstest.Conn) {
@@ -137,6 +139,7 @@ func TestTheHeadOfAStreamComesFirst(t *testing.T) {
 
 // What an answer turned out to lack is kept with its call, also where it came to light after the head of a stream.
 func TestLateWarningsAreKept(t *testing.T) {
+	t.Parallel()
 	const whole = `{"id":"resp_1","object":"response","created_at":1,"status":"completed","model":"perplexity/sonar","output":[{"type":"message",` +
 		`"id":"msg_1","role":"assistant","status":"completed","content":[{"type":"output_text","text":"hello","annotations":[]}]}],` +
 		`"usage":{"input_tokens":1,"output_tokens":1,"total_tokens":2}}`

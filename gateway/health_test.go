@@ -22,6 +22,8 @@ type pinged struct {
 	err   atomic.Pointer[error]
 }
 
+func (p *pinged) Stats() db.Stats { return db.Stats{} }
+
 func (p *pinged) Ping(context.Context) error {
 	p.calls.Add(1)
 	if e := p.err.Load(); e != nil {

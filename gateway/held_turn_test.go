@@ -193,6 +193,7 @@ func (h *house) orphan(thread id.Thread) {
 
 // The settler has made the call its own when the store fails it: it is alive, so nobody else will ever take the call.
 func TestASettlerThatFailsHalfwayGoesOn(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		m := &moody{Store: h.store}
 		failures := 2

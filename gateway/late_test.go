@@ -16,6 +16,7 @@ import (
 // Another process takes the call for an orphan and settles it while it is being answered. Nothing is settled twice, and
 // the ledger still says in the end what the call really cost.
 func TestALateOwnerIsToldAndItsCostIsKept(t *testing.T) {
+	t.Parallel()
 	for name, away := range map[string]bool{"at once": false, "after the store was away": true} {
 		t.Run(name, func(t *testing.T) {
 			eachHouse(t, Options{}, func(t *testing.T, h *house) {

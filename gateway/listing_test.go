@@ -283,6 +283,7 @@ func TestOnlyProvidersOfTheKeyAreAsked(t *testing.T) {
 // What is listed is what the four providers list and the catalogue knows, and each name means what a request that names it
 // gets, aliases and all.
 func TestModelsOfAllProviders(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		h.everyKey()
 		h.do("PUT", "/api/router/rules", `{"rules":[{"id":"all","targets":["openai"]}],

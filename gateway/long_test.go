@@ -15,6 +15,7 @@ import (
 
 // An answer that its provider gives in several is one: to the client, in the thread and in the ledger, whole or streamed.
 func TestALongAnswerIsOne(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		h.do("PUT", h.providers("gemini"), `{"api_key":"sk-test-key-0123456789"}`).want(t, 200)
 		seen := 0

@@ -39,6 +39,7 @@ func names(m map[string]any) string {
 }
 
 func TestPeopleByTheAPI(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		org := "/api/orgs/" + string(h.admin.Org)
 		team := h.made("/api/teams", `{"name":"ops"}`)
@@ -133,6 +134,7 @@ func TestPeopleByTheAPI(t *testing.T) {
 }
 
 func TestOrgsByTheAPI(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		made := h.made("/api/orgs", `{"name":"house","email":"zoe@other.test","user_name":"Zoe"}`)
 		if names(made) != "api_key created_at id key name seats tier user window_policy" || made["id"] == string(h.admin.Org) {
@@ -156,6 +158,7 @@ func TestOrgsByTheAPI(t *testing.T) {
 
 // A change that names nothing changes nothing, of whatever thing.
 func TestAnEmptyChange(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		user, _ := h.person("bob@house.test", orgs.Member)
 		for _, path := range []string{
@@ -200,6 +203,7 @@ func TestOrgsAreCounted(t *testing.T) {
 
 // Members have their own keys, and others' are not there for them; viewers look at their own.
 func TestWhoseKeys(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		bob, member := h.person("bob@house.test", orgs.Member)
 		_, viewer := h.person("vic@house.test", orgs.Viewer)
@@ -239,6 +243,7 @@ func TestWhoseKeys(t *testing.T) {
 
 // Nobody gets more out of a key than was put into it.
 func TestARestrictedKeyMakesNoOther(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		for name, c := range map[string]struct{ spec, code string }{
 			"read only": {`{"read_only":true}`, "permission_denied"},
@@ -263,6 +268,7 @@ func TestARestrictedKeyMakesNoOther(t *testing.T) {
 
 // A key that is good for less than everything administers nothing: by what it changed somebody could do more.
 func TestANarrowKeyAdministersNothing(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		own := h.made("/api/keys", `{"models":["gpt-5*"]}`)
 		narrow := as(own["api_key"].(string))
@@ -303,6 +309,7 @@ func (m fixedModels) Models(context.Context, orgs.Caller) ([]Model, error) {
 
 // What a key may not be used for is asked of nobody and stored nowhere, and is not among its models. auto is, where a rule leads to one of them.
 func TestAKeyIsGoodForWhatItSays(t *testing.T) {
+	t.Parallel()
 	models := fixedModels{
 		{ID: "gpt-5-mini", OwnedBy: "openai", Target: routing.Target{Provider: "openai", Model: "gpt-5-mini"}},
 		{ID: "openai/gpt-4o", OwnedBy: "openai", Target: routing.Target{Provider: "openai", Model: "gpt-4o"}},
@@ -342,6 +349,7 @@ func TestAKeyIsGoodForWhatItSays(t *testing.T) {
 }
 
 func TestAReadOnlyKeyReads(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		key := as(h.made("/api/keys", `{"read_only":true}`)["api_key"].(string))
 		for _, r := range h.Routes() {

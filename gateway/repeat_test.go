@@ -38,6 +38,7 @@ func same(t *testing.T, first, again heard) {
 }
 
 func TestARequestIsAnsweredOnce(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		for name, c := range map[string]struct {
 			body   string
@@ -89,6 +90,7 @@ func TestARequestIsAnsweredOnce(t *testing.T) {
 
 // A claim is of one API key.
 func TestAClaimIsOfOneKey(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		mine := h.chat("hello", "", key, "k").want(t, 200)
 		colleague, stranger := h.seed("house", "b@house.test", orgs.Member), h.seed("other", "c@other.test", orgs.Admin)
@@ -120,6 +122,7 @@ func TestBadIdempotencyKeys(t *testing.T) {
 
 // Many at once are one call, whatever form they have, and all get the same answer.
 func TestRepeatsInFlight(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		for _, more := range []string{"", `,"stream":true`} {
 			for _, header := range [][]string{nil, {"X-Thread-Id", "at once" + fmt.Sprint(len(more))}} {
@@ -153,9 +156,10 @@ func TestRepeatsInFlight(t *testing.T) {
 
 // What failed or was cut is no answer: its claim is free, and the repeat asks again in the same turn.
 func TestAFailedCallFreesItsClaim(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		for name, c := range map[string]struct{ text, more, status string }{
-			"refused": {"[[sim status=500 times=1]] hello", "", "failed"},
+			"refused": {"[[sim status=500 times=3]] hello", "", "failed"},
 			"cut":     {"[[sim fault=cut after=2 times=1]] hello", `,"stream":true`, "incomplete"},
 		} {
 			header := []string{"X-Thread-Id", name, key, name}
@@ -204,6 +208,7 @@ func (h *house) leaving(thread, text, more, got string, header ...string) (seen 
 
 // A client that leaves a turn may come back for its answer: it runs on meanwhile, and its rest is there.
 func TestAStreamIsResumed(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{Heartbeat: 100 * time.Millisecond}, func(t *testing.T, h *house) {
 		for name, header := range map[string][]string{"thread": nil, "": {key, "k"}} {
 			seen := h.leaving(name, "[[sim delay=30ms chunks=40 size=400]] go on", `,"stream":true`, "id: 5\n", header...)
@@ -257,6 +262,7 @@ func TestAStreamIsResumed(t *testing.T) {
 
 // An SDK that was cut off from its turn asks again, and gets the answer that was on its way, once.
 func TestAnSDKsRetryGetsTheTurnItRepeats(t *testing.T) {
+	t.Parallel()
 	retry := []string{"X-Stainless-Retry-Count", "1"}
 	eachHouse(t, Options{Heartbeat: 100 * time.Millisecond}, func(t *testing.T, h *house) {
 		for _, more := range []string{"", `,"stream":true`} {
@@ -295,6 +301,7 @@ func TestAnSDKsRetryGetsTheTurnItRepeats(t *testing.T) {
 
 // Nobody waits for a turn whose client has left: the next request in the thread ends it.
 func TestADepartedTurnMakesWay(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{Heartbeat: 100 * time.Millisecond}, func(t *testing.T, h *house) {
 		for name, more := range map[string]string{"whole": "", "stream": `,"stream":true`} {
 			directive := "[[sim first=1m]]"
@@ -333,6 +340,7 @@ func TestAPlainCallEndsWithItsClient(t *testing.T) {
 }
 
 func TestMessagesAndThreadsAreMadeOnce(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		made := h.do("POST", "/api/threads/", `{"title":"once"}`, key, "t").want(t, 201)
 		same(t, made, h.do("POST", "/api/threads/", `{"title":"once"}`, key, "t"))
@@ -369,6 +377,7 @@ func TestALargeStreamIsNotResumed(t *testing.T) {
 
 // Another process that has the same store answers a repeat as the first one did, once that is through.
 func TestARepeatAtAnotherProcess(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		there := h.replica(nil)
 		for _, more := range []string{"", `,"stream":true`} {

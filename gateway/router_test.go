@@ -18,6 +18,7 @@ type noModels struct{}
 func (noModels) Models(context.Context, orgs.Caller) ([]Model, error) { return nil, nil }
 
 func TestAuto(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{Models: noModels{}}, func(t *testing.T, h *house) {
 		ask := func(text, more string, header ...string) heard {
 			return h.do("POST", "/v1/chat/completions", `{"model":"auto","messages":[{"role":"user","content":"`+text+`"}]`+more+`}`, header...).want(t, 200)
@@ -53,6 +54,7 @@ func TestAuto(t *testing.T) {
 }
 
 func TestChooseIsADryRun(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		choose := func(body string, status int) gjson.Result {
 			t.Helper()
@@ -95,6 +97,7 @@ func TestChooseIsADryRun(t *testing.T) {
 }
 
 func TestRulesOfAnOrg(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{Models: noModels{}}, func(t *testing.T, h *house) {
 		put := func(body string, status int) heard { return h.do("PUT", "/api/router/rules", body).want(t, status) }
 		rules := `{"rules":[
@@ -161,6 +164,7 @@ func TestRulesOfAnOrg(t *testing.T) {
 
 // What a thread has before the request counts, whoever sends it.
 func TestRulesCountTheThread(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		h.do("PUT", "/api/router/rules", `{"rules":[{"id":"large","when":"tokens > 200","targets":["openai"]},{"id":"rest","targets":["openrouter"]}]}`).want(t, 200)
 		route := func(text string, header ...string) string {
@@ -186,6 +190,7 @@ func TestRulesCountTheThread(t *testing.T) {
 
 // A conditions' headers never hold a key.
 func TestRulesSeeNoCredentials(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		h.do("PUT", "/api/router/rules", `{"rules":[{"id":"key","when":"headers.exists(n, headers[n].contains('th_'))","targets":["openai"]},{"id":"rest","targets":["openrouter"]}]}`).want(t, 200)
 		r := h.do("POST", "/v1/chat/completions", `{"model":"auto","messages":[{"role":"user","content":"hi"}]}`).want(t, 200)

@@ -40,6 +40,7 @@ func slotNames(p providerShape) string {
 }
 
 func TestSeveralKeysForOneProvider(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		put := func(body string) heard { return h.do("PUT", h.providers("openai"), body) }
 		usedKey := func() string {

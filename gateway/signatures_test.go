@@ -155,6 +155,7 @@ func TestSignaturesStayWithTheirMaker(t *testing.T) {
 // In a thread the answer is stored with its signature: a client that resends all of the conversation without it needs
 // no other memory, and what another family or provider made is not taken.
 func TestSignaturesComeFromTheThread(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		h.do("PUT", h.providers("gemini"), `{"api_key":"sk-test-key-0123456789"}`).want(t, 200)
 		for _, first := range []string{"gemini/gemini-3.8-flash", "gemini/gemini-4-argon", "openai/gpt-4.1-mini"} {

@@ -16,6 +16,7 @@ var thoughtSignature = regexp.MustCompile(`"thoughtSignature":\s*"([^"]+)"`)
 // A client that sends the whole conversation, but without what it does not know, as OpenAI's SDKs do: what Gemini signed
 // its answers with comes back to it out of the thread, and to nobody else. What the client itself sends stands.
 func TestSignaturesComeBackForFullClients(t *testing.T) {
+	t.Parallel()
 	const (
 		tools   = `,"tools":[{"type":"function","function":{"name":"get_weather","parameters":{"type":"object","properties":{"city":{"type":"string"}},"required":["city"]}}}]`
 		flash   = "gemini/gemini-3.8-flash"

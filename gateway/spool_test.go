@@ -83,6 +83,7 @@ func (h *house) away() (back func()) {
 // A record waits on the disk for a store that is away, and is made by its own process: the answer is whole, and what is
 // kept for repeats is there.
 func TestARecordWaitsInTheSpool(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		back := h.away()
 		header := []string{"X-Thread-Id", "spooled", "Idempotency-Key", "once"}
@@ -108,6 +109,7 @@ func TestARecordWaitsInTheSpool(t *testing.T) {
 
 // The process dies with a record in the spool, and the next one on that disk makes it, once.
 func TestTheNextProcessAppliesTheSpool(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		back := h.away()
 		h.chat("hello", "", "X-Thread-Id", "spooled", "Idempotency-Key", "once").want(t, 503)
@@ -158,6 +160,7 @@ func (o Options) next() Options {
 
 // The settler of another process was faster: what the call really cost becomes a second line, once.
 func TestASpooledRecordOfASettledCall(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		want := h.spent(h.chat("hello", "", "X-Thread-Id", "kept").want(t, 200))
 		back := h.away()

@@ -177,6 +177,7 @@ func TestRowLevelSecurityIsLost(t *testing.T) {
 // G16: several settlers find the same orphans. Each is settled once, and its owner, when it comes back, is refused and
 // counted.
 func TestSettlersShareTheOrphans(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		const orphans, settlers = 12, 3
 		var list []calls.Orphan

@@ -11,6 +11,7 @@ import (
 // A conversation goes from provider to provider, with tool calls, an image and citations on its way, and each next one
 // takes all that the others left. Half of the turns are streamed.
 func TestAThreadChangesItsProvider(t *testing.T) {
+	t.Parallel()
 	const (
 		tools = `,"tools":[{"type":"function","function":{"name":"get_weather","parameters":{"type":"object","properties":{"city":{"type":"string"}},"required":["city"]}}}]`
 		pixel = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="

@@ -9,6 +9,7 @@ import (
 
 // A thread may begin with its system messages alone: nothing in it is compared yet, and it goes on like any other.
 func TestAThreadOfSystemMessagesAlone(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		made, _ := h.do("POST", "/api/threads/", `{}`).want(t, 201).json(t)["thread_id"].(string)
 		for _, text := range []string{"one", "two"} {

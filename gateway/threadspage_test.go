@@ -181,6 +181,7 @@ func pageExamples(t *testing.T) (list []example) {
 
 // The page that explains threads says what they do.
 func TestThreadsPage(t *testing.T) {
+	t.Parallel()
 	list := pageExamples(t)
 	eachHouse(t, Options{TurnWait: 400 * time.Millisecond}, func(t *testing.T, h *house) {
 		a := &actor{}

@@ -11,6 +11,7 @@ import (
 
 // What a provider cannot be told is left out or refused as the key says, else as the rule does, else by what it is.
 func TestOnUnsupported(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		if _, err := h.orgs.PutProviderKey(t.Context(), h.admin.Org, orgs.Actor{}, orgs.ProviderKeySpec{Provider: "gemini", Key: seal.NewSecret("gemini-key-of-the-house")}); err != nil {
 			t.Fatal(err)
@@ -74,6 +75,7 @@ func TestOnUnsupported(t *testing.T) {
 }
 
 func TestOnUnsupportedOfAKey(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		key := h.made("/api/keys", `{"on_unsupported":"reject"}`)
 		path := "/api/keys/" + key["id"].(string)

@@ -21,6 +21,7 @@ const weatherTools = `,"tools":[{"type":"function","function":{"name":"get_weath
 // A conversation whose call of a tool came by half, or has no result, goes on at every provider: they all refuse one
 // without the other.
 func TestACallWithoutResultIsNoEnd(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		for _, p := range []string{"gemini", "perplexity"} {
 			h.do("PUT", h.providers(p), `{"api_key":"sk-test-key-0123456789"}`).want(t, 200)
@@ -78,6 +79,7 @@ func TestACallWithoutResultIsNoEnd(t *testing.T) {
 
 // What one provider took and another would refuse is not shown to the other, and stays for the first.
 func TestWhatAnotherProviderTookIsNoEnd(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		ask := func(model, messages string) (warning, sent string) {
 			body := fmt.Sprintf(`{"model":%q,"messages":[%s]%s}`, model, messages, weatherTools)
@@ -106,6 +108,7 @@ func TestWhatAnotherProviderTookIsNoEnd(t *testing.T) {
 
 // A client that sends everything back, with what only the model before understands, goes on at another one all the same.
 func TestForeignThoughtsOfFullClientsAreNoEnd(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		for _, p := range []string{"gemini", "perplexity"} {
 			h.do("PUT", h.providers(p), `{"api_key":"sk-test-key-0123456789"}`).want(t, 200)

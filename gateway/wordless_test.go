@@ -10,6 +10,7 @@ import (
 // An answer that says why it ended is one though it holds no word: its prompt was filtered, or the model thought until it
 // had no room left.
 func TestAnswersWithoutAWord(t *testing.T) {
+	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		for thread, more := range map[id.Thread]string{"whole": "", "streamed": `,"stream":true`} {
 			r := h.chat(`[[sim text="" finish=content_filter]]`, more, "X-Thread-Id", string(thread)).want(t, 200)

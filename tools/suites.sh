@@ -21,7 +21,7 @@ if [ -n "${THREADHUB_SOAK:-}" ]; then
 else
 	section "every room, with the race detector"
 	# shellcheck disable=SC2046
-	go test -race -timeout 30m $(rooms) # a busy machine is slow, not wrong
+	go test -race -parallel 4 -timeout 30m $(rooms) # many wait; and a busy machine is slow, not wrong
 	section "the binary from outside: SDKs, histories, kills, faults, panics, restarts, streams, tenancy, secrets, fidelity"
 	go test -v -timeout 30m ./test/... # -v shows the tables
 	section "fuzzing, 5 s each"

@@ -14,6 +14,7 @@ import (
 	"github.com/redis/go-redis/v9"
 
 	"threadhub/internal/bus"
+	"threadhub/internal/contain"
 	"threadhub/internal/testkit"
 )
 
@@ -265,7 +266,8 @@ func TestRedisClosesWhileFrozenOrAway(t *testing.T) {
 func TestRedisSurvivesJunkAndPanics(t *testing.T) {
 	url, channel := testkit.Redis(t), rand.Text()
 	var log testkit.Log
-	b := join(t, url, channel, bus.Options{Log: slog.New(slog.NewTextHandler(&log, nil))})
+	panics := contain.New(slog.New(slog.NewTextHandler(&log, nil)))
+	b := join(t, url, channel, bus.Options{Panics: panics})
 	opt, err := redis.ParseURL(url)
 	if err != nil {
 		t.Fatal(err)
@@ -291,7 +293,7 @@ func TestRedisSurvivesJunkAndPanics(t *testing.T) {
 	if got := in.list(); !slices.Equal(got, []string{"fine"}) {
 		t.Fatalf("got %q", got)
 	}
-	if !strings.Contains(log.String(), "panicked") {
-		t.Fatal("the panic is not in the log")
+	if panics.Caught() != 1 || !strings.Contains(log.String(), "panic") || strings.Contains(log.String(), "bang") {
+		t.Fatalf("%d panics, and the log is %s", panics.Caught(), log.String())
 	}
 }
