@@ -164,7 +164,7 @@ func noCookie(w *world, e *kills.Exchange) {
 }
 
 func upstreamRows() []row {
-	list := []row{
+	list := append([]row{
 		{id: "U1", title: "the provider cannot be reached", metric: "threadhub_attempts_total", setup: setup{apart: true, env: nowhere()}, play: func(w *world) {
 			e := w.ask("", pick(w, whole, in("a")))
 			w.want(e, failed(502, free, "upstream_unreachable").in(connectTime))
@@ -173,8 +173,6 @@ func upstreamRows() []row {
 				w.Errorf("%d attempts were seen", n)
 			}
 		}},
-		{id: "U11", title: "429 with Retry-After", awaits: "retries and fallbacks"},
-		{id: "U12", title: "a burst of 5xx", awaits: "retries, their budget and the breaker of a target"},
 		{id: "U23", title: "arguments of a tool call come in pieces", play: toolCall},
 		{id: "U24", title: "the provider's address and certificate change", setup: setup{between: true}, lacks: "the certificate", play: func(w *world) {
 			w.want(w.ask(said(2, 0)), well)
@@ -189,8 +187,7 @@ func upstreamRows() []row {
 			}
 			w.also = append(w.also, other)
 		}},
-		{id: "U25", title: "a kept connection is closed just as it is used", awaits: "retries of what met a stale connection"},
-	}
+	}, failoverRows...)
 	for _, x := range upstreamWays {
 		list = append(list, row{id: x.id, title: x.title, metric: "threadhub_stream_end_total", play: func(w *world) {
 			for _, a := range x.ways {
