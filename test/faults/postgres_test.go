@@ -63,10 +63,7 @@ var postgresRows = []row{
 		w.must(w.pg.Restart(context.Background()))
 		w.want(l.wait(), well)
 	}},
-	{
-		id: "P3b", title: "the same, for longer than RECORD's patience", setup: setup{own: true},
-		awaits: "the spool, which decides what becomes of such a record",
-	},
+	longAway,
 	{id: "P4", title: "restart of Postgres under idle connections", setup: setup{own: true}, play: func(w *world) {
 		w.wants(w.many(12, 6, func(int) *kills.Exchange { return w.ask(said(2, 0), pick(w, whole, plain)) }), well)
 		w.must(w.pg.Signal(pick(w, syscall.SIGINT, syscall.SIGQUIT)))
