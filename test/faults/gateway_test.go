@@ -22,7 +22,7 @@ import (
 const settlingTime = leaseTime + 5*time.Second
 
 var gatewayRows = []row{
-	{id: "G1", title: "kill -9 of a gateway in the middle of a stream", setup: setup{replicas: 2, apart: true}, play: func(w *world) {
+	{id: "G1", title: "kill -9 of a gateway in the middle of a stream", metric: "threadhub_orphans_settled_total", setup: setup{replicas: 2, apart: true}, play: func(w *world) {
 		l := w.streaming(w.g[0], w.question(said(60, 50*time.Millisecond)))
 		w.sleep(time.Duration(w.rand.IntN(500)) * time.Millisecond)
 		died := time.Now()
@@ -30,6 +30,9 @@ var gatewayRows = []row{
 		w.want(l.wait(), end{status: 200, outcome: "incomplete", reason: []string{"gateway_lost"}, line: estimated})
 		if d := time.Since(died); d > settlingTime {
 			w.Errorf("its call was settled after %v", d)
+		}
+		if n := w.metrics(w.g[1])["threadhub_orphans_settled_total"]; n == 0 {
+			w.Error("nobody says that it settled the call")
 		}
 		if h := w.holds(l.Exchange); l.Err == nil || !h.lines[0].MaybeBilled {
 			w.Errorf("the client's end: %v; kept: %s", l.Err, h)
@@ -102,7 +105,7 @@ var gatewayRows = []row{
 		}
 		w.ends(began, 3*time.Second)
 	}},
-	{id: "G6", title: "memory runs out", awaits: "the stages of overload"},
+	memoryRunsOut,
 	{id: "G7", title: "file descriptors run out", metric: "threadhub_accept_emfile_total", setup: setup{apart: true}, play: func(w *world) {
 		w.want(w.ask(said(1, 0)), well)
 		running := w.streaming(w.g[0], w.question(said(60, 50*time.Millisecond)))
@@ -203,7 +206,7 @@ var gatewayRows = []row{
 		w.want(running.wait(), well)
 		w.want(w.ask(said(2, 0)), well)
 	}},
-	{id: "G14", title: "the spool's disk is full, or a record in it is corrupt", awaits: "the spool"},
+	badSpool,
 	{id: "G15", title: "a partition between the gateway and one part", setup: setup{between: true, redis: true}, play: func(w *world) {
 		w.want(w.ask(said(1, 0)), well)
 		running := w.streaming(w.g[0], w.question(said(40, 50*time.Millisecond)))
@@ -231,7 +234,7 @@ var gatewayRows = []row{
 		w.wire[w.provider()].Thaw()
 		w.eventually(10*time.Second, func() bool { return w.ask(said(1, 0)).Done }, "the provider to be reached again")
 	}},
-	{id: "G16", title: "a slow owner comes back after its lease", setup: setup{
+	{id: "G16", title: "a slow owner comes back after its lease", metric: "threadhub_fence_total", setup: setup{
 		replicas: 3, env: []string{"THREADHUB_TIMEOUTS__IDLE=1m", "THREADHUB_TIMEOUTS__STREAM=1m"}, // or it blames the provider
 	}, play: func(w *world) {
 		l := w.streaming(w.g[0], w.question(said(30, 50*time.Millisecond)))
@@ -239,6 +242,7 @@ var gatewayRows = []row{
 		h := w.settled(l.Exchange) // one of the two others has settled it, once
 		w.thaw(w.g[0])
 		w.want(l.wait(), end{status: 200, codes: []string{"lost_lease"}, outcome: "incomplete", reason: []string{"gateway_lost"}})
+		w.moved("threadhub_fence_total")
 		if now := w.holds(l.Exchange); len(h.lines) != 1 || len(now.lines) != 1 || now.lines[0] != h.lines[0] {
 			w.Errorf("the line was %v and is %v", h.lines, now.lines)
 		}
