@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"time"
@@ -47,7 +48,26 @@ var redisRows = []row{
 	{id: "R7", title: "a cluster moves its keys", awaits: "Redis Cluster, which the gateway does not speak yet"},
 	{id: "R8", title: "a command that timed out was carried out", awaits: noLimits},
 	{id: "R9", title: "the clock of Redis jumps", awaits: noLimits},
-	{id: "R10", title: "a pooled connection gives another's reply", awaits: "what is kept in Redis for orgs: limits, streams"},
+	{id: "R10", title: "a pooled connection gives another's reply", metric: "threadhub_cache_tenant_mismatch_total", setup: setup{replicas: 2, redis: true, between: true}, play: func(w *world) {
+		first := w.question(said(60, 50*time.Millisecond), keyed(w.name()))
+		l := w.streaming(w.g[1], first)
+		follower := w.streaming(w.g[0], again(first)) // through Redis
+		ours := []byte(w.who.Org)
+		theirs := bytes.Clone(ours) // of the same length, so that no reply is broken
+		theirs[len(theirs)-1] ^= 1
+		w.wire["redis"].Edit(func(way Way, p []byte) []byte {
+			if way == Up {
+				return p
+			}
+			return bytes.ReplaceAll(p, ours, theirs)
+		})
+		w.moved("threadhub_cache_tenant_mismatch_total")
+		w.wire["redis"].Edit(nil)
+		w.wants([]*kills.Exchange{l.wait(), follower.wait()}, well)
+		if follower.Seen != first.Seen || follower.Request != first.Request {
+			w.Errorf("who followed got %q, the first %q", follower.Seen, first.Seen)
+		}
+	}},
 	{id: "R11", title: "Redis and Postgres are down", setup: setup{redis: true, own: true}, metric: "threadhub_store_up", play: func(w *world) {
 		w.want(w.ask(said(1, 0)), well)
 		unknown := w.house.Seed("unknown", "eve@unknown.example", "admin") // to the gateway
