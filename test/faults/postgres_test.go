@@ -28,7 +28,7 @@ var postgresRows = []row{
 		w.recovers(back)
 		w.want(w.send(w.g[0], again(e)), well)
 	}},
-	{id: "P2", title: "OPEN's COMMIT happens, and nobody is told", setup: setup{between: true}, play: func(w *world) {
+	{id: "P2", title: "OPEN's COMMIT happens, and nobody is told", metric: "threadhub_store_ambiguous_commits_total", setup: setup{between: true}, play: func(w *world) {
 		w.want(w.ask(said(2, 0)), well)
 		e := w.question(said(2, 0))
 		dropped := w.wire["postgres"].DropCommit(fmt.Sprintf("question 2 of %s", w.row.id))
@@ -39,6 +39,7 @@ var postgresRows = []row{
 			w.Fatal("no commit was dropped")
 		}
 		w.want(e, well)
+		w.moved("threadhub_store_ambiguous_commits_total")
 
 		// And now Postgres stays away.
 		e = w.question(said(2, 0))
@@ -64,11 +65,12 @@ var postgresRows = []row{
 		w.want(l.wait(), well)
 	}},
 	longAway,
-	{id: "P4", title: "restart of Postgres under idle connections", setup: setup{own: true}, play: func(w *world) {
+	{id: "P4", title: "restart of Postgres under idle connections", metric: "threadhub_store_resets_total", setup: setup{own: true}, play: func(w *world) {
 		w.wants(w.many(12, 6, func(int) *kills.Exchange { return w.ask(said(2, 0), pick(w, whole, plain)) }), well)
 		w.must(w.pg.Signal(pick(w, syscall.SIGINT, syscall.SIGQUIT)))
 		w.must(w.pg.Restart(context.Background()))
 		w.wants(w.many(12, 6, func(int) *kills.Exchange { return w.ask(said(2, 0)) }), well)
+		w.moved("threadhub_store_resets_total")
 	}},
 	{id: "P5", title: "Postgres is slow: 200 ms more for each round trip", setup: setup{between: true}, play: func(w *world) {
 		w.want(w.ask(said(1, 0), whole), well)
@@ -82,7 +84,7 @@ var postgresRows = []row{
 		}
 		w.wire["postgres"].Delay(0)
 	}},
-	{id: "P6", title: "Postgres is frozen", metric: "threadhub_store_up", setup: setup{own: true}, play: func(w *world) {
+	{id: "P6", title: "Postgres is frozen", metric: "threadhub_store_breaker_open", setup: setup{own: true}, play: func(w *world) {
 		w.want(w.ask(said(1, 0)), well)
 		running := w.streaming(w.g[0], w.question(said(60, 50*time.Millisecond)))
 		w.must(w.pg.Freeze())
@@ -93,8 +95,8 @@ var postgresRows = []row{
 		quick := w.ask(said(1, 0), plain)
 		threaded := w.ask(said(1, 0))
 		w.eventually(5*time.Second, func() bool { return w.status(w.g[0].Operator+"/health/ready") == 503 }, "the gateway not to be ready")
-		if n := w.metrics(w.g[0])["threadhub_store_up"]; n != 0 {
-			w.Errorf("store_up is %v", n)
+		if now := w.metrics(w.g[0]); now["threadhub_store_up"] != 0 || now["threadhub_store_breaker_open"] != 1 {
+			w.Errorf("store_up is %v, store_breaker_open %v", now["threadhub_store_up"], now["threadhub_store_breaker_open"])
 		}
 		w.must(w.pg.Thaw())
 		for _, e := range append(late, quick, threaded) {
@@ -107,8 +109,11 @@ var postgresRows = []row{
 		}
 		w.want(running.wait(), well)
 		w.recovers(time.Now())
+		if n := w.metrics(w.g[0])["threadhub_store_breaker_open"]; n != 0 {
+			w.Errorf("afterwards store_breaker_open is %v", n)
+		}
 	}},
-	{id: "P7", title: "the pool of connections is exhausted", setup: setup{apart: true}, play: func(w *world) {
+	{id: "P7", title: "the pool of connections is exhausted", metric: "threadhub_store_pool_full_total", setup: setup{apart: true}, play: func(w *world) {
 		w.want(w.ask(said(1, 0), in("known")), well)
 		w.many(400, 60, func(int) *kills.Exchange { // until the pool is as large as it gets
 			w.read(w.g[0], "known")
@@ -141,6 +146,7 @@ var postgresRows = []row{
 		if quick < len(replies)-16 {
 			w.Errorf("only %d of those that found no connection were told at once: %v", quick, times)
 		}
+		w.moved("threadhub_store_pool_full_total")
 		w.want(w.ask(said(1, 0), in("known")), well)
 	}},
 	{id: "P8", title: "failover to a standby", awaits: "a standby in the suite's services"},
@@ -154,7 +160,7 @@ var postgresRows = []row{
 			w.want(w.ask(said(2, 0)), well)
 		},
 	},
-	{id: "P11", title: "a serialisation failure, or a deadlock", setup: setup{apart: true}, play: func(w *world) {
+	{id: "P11", title: "a serialisation failure, or a deadlock", metric: "threadhub_store_retries_total", setup: setup{apart: true}, play: func(w *world) {
 		for _, state := range []string{"40001", "40P01"} {
 			w.sql("CREATE SEQUENCE tries", "GRANT USAGE ON SEQUENCE tries TO threadhub_app")
 			w.trigger("lost", pick(w, "calls", "messages", "ledger"), "IF nextval('tries') <= 2 THEN RAISE EXCEPTION USING ERRCODE = '"+state+"'; END IF")
@@ -162,6 +168,7 @@ var postgresRows = []row{
 			w.untrigger("lost")
 			w.sql("DROP SEQUENCE tries")
 		}
+		w.moved("threadhub_store_retries_total")
 	}},
 	{id: "P12", title: "a transaction that is stuck holds the thread's turn", setup: setup{apart: true}, play: func(w *world) {
 		w.want(w.ask(said(1, 0), in("stuck")), well)
@@ -222,7 +229,7 @@ WHERE datname = current_database() AND application_name = 'threadhub' ORDER BY r
 		w.untrigger("slow")
 		w.sql("DROP SEQUENCE tries")
 	}},
-	{id: "P15", title: "a policy is dropped by mistake", setup: setup{apart: true}, play: func(w *world) {
+	{id: "P15", title: "a policy is dropped by mistake", metric: "threadhub_rls_guard_total", setup: setup{apart: true}, play: func(w *world) {
 		w.want(w.ask(said(1, 0), in("bound")), well)
 		restore := w.dropPolicies(pick(w, "messages", "calls", "attempts"))
 		e := w.ask(said(1, 0))
@@ -231,6 +238,7 @@ WHERE datname = current_database() AND application_name = 'threadhub' ORDER BY r
 		w.foreign(&kills.Exchange{Raw: r.Body})
 		restore()
 		w.want(e, refused(500, "tenant_context"))
+		w.moved("threadhub_rls_guard_total")
 		w.want(w.ask(said(1, 0), in("bound")), well)
 	}},
 	{id: "P16", title: "the schema changes during traffic", setup: setup{apart: true}, play: func(w *world) {
