@@ -63,7 +63,7 @@ var upstreamWays = []struct {
 		body("fault=reset", failed(502, perhaps, "upstream_reset")),
 	}},
 	{"U3", "it resets in the middle of the header", []way{
-		stream("fault=reset_head", failed(502, perhaps, "upstream_reset")), body("fault=reset_head", failed(502, perhaps, "upstream_reset")),
+		stream("fault=reset_head", failed(502, perhaps, "upstream_reset")).and(askedOnce), body("fault=reset_head", failed(502, perhaps, "upstream_reset")).and(askedOnce),
 	}},
 	{"U4", "it resets in the middle of a stream", []way{
 		stream("fault=reset_mid after=3 flush=1"+inChunks, broken(estimated, "upstream_reset")).and(sawPieces),
@@ -87,7 +87,8 @@ var upstreamWays = []struct {
 		stream("fault=stall after=0"+inChunks, end{status: 200, codes: []string{"upstream_stalled"}}.in(idleTime+time.Second)),
 	}},
 	{"U7", "no header comes", []way{
-		stream("fault=silent", failed(504, perhaps, "upstream_timeout").in(headersTime)), body("fault=silent", failed(504, perhaps, "upstream_timeout").in(headersTime)),
+		stream("fault=silent", failed(504, perhaps, "upstream_timeout").in(headersTime)).and(askedOnce),
+		body("fault=silent", failed(504, perhaps, "upstream_timeout").in(headersTime)).and(askedOnce),
 	}},
 	{"U8", "a stream is slow", []way{
 		stream(`fault=drip every=100us text="slow words" chunks=2 search=off`, well), stream(said(40, 200*time.Millisecond), broken(estimated, "deadline").in(streamTime)),
@@ -142,6 +143,13 @@ var upstreamWays = []struct {
 func sawPieces(w *world, e *kills.Exchange) {
 	if h := w.holds(e); e.Seen == "" || h.answer == nil || h.answer.Text != e.Seen {
 		w.Errorf("%s: seen %q, kept %s", e.Text, e.Seen, h)
+	}
+}
+
+// askedOnce checks that what may be billed is not asked again.
+func askedOnce(w *world, e *kills.Exchange) {
+	if n := w.asks(e); n != 1 {
+		w.Errorf("%s: the provider was asked %d times", e.Text, n)
 	}
 }
 
