@@ -27,6 +27,7 @@ const (
 	kindEmbeddings = "embeddings"
 	kindMessage    = "message"
 	kindCreate     = "create"
+	kindFork       = "fork"
 )
 
 // maxClaim bounds an Idempotency-Key.
@@ -145,7 +146,10 @@ func (g *Gateway) replay(x *request, c *calls.Claimed) {
 		g.replayMessage(x, c, nil)
 		return
 	case kindCreate:
-		g.replayThread(x, c.Thread)
+		g.replayThread(x, c.Thread, made)
+		return
+	case kindFork:
+		g.replayThread(x, c.Thread, forked)
 		return
 	}
 	r, err := g.opts.Calls.Replay(x.ctx, x.caller.Org, c.Call)
@@ -190,15 +194,15 @@ func (g *Gateway) replayMessage(x *request, c *calls.Claimed, header [][2]string
 	}
 }
 
-// replayThread answers with a thread that was made.
-func (g *Gateway) replayThread(x *request, thread id.Thread) {
+// replayThread answers with a thread that was made, as it was told of then.
+func (g *Gateway) replayThread(x *request, thread id.Thread, told func(*threads.Thread) any) {
 	t, err := g.visible(x, thread)
 	if err != nil {
 		x.fail(err)
 		return
 	}
 	x.replayed(nil)
-	x.json(201, made(t))
+	x.json(201, told(t))
 }
 
 // replayed puts on an answer's header what it had the first time.

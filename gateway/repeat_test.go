@@ -364,6 +364,97 @@ func TestMessagesAndThreadsAreMadeOnce(t *testing.T) {
 	})
 }
 
+// A fork is made once, whoever asks for it how often, and is told of in the same words when its source has gone on or is
+// gone.
+func TestAForkIsMadeOnce(t *testing.T) {
+	eachHouse(t, Options{}, func(t *testing.T, h *house) {
+		h.chat("one", "", "X-Thread-Id", "src").want(t, 200)
+		there := h.replica(nil)
+		const body = `{"sequence":1,"title":"once","visibility":"private"}`
+		got := make([]heard, 8)
+		var wg sync.WaitGroup
+		for i := range got {
+			wg.Go(func() { got[i] = []*house{h, there}[i%2].do("POST", "/api/threads/src/fork", body, key, "f") })
+		}
+		wg.Wait()
+		var first heard
+		for _, r := range got {
+			if r.want(t, 201).header.Get("Idempotent-Replayed") == "" {
+				if first.status != 0 {
+					t.Errorf("two forks were made: %s and %s", first.body, r.body)
+				}
+				first = r
+			}
+		}
+		fork := first.json(t)["thread_id"].(string)
+		for _, r := range got {
+			if r.header.Get("Idempotent-Replayed") != "" {
+				same(t, first, r)
+			}
+		}
+		if list := h.do("GET", "/api/threads", "").want(t, 200); bytes.Count(list.body, []byte(`"title":"once"`)) != 1 {
+			t.Errorf("the threads are %s", list.body)
+		}
+		if call := h.call(first); call["kind"] != "fork" || call["status"] != "complete" || call["thread_id"] != fork {
+			t.Errorf("the call is %v", call)
+		}
+		if f := h.do("GET", "/api/threads/"+fork, "").want(t, 200).json(t); f["title"] != "once" || f["visibility"] != "private" || len(f["messages"].([]any)) != 2 {
+			t.Errorf("the fork is %v", f)
+		}
+
+		for name, r := range map[string]heard{
+			"another body":   h.do("POST", "/api/threads/src/fork", `{"sequence":0,"title":"once"}`, key, "f"),
+			"another thread": h.do("POST", "/api/threads/"+fork+"/fork", body, key, "f"),
+			"another route":  h.do("POST", "/api/threads/", `{"title":"once"}`, key, "f"),
+		} {
+			if r.status != 422 || r.code() != "idempotency_key_reused" {
+				t.Errorf("%s: %d %s", name, r.status, r.body)
+			}
+		}
+		colleague := []string{"Authorization", "Bearer " + h.seed("house", "b@house.test", orgs.Member).APIKey.Reveal(), key, "f"}
+		theirs := h.do("POST", "/api/threads/src/fork", body, colleague...).want(t, 201)
+		if theirs.header.Get("Idempotent-Replayed") != "" || theirs.json(t)["thread_id"] == fork {
+			t.Errorf("a colleague's key got the fork: %s", theirs.body)
+		}
+		stranger := []string{"Authorization", "Bearer " + h.seed("other", "c@other.test", orgs.Admin).APIKey.Reveal(), key, "f"}
+		h.do("POST", "/api/threads/src/fork", body, stranger...).want(t, 404)
+
+		h.chat("two", "", "X-Thread-Id", "src").want(t, 200)
+		h.do("DELETE", "/api/threads/src", "").want(t, 200)
+		same(t, first, there.do("POST", "/api/threads/src/fork", body, key, "f"))
+		h.do("POST", "/api/threads/src/fork", body, key, "g").want(t, 404)
+		h.do("DELETE", "/api/threads/"+fork, "").want(t, 200)
+		h.do("POST", "/api/threads/src/fork", body, key, "f").want(t, 404)
+	})
+}
+
+// What is refused is no answer: its claim is free.
+func TestARefusedForkFreesItsClaim(t *testing.T) {
+	eachHouse(t, Options{}, func(t *testing.T, h *house) {
+		h.do("POST", "/api/threads/src/fork", `{}`, key, "f").want(t, 404)
+		h.chat("one", "", "X-Thread-Id", "src").want(t, 200)
+		h.do("POST", "/api/threads/src/fork", `{"sequence":9}`, key, "f").want(t, 400)
+		first := h.do("POST", "/api/threads/src/fork", `{}`, key, "f").want(t, 201)
+		same(t, first, h.do("POST", "/api/threads/src/fork", `{}`, key, "f"))
+	})
+}
+
+// A fork and its claim are one transaction: of one that was cut off half-way nothing is there, and it is made when it is
+// asked for again, also by another process.
+func TestAForkThatWasCutOffIsMadeWhenAskedAgain(t *testing.T) {
+	url := testkit.Postgres(t)
+	h, exec := newHouse(t, url, Options{}), onPostgres(t, url)
+	h.chat("one", "", "X-Thread-Id", "src").want(t, 200)
+	exec(raise("messages", "P0001"))
+	h.do("POST", "/api/threads/src/fork", `{"title":"once"}`, key, "f").want(t, 500)
+	exec(`DROP TRIGGER fail ON messages`)
+	if list := h.do("GET", "/api/threads", "").want(t, 200); bytes.Contains(list.body, []byte("once")) {
+		t.Errorf("half of a fork is there: %s", list.body)
+	}
+	first := h.replica(nil).do("POST", "/api/threads/src/fork", `{"title":"once"}`, key, "f").want(t, 201)
+	same(t, first, h.do("POST", "/api/threads/src/fork", `{"title":"once"}`, key, "f"))
+}
+
 // A stream of which too much came is not kept, and says so.
 func TestALargeStreamIsNotResumed(t *testing.T) {
 	h := newHouse(t, testkit.SQLite(t), Options{})

@@ -64,7 +64,7 @@ func (g *Gateway) routes() []Route {
 		{Method: "DELETE", Pattern: "/api/threads/{id}", Needs: Write, handler: (*Gateway).deleteThread, foreign: (*Gateway).foreignThread},
 		{Method: "GET", Pattern: "/api/threads/{id}/export", Needs: Read, handler: (*Gateway).exportThread},
 		{Method: "POST", Pattern: "/api/threads/{id}/messages", Needs: Write, handler: (*Gateway).addMessage, foreign: (*Gateway).foreignThread, repeats: true},
-		{Method: "POST", Pattern: "/api/threads/{id}/fork", Needs: Write, handler: (*Gateway).forkThread, foreign: (*Gateway).foreignThread},
+		{Method: "POST", Pattern: "/api/threads/{id}/fork", Needs: Write, handler: (*Gateway).forkThread, foreign: (*Gateway).foreignThread, repeats: true},
 		{Method: "POST", Pattern: "/api/threads/{id}/forward", Needs: Write, handler: (*Gateway).forward, foreign: (*Gateway).foreignThread, repeats: true},
 		{Method: "POST", Pattern: "/api/router/choose", Needs: Read, handler: (*Gateway).chooseRoute},
 		{Method: "GET", Pattern: "/api/router/rules", Needs: Read, handler: (*Gateway).getRules},

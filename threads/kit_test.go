@@ -113,6 +113,28 @@ func (h *house) unit(org id.Org, thread id.Thread, create bool, messages ...thre
 	return o, u
 }
 
+// fork makes a thread of another one.
+func (h *house) fork(org id.Org, source id.Thread, spec threads.ForkSpec) *threads.Thread {
+	h.t.Helper()
+	f, err := h.ForkOf(h.t.Context(), org, source, everybody, spec)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	in := &threads.Input{Org: org, Thread: id.NewThread(), Call: id.NewRequest(), User: "usr_1", PrevSeq: -1, PrevChain: []byte{}, Fork: f}
+	o := &calls.Opening{Org: org, ID: in.Call, Key: "key", User: "usr_1", Thread: in.Thread, Owner: "own_1", AtOnce: true}
+	u := &db.Unit{Org: org}
+	h.calls.Open(u, o)
+	h.Append(u, in)
+	if h.commit(u); o.Result != calls.Won {
+		h.t.Fatalf("forking %s: %v", source, o.Result)
+	}
+	t, err := h.Thread(h.t.Context(), org, in.Thread, everybody)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return t
+}
+
 func (h *house) commit(u *db.Unit) {
 	h.t.Helper()
 	if err := h.db.Commit(h.t.Context(), u); err != nil {

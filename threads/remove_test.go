@@ -141,10 +141,7 @@ func TestJanitorLeavesForks(t *testing.T) {
 		h.seed(org)
 		source := h.create(org, threads.Spec{Title: "source"})
 		h.say(org, source.ID, "canaryzebra one", "canaryzebra two")
-		fork, err := h.ForkFrom(t.Context(), org, source.ID, everybody, threads.ForkSpec{User: "usr_1", Title: new("fork")})
-		if err != nil {
-			t.Fatal(err)
-		}
+		fork := h.fork(org, source.ID, threads.ForkSpec{Title: new("fork")})
 		if got := h.found(org, everybody, "canaryz"); got != "fork source" {
 			t.Errorf("both are found as %q", got)
 		}
@@ -314,6 +311,42 @@ func (h *house) dumpSQLite() string {
 		h.t.Fatal(err)
 	}
 	return strings.ToLower(out.String())
+}
+
+// A fork takes what it is given, and the rest from its source; it is found by what it then has.
+func TestForkTakesTheRestFromItsSource(t *testing.T) {
+	eachStore(t, func(t *testing.T, h *house) {
+		h.seed(org)
+		source := h.create(org, threads.Spec{Title: "apple", Description: "pear", Visibility: "private"})
+		h.say(org, source.ID, "one", "two", "three")
+		for name, c := range map[string]struct {
+			spec threads.ForkSpec
+			want string
+		}{
+			"as it is":    {threads.ForkSpec{}, "apple/pear/private/2"},
+			"title":       {threads.ForkSpec{Title: new("cherry"), Last: new(1)}, "cherry/pear/private/1"},
+			"description": {threads.ForkSpec{Description: new("grape"), Last: new(0)}, "apple/grape/private/0"},
+			"visibility":  {threads.ForkSpec{Visibility: new("org")}, "apple/pear/org/2"},
+			"all":         {threads.ForkSpec{Title: new(""), Description: new("plum"), Visibility: new("org")}, "/plum/org/2"},
+		} {
+			f := h.fork(org, source.ID, c.spec)
+			if got := fmt.Sprintf("%s/%s/%s/%d", f.Title, f.Description, f.Visibility, f.ForkedSeq); got != c.want || f.ForkedFrom != source.ID {
+				t.Errorf("%s: %s of %s, want %s", name, got, f.ForkedFrom, c.want)
+			}
+			if p, err := h.Page(t.Context(), org, f.ID, everybody, -1, 0); err != nil || len(p.Messages) != f.ForkedSeq+1 {
+				t.Errorf("%s: %d messages, %v", name, len(p.Messages), err)
+			}
+		}
+		for word, want := range map[string]int{"apple": 4, "pear": 4, "cherry": 1, "grape": 1, "plum": 1} {
+			words, err := threads.SearchWords(word)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if found, err := h.Search(t.Context(), org, everybody, words, threads.Cursor{}, 100); err != nil || len(found) != want {
+				t.Errorf("%s finds %d threads, want %d: %v", word, len(found), want, err)
+			}
+		}
+	})
 }
 
 // A fork that was decided on before its source was deleted is not made: it would be a copy that outlives it.

@@ -50,6 +50,19 @@ type Turn struct {
 type Fork struct {
 	From id.Thread
 	Upto int // its messages below this sequence are the new thread's too
+
+	// What the new thread does not take from there; nil: as it is there. Title and Description are given both or neither:
+	// words are made of the two together.
+	Title, Description, Visibility *string
+}
+
+// words are what searches find the new thread by; nil: as the other one.
+func (f *Fork) words() *string {
+	if f.Title == nil {
+		return nil
+	}
+	words := titleWords(*f.Title, *f.Description)
+	return &words
 }
 
 // FirstSeq is the sequence of the first new message, and of the answer if there is none.
