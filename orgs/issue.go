@@ -154,9 +154,15 @@ func (s *Service) checkExpiry(at time.Time) error {
 	return nil
 }
 
+// MadeKey is a new API key, with the key itself.
+type MadeKey struct {
+	KeyInfo
+	Secret seal.Secret
+}
+
 // CreateKey makes an API key and returns it, the only time it can be seen. Errors: fault.NotFound, user_not_found, when
 // the org has no such user, or only a disabled one; fault.Invalid.
-func (s *Service) CreateKey(ctx context.Context, org id.Org, by Actor, spec KeySpec) (seal.Secret, KeyInfo, error) {
+func (s *Service) CreateKey(ctx context.Context, org id.Org, by Actor, spec KeySpec, then ...Then[MadeKey]) (seal.Secret, KeyInfo, error) {
 	err := cmp.Or(checkName(spec.Name), s.checkExpiry(spec.Expires), checkPatterns(spec.Models), checkProviders(spec.Providers), checkOnUnsupported(spec.OnUnsupported))
 	if err != nil {
 		return seal.Secret{}, KeyInfo{}, err
@@ -166,6 +172,9 @@ func (s *Service) CreateKey(ctx context.Context, org id.Org, by Actor, spec KeyS
 	var info KeyInfo
 	err = s.change(ctx, org, by, func(tx db.Tx) (entries []Entry, err error) {
 		info, entries, err = s.insertKey(ctx, tx, org, key, spec)
+		if err == nil {
+			err = after(tx, MadeKey{info, key.Secret()}, then)
+		}
 		return entries, err
 	})
 	if err != nil {

@@ -2,7 +2,8 @@
 // entrusts to us.
 //
 // It promises that a caller is named only by a key whose owner is there and not disabled; that the store holds no key
-// that could be used (ours as a keyed hash, the providers' sealed to their row); that a revoked key is refused at once in
+// that could be used (ours as a keyed hash, the providers' sealed to their row, an answer with a new one of ours sealed to
+// its call); that a revoked key is refused at once in
 // the process that revoked it, within a second in those the bus reaches, and within 30 seconds in all, and what runs on it
 // is told so as soon; that a store that is away is never mistaken for a bad key; that an org keeps an active admin, whatever its own people do; and
 // that no administrative change is made that is not written down. Where a key was carried, limits on guessing, and what a

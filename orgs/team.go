@@ -53,7 +53,7 @@ func checkTeam(ctx context.Context, tx db.Tx, org id.Org, team id.Team) error {
 }
 
 // CreateTeam makes a team without users. Errors: fault.Invalid; fault.Conflict, team_name_taken.
-func (s *Service) CreateTeam(ctx context.Context, org id.Org, by Actor, name string) (Team, error) {
+func (s *Service) CreateTeam(ctx context.Context, org id.Org, by Actor, name string, then ...Then[Team]) (Team, error) {
 	name, err := checkedName(name)
 	if err != nil {
 		return Team{}, err
@@ -67,6 +67,9 @@ func (s *Service) CreateTeam(ctx context.Context, org id.Org, by Actor, name str
 		err := tx.QueryRow(ctx, `INSERT INTO teams (org_id, team_id, name) VALUES ($1, $2, $3) RETURNING created_at`,
 			[]any{string(org), string(t.ID), name}, &created)
 		t.CreatedAt = created.Time
+		if err == nil {
+			err = after(tx, t, then)
+		}
 		return []Entry{{"team.create", string(t.ID), map[string]any{"name": name}}}, err
 	})
 	return t, err

@@ -147,7 +147,7 @@ func checkRole(r Role) error {
 
 // CreateUser makes a user without a key. Errors: fault.Invalid; fault.Conflict, email_taken or seats_full;
 // fault.NotFound, team_not_found.
-func (s *Service) CreateUser(ctx context.Context, org id.Org, by Actor, spec UserSpec) (UserInfo, error) {
+func (s *Service) CreateUser(ctx context.Context, org id.Org, by Actor, spec UserSpec, then ...Then[UserInfo]) (UserInfo, error) {
 	spec, err := spec.clean()
 	if err != nil {
 		return UserInfo{}, err
@@ -155,6 +155,9 @@ func (s *Service) CreateUser(ctx context.Context, org id.Org, by Actor, spec Use
 	var u UserInfo
 	err = s.change(ctx, org, by, func(tx db.Tx) (entries []Entry, err error) {
 		u, entries, err = insertUser(ctx, tx, org, spec)
+		if err == nil {
+			err = after(tx, u, then)
+		}
 		return entries, err
 	})
 	return u, err
