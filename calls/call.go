@@ -48,7 +48,7 @@ const (
 // Facts is what is known of a call beside its columns. It is written in two parts, at open and at record, and merged by
 // the store member by member. Members of the second part are absent until then.
 type Facts struct {
-	Kind           string   `json:"kind,omitempty"` // chat, embeddings, message, create, fork, delete, import
+	Kind           string   `json:"kind,omitempty"` // chat, embeddings, message, create, fork, admin, delete, import
 	ModelRequested string   `json:"model_requested,omitempty"`
 	Provider       string   `json:"provider,omitempty"`
 	Model          string   `json:"model,omitempty"` // asked of the provider

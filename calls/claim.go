@@ -102,6 +102,20 @@ func (r *Replay) head() string {
 	return string(b)
 }
 
+// Past adds to another room's transaction a call that is over with it, under its claim, and what its client is given. It
+// reports whether it did: if not, another call has the claim, and the transaction is to be undone.
+func (s *Store) Past(ctx context.Context, tx db.Tx, o *Opening, r *Replay) (bool, error) {
+	n, err := tx.Exec(ctx, `INSERT INTO calls (org_id, call_id, key_id, user_id, team_id, owner, body_hash, facts, claim, claim_until, state, outcome, closed_at)
+VALUES ($1, $2, $3, $4, nullif($5, ''), $6, $7, $8, $9, now() + CAST($10 AS interval), 'closed', 'complete', now()) ON CONFLICT DO NOTHING`,
+		o.Org, o.ID, o.Key, o.User, o.Team, o.Owner, o.BodyHash, o.Facts.json(), o.Claim, ClaimFor)
+	if err != nil || n == 0 {
+		return false, err
+	}
+	_, err = tx.Exec(ctx, `INSERT INTO replays (org_id, call_id, head, body, stream, expires_at) VALUES ($1, $2, $3, $4, $5, now() + CAST($6 AS interval))`,
+		r.Org, r.Call, r.head(), r.Body, r.Stream, ClaimFor)
+	return err == nil, err
+}
+
 // Replay returns what the client of a call was given; nil if it is not kept.
 func (s *Store) Replay(ctx context.Context, org id.Org, call id.Request) (*Replay, error) {
 	var r *Replay

@@ -6,6 +6,7 @@ import (
 
 	"github.com/tidwall/gjson"
 
+	"threadhub/internal/db"
 	"threadhub/internal/fault"
 	"threadhub/internal/id"
 	"threadhub/orgs"
@@ -50,8 +51,12 @@ func (g *Gateway) createKey(x *request) {
 		x.fail(err)
 		return
 	}
-	secret, k, err := g.opts.People.CreateKey(x.ctx, x.caller.Org, x.actor(), spec)
-	x.reply(201, madeKeyShape{shapeOfKey(x.caller.Org, k), secret.Reveal()}, err)
+	g.makeOnce(x, func(keep keeper) error {
+		_, _, err := g.opts.People.CreateKey(x.ctx, x.caller.Org, x.actor(), spec, func(tx db.Tx, k orgs.MadeKey) error {
+			return keep(tx, madeKeyShape{shapeOfKey(x.caller.Org, k.KeyInfo), k.Secret.Reveal()})
+		})
+		return err
+	})
 }
 
 func (x *request) newKey() (orgs.KeySpec, error) {

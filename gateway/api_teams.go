@@ -3,6 +3,7 @@ package gateway
 import (
 	"time"
 
+	"threadhub/internal/db"
 	"threadhub/internal/id"
 	"threadhub/orgs"
 )
@@ -27,8 +28,11 @@ func (g *Gateway) createTeam(x *request) {
 		x.fail(f.err)
 		return
 	}
-	t, err := g.opts.People.CreateTeam(x.ctx, x.caller.Org, x.actor(), or(name))
-	x.reply(201, shapeOfTeam(x.caller.Org, t), err)
+	g.makeOnce(x, func(keep keeper) error {
+		_, err := g.opts.People.CreateTeam(x.ctx, x.caller.Org, x.actor(), or(name),
+			func(tx db.Tx, t orgs.Team) error { return keep(tx, shapeOfTeam(x.caller.Org, t)) })
+		return err
+	})
 }
 
 // listTeams answers GET /api/teams?limit=&cursor=.

@@ -3,6 +3,7 @@ package gateway
 import (
 	"time"
 
+	"threadhub/internal/db"
 	"threadhub/internal/id"
 	"threadhub/orgs"
 )
@@ -36,8 +37,11 @@ func (g *Gateway) createUser(x *request) {
 		x.fail(f.err)
 		return
 	}
-	u, err := g.opts.People.CreateUser(x.ctx, x.caller.Org, x.actor(), spec)
-	x.reply(201, shapeOfUser(x.caller.Org, u), err)
+	g.makeOnce(x, func(keep keeper) error {
+		_, err := g.opts.People.CreateUser(x.ctx, x.caller.Org, x.actor(), spec,
+			func(tx db.Tx, u orgs.UserInfo) error { return keep(tx, shapeOfUser(x.caller.Org, u)) })
+		return err
+	})
 }
 
 // listUsers answers GET /api/users?limit=&cursor=.

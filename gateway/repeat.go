@@ -28,6 +28,7 @@ const (
 	kindMessage    = "message"
 	kindCreate     = "create"
 	kindFork       = "fork"
+	kindAdmin      = "admin"
 )
 
 // maxClaim bounds an Idempotency-Key.
@@ -160,6 +161,10 @@ func (g *Gateway) replay(x *request, c *calls.Claimed) {
 		x.fail(err)
 		return
 	}
+	if c.Kind == kindAdmin {
+		g.replaySealed(x, r)
+		return
+	}
 	if len(r.Body) == 0 { // the answer is a message of a thread
 		g.replayMessage(x, c, r.Header)
 		return
@@ -168,8 +173,9 @@ func (g *Gateway) replay(x *request, c *calls.Claimed) {
 	x.rc.Response.SetBodyRaw(r.Body)
 }
 
-// errNotKept is the answer to a repeat whose call had a longer answer than is kept.
-var errNotKept = fault.New(fault.Gone, "the answer to this Idempotency-Key was too long to be kept; ask again with another one").
+// errNotKept is the answer to a repeat whose call had a longer answer than is kept, or one that was sealed with a key that is
+// gone.
+var errNotKept = fault.New(fault.Gone, "the answer to this Idempotency-Key is not kept; ask again with another one").
 	WithCode("answer_not_kept").WithParam("Idempotency-Key").NoRetry()
 
 // replayMessage answers with a message as the thread has it: the one that the call added, or the answer to it.
@@ -227,6 +233,8 @@ func (g *Gateway) once(x *request, e *exchange, do func() error) bool {
 		switch {
 		case err == nil:
 			return true
+		case e.claim != "" && fault.Is(err, fault.Conflict) && g.repeat(x, e): // what it met may be the first of its kind
+			return false
 		case !errors.Is(err, errRepeats):
 			x.fail(err)
 			return false

@@ -114,7 +114,7 @@ func TestBadIdempotencyKeys(t *testing.T) {
 			t.Errorf("%q: %d %s", bad, r.status, r.body)
 		}
 	}
-	if r := h.do("POST", "/api/teams", `{"name":"t"}`, key, "k"); r.status != 400 || r.code() != "not_supported" {
+	if r := h.do("POST", "/api/orgs", `{"name":"t","email":"t@t.test"}`, key, "k"); r.status != 400 || r.code() != "not_supported" {
 		t.Errorf("where it is not known: %d %s", r.status, r.body)
 	}
 	h.chat("hello", "", key, strings.Repeat("k", maxClaim)).want(t, 200)

@@ -123,14 +123,21 @@ func (x *request) param(name string) string {
 
 // json answers with v. HTML in it is not escaped: nobody may take the answer for HTML.
 func (x *request) json(status int, v any) {
-	var b bytes.Buffer
-	enc := json.NewEncoder(&b)
-	enc.SetEscapeHTML(false)
-	if err := enc.Encode(v); err != nil {
+	b, err := encoded(v)
+	if err != nil {
 		x.fail(err)
 		return
 	}
-	x.write(status, bytes.TrimSuffix(b.Bytes(), []byte("\n")))
+	x.write(status, b)
+}
+
+// encoded is v as json answers with it.
+func encoded(v any) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	err := enc.Encode(v)
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
 }
 
 // write answers with body, which is JSON and belongs to the answer from then on.

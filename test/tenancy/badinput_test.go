@@ -138,7 +138,7 @@ func badInput(o *tenant) []bad {
 		{name: "idempotency key of 256", body: fine, header: []string{"Idempotency-Key", strings.Repeat("k", 256)}, status: 400, code: "invalid_idempotency_key", param: "Idempotency-Key"},
 		{name: "idempotency key of nothing", body: fine, header: []string{"Idempotency-Key", ""}, status: 400, code: "invalid_idempotency_key", param: "Idempotency-Key"},
 		{name: "idempotency key on a thread", path: "/api/threads", body: `{}`, header: []string{"Idempotency-Key", "\u00e9"}, status: 400, code: "invalid_idempotency_key", param: "Idempotency-Key"},
-		{name: "idempotency key where none is known", path: "/api/teams", body: `{}`, header: []string{"Idempotency-Key", "abc"}, status: 400, code: "not_supported", param: "Idempotency-Key"},
+		{name: "idempotency key where none is known", path: "/api/orgs", body: `{}`, header: []string{"Idempotency-Key", "abc"}, status: 400, code: "not_supported", param: "Idempotency-Key"},
 
 		{name: "key of bad bytes", raw: rawChat("Authorization: Bearer th_\x80\x81"), status: 400, code: "malformed_api_key"},
 		{name: "control byte in a header", raw: rawChat("Authorization: Bearer %s\r\nX-Thread-Id: a\x01b"), status: 400, code: "malformed_request"},
