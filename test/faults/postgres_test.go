@@ -150,7 +150,7 @@ var postgresRows = []row{
 		w.want(w.ask(said(1, 0), in("known")), well)
 	}},
 	{id: "P8", title: "failover to a standby", awaits: "a standby in the suite's services"},
-	{id: "P9", title: "the disk with the WAL is full", awaits: "the spool, and a small disk for the suite's Postgres"},
+	{id: "P9", title: "the disk with the WAL is full", awaits: "a small disk for the suite's Postgres"},
 	{
 		id: "P10", title: "the disk with the data is full", setup: setup{apart: true},
 		lacks: "the disk itself: the error comes from a trigger", play: func(w *world) {
