@@ -224,13 +224,16 @@ func tidy(s string) string {
 
 // sent is what the provider sent for a call, in its last attempt.
 func (c *checker) sent(call id.Request) string {
-	text := c.seen[attemptName(call, 0)].Text
-	for n := 1; ; n++ {
-		a, ok := c.seen[attemptName(call, n)]
-		if !ok {
+	text := ""
+	for n := 0; ; n++ {
+		name := attemptName(call, n)
+		a, seen := c.seen[name]
+		if _, made := c.attempts[name]; !made && !seen {
 			return tidy(text)
 		}
-		text = a.Text
+		if seen { // one that reached nobody is between those that did
+			text = a.Text
+		}
 	}
 }
 
