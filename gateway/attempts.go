@@ -147,7 +147,7 @@ func eventOf(err error) failover.Event {
 		return failover.Event{Outcome: failover.Answered}
 	}
 	f, failure := fault.From(err), upstreams.FailureOf(err)
-	ev := failover.Event{Wait: failure.RetryAfter}
+	ev := failover.Event{Wait: failure.RetryAfter, Billed: failure.MaybeBilled}
 	ours := f.Kind == fault.Upstream || f.Kind == fault.Timeout || f.Kind == fault.RateLimited
 	status := failure.Status
 	switch {

@@ -18,6 +18,7 @@ import (
 	"threadhub/internal/testkit"
 	"threadhub/metering"
 	"threadhub/orgs"
+	"threadhub/simulator"
 )
 
 // embedders are models that embed, one of each provider, and how the cost of their calls is known.
@@ -253,7 +254,7 @@ func TestEmbeddingsBadInput(t *testing.T) {
 		{ge, `[1,2,3]`, "", "400 unsupported_parameter input"},
 		{ge, `[[1],[2]]`, "", "400 unsupported_parameter input"},
 		{ge, `[{"content":[]}]`, "", "400 unsupported_parameter input"},
-		{ge, texts(101), "", "400 array_above_max_length input"},
+		{ge, texts(2049), "", "400 array_above_max_length input"},
 		{ge, texts(100), "", "200  "},
 		{ge, `"x"`, `,"encoding_format":"int8"`, "400 unsupported_parameter encoding_format"},
 		{ge, `"x"`, `,"user":"u","new_member":1`, "200  "},
@@ -419,6 +420,84 @@ func TestEmbeddingsKeepTheirOrder(t *testing.T) {
 				t.Errorf("%s: text %d has another embedding among others", model, i)
 			}
 			seen = append(seen, one)
+		}
+	}
+}
+
+// More texts than a provider takes in a request are asked for in several, and are one attempt with one line in the ledger.
+func TestEmbeddingsInBatches(t *testing.T) {
+	eachHouse(t, Options{Failover: once}, func(t *testing.T, h *house) {
+		h.everyKey()
+		texts := func(n int, last string) string {
+			list := make([]string, n)
+			for i := range list {
+				list[i] = fmt.Sprintf("%q", fmt.Sprint("text ", i))
+			}
+			return "[" + strings.Join(append(list[:n-1], last), ",") + "]"
+		}
+		for _, c := range []struct {
+			model         string
+			inputs, asked int
+			status        string
+		}{
+			{"gemini/gemini-embedding-2", 201, 3, "estimated"},
+			{"perplexity/pplx-embed-v1-0.6b", 513, 2, "reported"},
+		} {
+			for _, format := range []string{"float", "base64"} {
+				before := len(h.attempts())
+				more := `,"dimensions":128,"encoding_format":"` + format + `"`
+				r := h.embed(c.model, texts(c.inputs, `"the last"`), more).want(t, 200)
+				one := h.embed(c.model, `["text 100","the last"]`, more).want(t, 200)
+				data := gjson.GetBytes(r.body, "data").Array()
+				if len(data) != c.inputs {
+					t.Fatalf("%s: %d embeddings", c.model, len(data))
+				}
+				for i, v := range data {
+					if v.Get("index").Int() != int64(i) {
+						t.Fatalf("%s: embedding %d says that it is %s", c.model, i, v.Get("index").Raw)
+					}
+				}
+				for i, at := range []int{100, c.inputs - 1} {
+					if want := gjson.GetBytes(one.body, fmt.Sprintf("data.%d.embedding", i)).Raw; data[at].Get("embedding").Raw != want {
+						t.Errorf("%s, %s: text %d has another embedding among others", c.model, format, at)
+					}
+				}
+				log := h.attempts()[before:]
+				if len(log) != c.asked+1 || log[0].Name != log[c.asked-1].Name {
+					t.Errorf("%s: asked %d times", c.model, len(log)-1)
+				}
+				lines, attempts := h.lines(r), h.call(r)["attempts"].([]any)
+				if len(lines) != 1 || lines[0].MaybeBilled || len(attempts) != 1 || string(lines[0].Charge.Status) != c.status {
+					t.Errorf("%s: %d attempts, the ledger has %+v", c.model, len(attempts), lines)
+				}
+				if got := gjson.GetBytes(r.body, "usage.prompt_tokens").Int(); got != lines[0].Charge.Input || got < int64(c.inputs) {
+					t.Errorf("%s: the client is told of %d tokens, and the ledger has %d", c.model, got, lines[0].Charge.Input)
+				}
+			}
+			// The last request fails: so does all, nobody is asked again, and what was answered may be billed.
+			before := len(h.attempts())
+			r := h.embed(c.model, texts(c.inputs, `"[[sim status=500]]"`), `,"dimensions":128`).want(t, 502)
+			lines := h.lines(r)
+			if r.code() != "upstream_error" || len(lines) != 1 || !lines[0].MaybeBilled || len(h.attempts())-before != c.asked {
+				t.Errorf("%s: %s, %d requests, the ledger has %+v", c.model, r.body, len(h.attempts())-before, lines)
+			}
+			if told := lines[0].Charge.Cost != 0; told != (c.status == "reported") {
+				t.Errorf("%s: the failed call cost %+v", c.model, lines[0].Charge)
+			}
+		}
+	})
+}
+
+// What was answered in part is billed, so that the next key is not asked when the rest is refused.
+func TestEmbeddingsInBatchesAreNotAskedForAgain(t *testing.T) {
+	for inputs, want := range map[int]int{50: 2, 101: 1} {
+		h := newHouse(t, testkit.SQLite(t), Options{})
+		h.everyKey()
+		h.do("PUT", h.providers("gemini"), `{"name":"spare","api_key":"sk-test-key-9876543210"}`).want(t, 200)
+		h.play(simulator.Script{Provider: "gemini", Match: "the last", Path: "*", Do: "status=429"})
+		r := h.embed("gemini/gemini-embedding-2", "["+strings.Repeat(`"x",`, inputs-1)+`"the last"]`, "").want(t, 429)
+		if got := len(h.call(r)["attempts"].([]any)); got != want {
+			t.Errorf("%d texts: %d attempts", inputs, got)
 		}
 	}
 }

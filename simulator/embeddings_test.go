@@ -179,6 +179,8 @@ func TestEmbeddingsThatAreRefused(t *testing.T) {
 		{"perplexity", "/v1/embeddings", pplx(`"x"`, `,"user":"u"`), 422, "Extra inputs are not permitted"},
 		{"perplexity", "/v1/embeddings", pplx(`[1,2]`, ""), 422, "valid string"},
 		{"perplexity", "/v1/embeddings", pplx(`[]`, ""), 400, "must not be empty"},
+		{"perplexity", "/v1/embeddings", pplx("["+strings.Repeat(`"x",`, maxTexts-1)+`"x"]`, ""), 200, ""},
+		{"perplexity", "/v1/embeddings", pplx("["+strings.Repeat(`"x",`, maxTexts)+`"x"]`, ""), 400, "more than 512 texts"},
 		{"perplexity", "/v1/embeddings", pplx(`["a",""]`, ""), 400, "input[1] must not be empty"},
 		{"perplexity", "/v1/embeddings", pplx(`"x"`, `,"dimensions":127`), 400, "between 128 and 1024"},
 		{"perplexity", "/v1/embeddings", pplx(`"x"`, `,"dimensions":1025`), 400, "between 128 and 1024"},

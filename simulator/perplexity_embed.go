@@ -15,6 +15,9 @@ var pplxEmbedders = map[string]struct {
 	price int64
 }{"pplx-embed-v1-0.6b": {1024, 4000}, "pplx-embed-v1-4b": {2560, 30000}}
 
+// maxTexts is how many texts Perplexity embeds in one request.
+const maxTexts = 512
+
 // embeddings answers POST /v1/embeddings: signed bytes, or bits, and never numbers.
 func (p perplexity) embeddings(x *exchange) error {
 	root, f := readBody(x.body)
@@ -72,8 +75,11 @@ func (e *embedding) texted(v gjson.Result) *failure {
 	case v.IsArray():
 		all = v.Array()
 	}
-	if len(all) == 0 {
+	switch n := len(all); {
+	case n == 0:
 		return failed("invalid_input", "input must not be empty")
+	case n > maxTexts:
+		return failed("invalid_input", "input must not have more than %d texts", maxTexts)
 	}
 	for i, t := range all {
 		if t.Type != gjson.String {

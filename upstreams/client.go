@@ -196,7 +196,7 @@ func (r *Request) left(patience time.Duration) time.Duration {
 // maxEmbedding is how many bytes of an answer one embedding may take: 4,096 numbers of 32 digits each.
 const maxEmbedding = 4096 * 32
 
-// Embed is Embedder's. No model thinks before it embeds, so the patience is that for a stream.
+// Embed is Embedder's. No model thinks before it embeds, so the patience with each request is that for a stream.
 func (c *Client) Embed(ctx context.Context, r *Request) (*Answer, error) {
 	k := c.begin(ctx, r.Key, c.via(r), r.left(c.options.HeaderTimeout), 1<<20+int64(r.Inputs)*maxEmbedding)
 	k.embeds = true

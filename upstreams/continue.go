@@ -27,7 +27,7 @@ func (k *call) again(r *Request) (*http.Response, error) {
 		return nil, err
 	}
 	patience := k.client.options.WholeTimeout
-	if r.Stream {
+	if r.Stream || k.embeds {
 		patience = k.client.options.HeaderTimeout
 	}
 	k.watch.wait(patience)

@@ -17,7 +17,7 @@ type Failure struct {
 	Header     http.Header   // as Answer.Header
 	Body       []byte        // a whole answer that carries an error, as OpenRouter gives with status 200: it may hold usage
 
-	MaybeBilled bool // the provider may bill more than that usage tells: a piece of a long answer did not come
+	MaybeBilled bool // the provider may bill more than that usage tells: a piece of a long answer did not come, or a request after others
 }
 
 // Error says what is known in one line, for the log.

@@ -80,10 +80,14 @@ func (k *call) wholeTranslated(r *Request, body []byte, err error) ([]byte, erro
 	if body, err = k.rest(r, body); err != nil {
 		return nil, err
 	}
+	body, several, err := k.batches(r, body)
+	if err != nil {
+		return nil, err
+	}
 	body, err = r.words.Whole(body)
 	r.warn()
 	if err != nil {
-		k.Body = body
+		k.Body, k.MaybeBilled = body, k.MaybeBilled || several
 		return nil, k.told(err)
 	}
 	return body, nil

@@ -135,6 +135,12 @@ func (c *Call) next(p Place, ev Event, now time.Time) Step {
 	}
 	same := func(q Place) bool { return p.target(q) } // who would hardly do better
 	again := false                                    // whether the same might
+	if ev.Billed && ev.Outcome != Lost {
+		if c.lost || !c.e.safe[p.Provider] {
+			return Step{}
+		}
+		c.lost = true
+	}
 	switch ev.Outcome {
 	case Stale:
 		if !c.stale && c.e.retries > 0 {

@@ -45,6 +45,7 @@ const (
 type Event struct {
 	Outcome Outcome
 	Wait    time.Duration // how long the provider asked to be left alone; 0: it did not
+	Billed  bool          // it may be billed, whatever the outcome: an earlier request of the attempt was answered
 }
 
 // How is what an attempt is to the one before it.

@@ -35,7 +35,7 @@ func ask(t *testing.T, e *Engine, places []Place, ends ...Event) (asked []Place,
 
 func TestWhoIsAskedNext(t *testing.T) {
 	all := []Place{a1, a2, am, b1}
-	wait := Event{Limited, time.Minute}
+	wait := Event{Outcome: Limited, Wait: time.Minute}
 	for name, tt := range map[string]struct {
 		o      Options
 		places []Place
@@ -56,13 +56,17 @@ func TestWhoIsAskedNext(t *testing.T) {
 		"as often as the operator says":              {o: Options{Retries: 1}, places: []Place{a1}, ends: []Event{{Outcome: Failed}, {Outcome: Failed}}, asked: []Place{a1, a1}, over: true},
 		"or never":                                   {o: Options{Retries: -1}, places: []Place{a1}, ends: []Event{{Outcome: Failed}}, asked: []Place{a1}, over: true},
 		"nor on a new connection":                    {o: Options{Retries: -1}, places: []Place{a1}, ends: []Event{{Outcome: Stale}}, asked: []Place{a1}, over: true},
-		"a failure that asks for a short rest":       {places: []Place{a1}, ends: []Event{{Failed, time.Second}, {Outcome: Answered}}, asked: []Place{a1, a1}, over: true},
-		"a failure that asks for a long one":         {places: []Place{a1}, ends: []Event{{Failed, time.Minute}}, asked: []Place{a1}, over: true},
+		"a failure that asks for a short rest":       {places: []Place{a1}, ends: []Event{{Outcome: Failed, Wait: time.Second}, {Outcome: Answered}}, asked: []Place{a1, a1}, over: true},
+		"a failure that asks for a long one":         {places: []Place{a1}, ends: []Event{{Outcome: Failed, Wait: time.Minute}}, asked: []Place{a1}, over: true},
 		"out of reach: another provider":             {places: all, ends: []Event{{Outcome: Unreachable}, {Outcome: Answered}}, asked: []Place{a1, b1}, over: true},
 		"out of reach, and no other":                 {places: []Place{a1, a2}, ends: []Event{{Outcome: Unreachable}, {Outcome: Answered}}, asked: []Place{a1, a1}, over: true},
 		"a stale connection: the same, once":         {places: all, ends: []Event{{Outcome: Stale}, {Outcome: Stale}}, asked: []Place{a1, a1}, over: true},
 		"a lost attempt may be billed":               {places: all, ends: []Event{{Outcome: Lost}}, asked: []Place{a1}, over: true},
 		"a lost attempt at a provider that is safe":  {o: Options{RetrySafe: map[string]bool{"openai": true}}, places: all, ends: []Event{{Outcome: Lost}, {Outcome: Lost}}, asked: []Place{a1, am}, over: true},
+		"limited, with a part of it billed":          {places: all, ends: []Event{{Outcome: Limited, Billed: true}}, asked: []Place{a1}, over: true},
+		"rejected, with a part of it billed":         {places: all, ends: []Event{{Outcome: Rejected, Billed: true}}, asked: []Place{a1}, over: true},
+		"out of reach, with a part of it billed":     {places: all, ends: []Event{{Outcome: Unreachable, Billed: true}}, asked: []Place{a1}, over: true},
+		"a part billed at a provider that is safe":   {o: Options{RetrySafe: map[string]bool{"openai": true}}, places: all, ends: []Event{{Outcome: Failed, Billed: true}, {Outcome: Failed, Billed: true}}, asked: []Place{a1, am}, over: true},
 		"the same, and no other":                     {o: Options{RetrySafe: map[string]bool{"openai": true}}, places: []Place{a1}, ends: []Event{{Outcome: Lost}, {Outcome: Lost}}, asked: []Place{a1, a1}, over: true},
 		"what does not take the request":             {places: all, ends: []Event{{Outcome: Failed}, {Outcome: Shut}, {Outcome: Answered}}, asked: []Place{a1, am, a2}, over: true},
 		"a key that was limited, as a last resort":   {places: []Place{a1, b1}, ends: []Event{{Outcome: Failed}, {Outcome: Failed}}, asked: []Place{a1, b1}, how: Retry},
@@ -92,7 +96,7 @@ func TestARestIsKept(t *testing.T) {
 			}
 			return places[s.Place]
 		}
-		for _, end := range []Event{{Limited, time.Minute}, {Failed, time.Minute}} {
+		for _, end := range []Event{{Outcome: Limited, Wait: time.Minute}, {Outcome: Failed, Wait: time.Minute}} {
 			e := New(Options{})
 			ask(t, e, []Place{a1}, end)
 			newer := a1
@@ -105,7 +109,7 @@ func TestARestIsKept(t *testing.T) {
 				}
 			}
 			time.Sleep(59 * time.Second)
-			ask(t, e, []Place{b1}, Event{Limited, 2 * time.Second})
+			ask(t, e, []Place{b1}, Event{Outcome: Limited, Wait: 2 * time.Second})
 			if got := first(e, a2, b1); got != a2 {
 				t.Errorf("%v was asked", got)
 			}
@@ -121,11 +125,11 @@ func TestARestIsKept(t *testing.T) {
 			}
 		}
 		e := New(Options{})
-		ask(t, e, []Place{a1}, Event{Rejected, 0})
+		ask(t, e, []Place{a1}, Event{Outcome: Rejected, Wait: 0})
 		if got := first(e, am, b1); got != b1 {
 			t.Errorf("another model was asked with a key that is no good: %v", got)
 		}
-		ask(t, e, []Place{b1}, Event{Limited, 24 * time.Hour})
+		ask(t, e, []Place{b1}, Event{Outcome: Limited, Wait: 24 * time.Hour})
 		ask(t, e, []Place{b1}, Event{Outcome: Limited}) // a short rest ends no long one
 		time.Sleep(time.Hour - time.Second)
 		if got := first(e, b1, a1); got != a1 {

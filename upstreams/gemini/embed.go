@@ -1,12 +1,12 @@
 package gemini
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/tidwall/gjson"
 
-	"threadhub/internal/fault"
 	"threadhub/openai"
 	"threadhub/upstreams"
 )
@@ -17,15 +17,20 @@ const maxBatch = 100
 // full is how many dimensions gemini-embedding-001 has. With fewer its embeddings are not of the length 1, as OpenAI's are.
 const full = 3072
 
-// embedding is one request for embeddings in Gemini's words, and what reads its answer. It is a batch, also of one text:
-// Gemini answers in the order of the batch.
+// embedding is a request for embeddings in Gemini's words, and what reads its answer. It is a batch, also of one text, or
+// several: Gemini answers in the order of the batch.
 type embedding struct {
 	model      string
-	inputs     int
+	inputs     int   // of all batches
 	dimensions int64 // 0: as many as the model gives
 	packed     bool  // the client wants its numbers packed
-	body       []byte
+	bodies     [][]byte
 	warnings   []string
+
+	asked  int    // batches that were answered
+	answer []byte // the client's, as far as it is there
+	tokens int64  // that they took
+	silent bool   // one of them did not tell
 }
 
 // translateEmbeddings puts r into Gemini's words. Each text stands in a request of its own, as the client wrote it.
@@ -40,9 +45,6 @@ func translateEmbeddings(r *upstreams.Request) (upstreams.Wording, error) {
 	switch {
 	case asked.Kind != openai.TextInput:
 		t.fail(cannot("input", "gemini embeds texts only, no token ids and no objects"))
-	case asked.Inputs > maxBatch:
-		t.fail(fault.New(fault.Invalid, "gemini embeds at most %d texts in one request, and there are %d: send them in several", maxBatch, asked.Inputs).
-			WithCode("array_above_max_length").WithParam("input"))
 	case asked.Encoding != "" && asked.Encoding != "float" && !e.packed:
 		t.unsupported("encoding_format", "encoding_format is \"float\" or \"base64\" for gemini")
 	}
@@ -62,9 +64,12 @@ func translateEmbeddings(r *upstreams.Request) (upstreams.Wording, error) {
 		return nil, t.err
 	}
 	e.warnings = t.Warnings
-	e.body = e.request(asked.Texts())
-	if len(e.body) > maxRequest {
-		return nil, tooLarge()
+	for batch := range slices.Chunk(asked.Texts(), maxBatch) {
+		body := e.request(batch)
+		if len(body) > maxRequest {
+			return nil, tooLarge()
+		}
+		e.bodies = append(e.bodies, body)
 	}
 	return e, nil
 }
@@ -92,39 +97,78 @@ func (e *embedding) request(texts [][]byte) []byte {
 func (e *embedding) Path() string { return address(e.model, "batchEmbedContents") }
 
 // Body is upstreams.Wording's.
-func (e *embedding) Body() []byte { return e.body }
+func (e *embedding) Body() []byte { return e.bodies[e.asked] }
 
 // Warnings is upstreams.Wording's.
 func (e *embedding) Warnings() []string { return e.warnings }
 
-// Whole is upstreams.Wording's. Gemini mostly does not tell what it counted: then the usage is null.
+// Next is upstreams.Batcher's.
+func (e *embedding) Next(answer []byte) (more bool, err error) {
+	if e.asked+1 >= len(e.bodies) {
+		return false, nil
+	}
+	if err := e.take(answer); err != nil {
+		return false, err
+	}
+	e.asked++
+	return true, nil
+}
+
+// Spent is upstreams.Batcher's.
+func (e *embedding) Spent() []byte {
+	if e.silent || e.asked == 0 {
+		return nil
+	}
+	return append(e.usage([]byte(`{"usage":`)), '}')
+}
+
+// Whole is upstreams.Wording's.
 func (e *embedding) Whole(body []byte) ([]byte, error) {
+	if err := e.take(body); err != nil {
+		return e.Spent(), err
+	}
+	out := gjson.AppendJSONString(append(e.answer, `],"model":`...), e.model)
+	return append(e.usage(append(out, `,"usage":`...)), '}'), nil
+}
+
+// take takes the answer to a batch.
+func (e *embedding) take(body []byte) error {
 	root := gjson.ParseBytes(body)
-	out := append(make([]byte, 0, len(body)+64*e.inputs), `{"object":"list","data":[`...)
-	count, wrong := 0, error(nil)
+	from := e.asked * maxBatch
+	out := slices.Grow(e.answer, len(body)+64*min(e.inputs, maxBatch))
+	if from == 0 {
+		out = append(out, `{"object":"list","data":[`...)
+	}
+	got, wrong := 0, error(nil)
 	each(root.Get("embeddings"), func(i int, v gjson.Result) bool {
-		if count++; count > 1 {
+		if got++; from+got > 1 {
 			out = append(out, ',')
 		}
-		out = strconv.AppendInt(append(out, `{"object":"embedding","index":`...), int64(i), 10)
+		out = strconv.AppendInt(append(out, `{"object":"embedding","index":`...), int64(from+i), 10)
 		out, wrong = e.vector(append(out, `,"embedding":`...), v.Get("values"))
 		out = append(out, '}')
 		return wrong == nil
 	})
 	switch {
 	case wrong != nil:
-		return nil, wrong
-	case count != e.inputs:
-		return nil, protocol("answered with more or fewer embeddings than there are texts")
+		return wrong
+	case got != min(e.inputs-from, maxBatch):
+		return protocol("answered with more or fewer embeddings than there are texts")
 	}
-	out = gjson.AppendJSONString(append(out, `],"model":`...), e.model)
-	out = append(out, `,"usage":`...)
-	if n := root.Get("usageMetadata.promptTokenCount"); n.Type == gjson.Number {
-		out = append(append(out, `{"prompt_tokens":`...), n.Raw...)
-		out = append(append(out, `,"total_tokens":`...), n.Raw...)
-		return append(out, "}}"...), nil
+	e.answer = out
+	n := root.Get("usageMetadata.promptTokenCount")
+	e.silent = e.silent || n.Type != gjson.Number
+	e.tokens = plus(e.tokens, count(n))
+	return nil
+}
+
+// usage appends what the batches took. Gemini mostly does not tell what it counted: then it is null.
+func (e *embedding) usage(dst []byte) []byte {
+	if e.silent {
+		return append(dst, "null"...)
 	}
-	return append(out, "null}"...), nil
+	dst = strconv.AppendInt(append(dst, `{"prompt_tokens":`...), e.tokens, 10)
+	return append(strconv.AppendInt(append(dst, `,"total_tokens":`...), e.tokens, 10), '}')
 }
 
 // vector appends one embedding: each number as Gemini wrote it, or all of them packed.

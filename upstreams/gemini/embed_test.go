@@ -32,7 +32,8 @@ func TestEmbeddings(t *testing.T) {
 		{"lists of tokens", body(`[[1],[2]]`, ""), "unsupported_parameter input", ""},
 		{"objects", body(`[{"content":[]}]`, ""), "unsupported_parameter input", ""},
 		{"as many as there may be", body("["+many+"]", ""), batch(strings.Split(strings.TrimSuffix(strings.Repeat(one(`"x"`, "")+"\n", maxBatch), "\n"), "\n")...), ""},
-		{"more than there may be", body("["+many+`,"x"]`, ""), "array_above_max_length input", ""},
+		{"more than there may be in one", body("["+many+`,"y"]`, ""), batch(strings.Split(strings.TrimSuffix(strings.Repeat(one(`"x"`, "")+"\n", maxBatch), "\n"), "\n")...), ""},
+		{"more than there may be in all", body("["+strings.Repeat(`"x",`, openai.MaxInputs)+`"x"]`, ""), "array_above_max_length input", ""},
 		{"more bytes than there may be", body(`"`+strings.Repeat("x", maxRequest)+`"`, ""), "request_too_large ", ""},
 	})
 }
@@ -116,6 +117,38 @@ func TestEmbeddingsAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	upstreamstest.Same(t, "packed", got, []byte(`{"object":"list","data":[{"object":"embedding","index":0,"embedding":"8IVJPAAAgL4AAAA/AACAPQ=="}],"model":"m","usage":{"prompt_tokens":7,"total_tokens":7}}`))
+}
+
+// TestEmbeddingsInBatches has more texts than Gemini takes in one request.
+func TestEmbeddingsInBatches(t *testing.T) {
+	upstreamstest.Batches{
+		New: New, Most: maxBatch, Texts: "requests.#.content.parts.0.text",
+		Answer: func(of []float64) string {
+			values := make([]string, len(of))
+			for i, v := range of {
+				values[i] = fmt.Sprintf(`{"values":[%g,-1]}`, v)
+			}
+			return fmt.Sprintf(`{"embeddings":[%s],"usageMetadata":{"promptTokenCount":%d}}`, strings.Join(values, ","), len(of))
+		},
+		Number: func(first float64) float64 { return first },
+	}.Run(t)
+}
+
+// Of several batches of which one is not counted the usage is not known.
+func TestBatchesThatAreNotCounted(t *testing.T) {
+	counted := []byte(`{"embeddings":[{"values":[1]}],"usageMetadata":{"promptTokenCount":1}}`)
+	silent := []byte(`{"embeddings":[` + strings.TrimSuffix(strings.Repeat(`{"values":[1]},`, maxBatch), ",") + `]}`)
+	e := &embedding{model: "m", inputs: maxBatch + 1, bodies: make([][]byte, 2)}
+	if more, err := e.Next(silent); !more || err != nil || e.Spent() != nil {
+		t.Fatal(more, err, string(e.Spent()))
+	}
+	if more, err := e.Next(counted); more || err != nil {
+		t.Fatal(more, err)
+	}
+	got, err := e.Whole(counted)
+	if err != nil || !bytes.HasSuffix(got, []byte(`"usage":null}`)) {
+		t.Errorf("%v: %s", err, got)
+	}
 }
 
 // FuzzEmbeddings puts what the gateway takes into Gemini's words, and reads any JSON as an answer.

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
+	"math"
 	"strings"
 	"testing"
 
@@ -94,6 +96,77 @@ func TestEmbeddingsAnswers(t *testing.T) {
 		t.Fatal(err)
 	}
 	upstreamstest.Same(t, "without a usage", got, []byte(`{"object":"list","data":[{"object":"embedding","index":1,"embedding":[-1.007874]},{"object":"embedding","index":0,"embedding":[0.007874016]}],"model":"","usage":null}`))
+}
+
+// TestEmbeddingsInBatches has more texts than Perplexity takes in one request.
+func TestEmbeddingsInBatches(t *testing.T) {
+	upstreamstest.Batches{
+		New: New, Most: maxBatch, Texts: "input",
+		Answer: func(of []float64) string {
+			data := make([]string, len(of))
+			for i, v := range of {
+				data[i] = fmt.Sprintf(`{"object":"embedding","index":%d,"embedding":%q}`, i, base64.StdEncoding.EncodeToString([]byte{byte(v), 1}))
+			}
+			return fmt.Sprintf(`{"object":"list","data":[%s],"model":"m","usage":{"prompt_tokens":%d,"total_tokens":%[2]d,"cost":{"currency":"USD","input_cost":0.1,"total_cost":0.1}}}`,
+				strings.Join(data, ","), len(of))
+		},
+		Number: func(first float64) float64 { return math.Round(first * 127) },
+	}.Run(t)
+}
+
+// An answer that says which of its texts an embedding is of means those of its own request.
+func TestIndicesOfBatches(t *testing.T) {
+	answer := func(n int, index func(i int) string) []byte {
+		data := make([]string, n)
+		for i := range data {
+			data[i] = `{"index":` + index(i) + `,"embedding":"AQ=="}`
+		}
+		return []byte(`{"data":[` + strings.Join(data, ",") + `]}`)
+	}
+	two := func() *embedding { return &embedding{inputs: maxBatch + 2, bodies: make([][]byte, 2)} }
+	backwards := func(n int) []byte { return answer(n, func(i int) string { return fmt.Sprint(n - 1 - i) }) }
+	e := two()
+	if more, err := e.Next(backwards(maxBatch)); !more || err != nil {
+		t.Fatal(more, err)
+	}
+	got, err := e.Whole(backwards(2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := openai.ParseEmbeddingsAnswer(got, maxBatch+2); err != nil || gjson.GetBytes(got, "data.512.index").Int() != 513 {
+		t.Errorf("%v: %.300s", err, got)
+	}
+	for _, index := range []string{"512", "-1", "0.5", `"0"`, "1e99"} {
+		if _, err := two().Next(answer(maxBatch, func(int) string { return index })); !fault.HasCode(err, "upstream_protocol") {
+			t.Errorf("index %s: %v", index, err)
+		}
+	}
+}
+
+func TestUsageOfBatches(t *testing.T) {
+	parse := func(all ...string) (list []gjson.Result) {
+		for _, text := range all {
+			list = append(list, gjson.Parse(text))
+		}
+		return list
+	}
+	one := func(tokens, cost string) string {
+		return `{"prompt_tokens":` + tokens + `,"total_tokens":` + tokens + `,"cost":{"currency":"USD","input_cost":` + cost + `,"total_cost":` + cost + `}}`
+	}
+	for about, c := range map[string]struct {
+		all  []gjson.Result
+		want string
+	}{
+		"added":         {parse(one("3", "0.1"), one("4", "0.2")), `{"prompt_tokens":7,"total_tokens":7,"cost":0.3,"cost_details":{"currency":"USD","input_cost":0.3,"total_cost":0.3}}`},
+		"one is silent": {parse(one("3", "0.1"), `null`), `null`},
+		"one is absurd": {parse(one("3", "0.1"), one("-9", "0.1")), `{"prompt_tokens":-1,"total_tokens":-1,"cost":0.2,"cost_details":{"currency":"USD","input_cost":0.2,"total_cost":0.2}}`},
+		"one is free":   {parse(one("3", "0.1"), `{"prompt_tokens":1,"total_tokens":1}`), `{"prompt_tokens":4,"total_tokens":4}`},
+		"no number":     {parse(one("3", "1e999"), one("3", "1")), `{"prompt_tokens":6,"total_tokens":6,"cost_details":{"currency":"USD"}}`},
+	} {
+		if got := embeddingUsage(c.all); got != c.want {
+			t.Errorf("%s: %s, want %s", about, got, c.want)
+		}
+	}
 }
 
 // FuzzEmbeddings puts what the gateway takes into Perplexity's words, and reads any JSON as an answer.
