@@ -41,7 +41,7 @@ func (b Batches) asked(t testing.TB, server *Server, n int, more string, adjust 
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { u.Close() })
+	t.Cleanup(func() { _ = u.Close() })
 	texts := make([]string, n)
 	for i := range texts {
 		texts[i] = fmt.Sprint(i % 100)
