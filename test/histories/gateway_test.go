@@ -85,7 +85,10 @@ func newWorld(t *testing.T, url string) *world {
 		defer w.mu.Unlock()
 		w.ended[a.Name] = a
 	}})
-	h := rig.NewHouse(t, rig.Options{Database: url, Sim: w.sim, Env: []string{"THREADHUB_TIMEOUTS__DRAIN_ACCEPT=0"}})
+	h := rig.NewHouse(t, rig.Options{Database: url, Sim: w.sim, Env: []string{
+		"THREADHUB_TIMEOUTS__DRAIN_ACCEPT=0",
+		"THREADHUB_UPSTREAMS__GEMINI__FETCH=false", // the addresses in conversations lead nowhere
+	}})
 	admin := h.Seed("Histories", "admin@example.com", "admin")
 	w.key = admin.Key
 	w.Gateway = h.Serve()
