@@ -56,7 +56,7 @@ func testSilence(t *testing.T, s Subject) {
 					t.Error("the socket stays open")
 				}
 				a.Stream.Close()
-			} else if !<-gone {
+			} else if upstreams.FailureOf(err).Sent && !<-gone { // on a busy machine time may be up before there is a connection
 				t.Error("the socket stays open")
 			}
 			wantFault(t, c.about, err, c.kind, c.code)
