@@ -143,6 +143,10 @@ type Options struct {
 	Env      []string // more settings, NAME=value
 }
 
+// AskedOnce has a gateway ask a provider once for each request, however often that has failed: for suites that count, or
+// that look at what one failure becomes.
+var AskedOnce = []string{"THREADHUB_RETRIES__MOST=0", "THREADHUB_RETRIES__BREAKER=false"}
+
 // Providers are those that the simulator plays.
 var Providers = []string{"openai", "gemini", "perplexity", "openrouter"}
 

@@ -31,7 +31,7 @@ import (
 func TestTypedResults(t *testing.T) {
 	t.Parallel()
 	replay := rig.NewReplay(t)
-	house := rig.NewHouse(t, rig.Options{Database: rig.Stores["sqlite"](t), Env: replay.Env()})
+	house := rig.NewHouse(t, rig.Options{Database: rig.Stores["sqlite"](t), Env: append(replay.Env(), rig.AskedOnce...)})
 	admin := house.Seed("typed", "typed@example.com", "admin")
 	gw := house.Serve()
 	gw.ProviderKeys(t, admin)

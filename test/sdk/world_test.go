@@ -24,7 +24,9 @@ func newWorld(t *testing.T, store string) *world {
 	t.Helper()
 	w := &world{sim: rig.Simulator(t, simulator.Options{})}
 	// A silent stream finds out by its heartbeat that the client has left. Nobody comes back for an answer here.
-	house := rig.NewHouse(t, rig.Options{Database: rig.Stores[store](t), Sim: w.sim, Env: []string{"THREADHUB_TIMEOUTS__HEARTBEAT=1s", "THREADHUB_STREAMS__RESUME_GRACE=0s"}})
+	house := rig.NewHouse(t, rig.Options{Database: rig.Stores[store](t), Sim: w.sim, Env: append([]string{
+		"THREADHUB_TIMEOUTS__HEARTBEAT=1s", "THREADHUB_STREAMS__RESUME_GRACE=0s",
+	}, rig.AskedOnce...)}) // so that it is the SDK that asks again
 	w.writer = house.Seed("sdk", "writer@example.com", "admin")
 	w.reader = house.Seed("sdk", "reader@example.com", "viewer")
 	w.gw = house.Serve()

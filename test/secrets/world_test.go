@@ -55,11 +55,11 @@ func newWorld(t *testing.T, url string) *world {
 	w := &world{t: t, database: url, providerKeys: map[string]string{}, encryptionKey: seal.NewKey()}
 	w.sim = rig.Simulator(t, simulator.Options{})
 	temp := t.TempDir()
-	w.house = rig.NewHouse(t, rig.Options{Database: url, Sim: w.sim, Env: []string{
+	w.house = rig.NewHouse(t, rig.Options{Database: url, Sim: w.sim, Env: append([]string{
 		"ENCRYPTION_KEY=" + w.encryptionKey, "TMPDIR=" + temp, "THREADHUB_LOG__LEVEL=debug", "THREADHUB_PROFILING=true",
 		"THREADHUB_TIMEOUTS__HEADERS=300ms", "THREADHUB_TIMEOUTS__IDLE=300ms", "THREADHUB_TIMEOUTS__STREAM=2s", "THREADHUB_TIMEOUTS__DRAIN_ACCEPT=0",
 		"THREADHUB_MAX_BODY_BYTES=65536",
-	}})
+	}, rig.AskedOnce...)})
 	w.dirs = []string{temp}
 	for _, setting := range w.house.Env {
 		if name, dir, _ := strings.Cut(setting, "="); name == "THREADHUB_DATA_DIR" || name == "HOME" {
