@@ -38,6 +38,7 @@ type refusal struct {
 	temperature float64
 	script      string // what the simulator is told, where the provider refuses nothing that the SDKs can say
 	param, code string // code: invalid_request is ours, where the provider has none
+	before      int    // how often it is asked in another way before that
 }
 
 // shown is a message as a provider was shown it.
@@ -83,7 +84,7 @@ var dialects = map[string]dialect{
 		conversation: agentInput,
 		form:         chatForm,
 		// Its 400 has a code and names no param.
-		refused: refusal{temperature: 5, code: "invalid_parameter"},
+		refused: refusal{temperature: 5, code: "invalid_parameter", before: 1}, // once with our demand for a search
 	},
 }
 

@@ -50,6 +50,7 @@ func refused(c *cell) {
 		j.Temperature = &how.temperature
 	}
 	r := k.raises(badRequest, j)
+	k.seen += how.before
 	a := k.answered("failed", how.code)
 	k.last().text = ""
 	if r.Err.Status != 400 || r.Err.Param != how.param || r.Err.Code != how.code || r.Err.Type != "invalid_request_error" || r.RequestID != callID(a) {
