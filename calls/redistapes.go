@@ -2,7 +2,6 @@ package calls
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -11,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/redis/go-redis/v9"
 
+	"threadhub/internal/bus"
 	"threadhub/internal/contain"
 	"threadhub/internal/fault"
 	"threadhub/internal/id"
@@ -42,12 +42,13 @@ func (o RedisTapesOptions) withDefaults() RedisTapesOptions {
 }
 
 const (
-	tellBytes = 4 << 10   // that wait to be told of one tape: more are told at once
-	tellMost  = 256 << 10 // bytes in one pipeline, about
-	together  = 128       // tapes in one pipeline
-	failures  = 5         // in a row, after which nobody waits for Redis until it answers again
-	gather    = 10 * time.Millisecond
-	patient   = 10 // times Timeout is what the goroutines wait for Redis, as no request waits for them
+	tellBytes   = 4 << 10   // that wait to be told of one tape: more are told at once
+	tellMost    = 256 << 10 // bytes in one pipeline, about
+	together    = 128       // tapes in one pipeline
+	failures    = 5         // in a row, after which nobody waits for Redis until it answers again
+	gather      = 10 * time.Millisecond
+	connections = 3  // the teller's, the follower's, and the settler's
+	patient     = 10 // times Timeout is what the goroutines wait for Redis, as no request waits for them
 )
 
 // errAway says that what other processes do cannot be known now.
@@ -92,7 +93,7 @@ func NewRedisTapes(client redis.UniversalClient, o RedisTapesOptions) *RedisTape
 	o = o.withDefaults()
 	ctx, stop := context.WithCancel(context.Background())
 	r := &RedisTapes{
-		LocalTapes: NewLocalTapes(), o: o, client: own(client, patient*o.Timeout),
+		LocalTapes: NewLocalTapes(), o: o, client: bus.Own(client, bus.Limits{Dial: patient * o.Timeout, Timeout: patient * o.Timeout, Connections: connections}),
 		tell: make(chan struct{}, 1), ask: make(chan struct{}, 1),
 		waiting: map[*Tape]struct{}{}, missed: map[*Tape]struct{}{}, mirrors: map[mirrorKey]*mirror{}, ctx: ctx, stop: stop,
 		foreign: prometheus.NewCounter(prometheus.CounterOpts{
@@ -112,27 +113,6 @@ func NewRedisTapes(client redis.UniversalClient, o RedisTapesOptions) *RedisTape
 	r.wg.Go(func() { o.Panics.Keep(ctx, "stream teller", r.teller) })
 	r.wg.Go(func() { o.Panics.Keep(ctx, "stream follower", r.follower) })
 	return r
-}
-
-// own returns a client like c with tight timeouts and no retries: go-redis waits for ten seconds on a server that is
-// frozen, whatever the caller's context says.
-func own(c redis.UniversalClient, timeout time.Duration) redis.UniversalClient {
-	const connections = 3 // the teller, the follower, and the settler
-	switch c := c.(type) {
-	case *redis.ClusterClient:
-		o := *c.Options()
-		o.DialTimeout, o.DialerRetries = timeout, 1
-		o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = timeout, timeout, timeout
-		o.MaxRetries, o.PoolSize, o.MinIdleConns = -1, connections, 0
-		return redis.NewClusterClient(&o)
-	case *redis.Client:
-		o := *c.Options()
-		o.DialTimeout, o.DialerRetries = timeout, 1
-		o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = timeout, timeout, timeout
-		o.MaxRetries, o.PoolSize, o.MinIdleConns = -1, connections, 0
-		return redis.NewClient(&o)
-	}
-	panic(fmt.Sprintf("calls: a %T is neither a client nor a cluster client", c)) // wiring, seen at the first start
 }
 
 // place is the name of a tape's stream. The braces keep what is an org's on one node of a cluster.

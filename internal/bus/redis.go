@@ -82,29 +82,10 @@ func NewRedis(client redis.UniversalClient, o Options) *Redis {
 		o.Panics = contain.New(o.Log)
 	}
 	ctx, stop := context.WithCancel(context.Background())
-	b := &Redis{o: o, self: rand.Text(), client: own(client, o.Timeout), outbox: make(chan outgoing, backlog), ctx: ctx, stop: stop}
+	b := &Redis{o: o, self: rand.Text(), client: Own(client, Limits{Dial: dialTimeout, Timeout: o.Timeout, Connections: 2}), outbox: make(chan outgoing, backlog), ctx: ctx, stop: stop}
 	b.wg.Go(func() { o.Panics.Keep(ctx, "bus", b.send) })
 	b.wg.Go(func() { o.Panics.Keep(ctx, "bus", b.listen) })
 	return b
-}
-
-// own returns a client like c with tight timeouts and no retries.
-func own(c redis.UniversalClient, timeout time.Duration) redis.UniversalClient {
-	switch c := c.(type) {
-	case *redis.ClusterClient:
-		o := *c.Options()
-		o.DialTimeout, o.DialerRetries = dialTimeout, 1
-		o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = timeout, timeout, timeout
-		o.MaxRetries, o.PoolSize, o.MinIdleConns = -1, 2, 0
-		return redis.NewClusterClient(&o)
-	case *redis.Client:
-		o := *c.Options()
-		o.DialTimeout, o.DialerRetries = dialTimeout, 1
-		o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = timeout, timeout, timeout
-		o.MaxRetries, o.PoolSize, o.MinIdleConns = -1, 2, 0
-		return redis.NewClient(&o)
-	}
-	panic(fmt.Sprintf("bus: a %T is neither a client nor a cluster client", c)) // wiring, seen at the first start
 }
 
 // Publish tells this process at once, and the others through Redis. It waits no longer than the timeout, and ctx only
