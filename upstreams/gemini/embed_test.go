@@ -186,32 +186,5 @@ func FuzzEmbeddings(f *testing.F) {
 
 // A key or a rule says what becomes of what cannot be told.
 func TestEmbeddingsByPolicy(t *testing.T) {
-	for _, c := range []struct {
-		policy     upstreams.Policy
-		members    string
-		warnings   string
-		refusedFor string
-	}{
-		{upstreams.Reject, `"user":"u"`, "", "user"},
-		{upstreams.Reject, `"new":1`, "", "new"},
-		{upstreams.Reject, `"user":"","metadata":{},"new":null,"encoding_format":"float"`, "", ""},
-		{upstreams.Drop, `"user":"u"`, "dropped=user;reason=unsupported", ""},
-		{upstreams.Drop, `"encoding_format":"base64_int8"`, "dropped=encoding_format;reason=unsupported", ""},
-		{upstreams.Drop, `"input":[1,2]`, "", "input"}, // nothing is left without it
-	} {
-		body := `{"model":"m",` + c.members + `}`
-		if !strings.Contains(c.members, "input") {
-			body = `{"model":"m","input":"x",` + c.members + `}`
-		}
-		w, err := translateEmbeddings(&upstreams.Request{Body: []byte(body), Model: "m", Unsupported: c.policy})
-		if c.refusedFor != "" {
-			if f := fault.From(err); err == nil || f.Code != "unsupported_parameter" || f.Param != c.refusedFor {
-				t.Errorf("%s, %q: %v, want %s refused", body, c.policy, err, c.refusedFor)
-			}
-			continue
-		}
-		if err != nil || strings.Join(w.Warnings(), ", ") != c.warnings || bytes.Contains(w.Body(), []byte("new")) {
-			t.Errorf("%s, %q: %v, %v", body, c.policy, w, err)
-		}
-	}
+	upstreamstest.EmbeddingsByPolicy(t, translateEmbeddings)
 }
