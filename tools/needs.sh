@@ -26,6 +26,7 @@ lacks() { missing="$missing${missing:+, }$1"; shift; packages="$packages $*"; }
 
 if ! at_least "$(postgres_version)" 15; then lacks 'Postgres 15 or newer' postgresql; fi
 if ! have redis-server; then lacks 'redis-server' redis-server; fi
+if ! have nginx && ! have /usr/sbin/nginx; then lacks 'nginx' nginx; fi
 if ! have node; then lacks 'node 20 or newer' nodejs; fi
 if ! have npm; then lacks 'npm' npm; fi
 if ! have "${CC:-cc}" && ! have gcc; then lacks 'a C compiler (for the race detector)' gcc libc6-dev; fi

@@ -21,7 +21,16 @@ const (
 	EnvServices = "THREADHUB_TEST_SERVICES" // "required": a missing server fails the test
 )
 
-// service returns the URL of a running server. This is the one place where a test may be skipped.
+// Lacks skips a test that needs a program this machine does not have, and fails it where nothing may be left out.
+func Lacks(t testing.TB, what string) {
+	t.Helper()
+	if Required() {
+		t.Fatalf("there is no %s, and this run may not leave out the tests that need it (use make test)", what)
+	}
+	t.Skipf("this test needs %s, or use make test", what)
+}
+
+// service returns the URL of a running server.
 func service(t testing.TB, env, what string) string {
 	t.Helper()
 	url := os.Getenv(env)

@@ -137,7 +137,7 @@ func nginx(t *testing.T, to string) string {
 		bin, err = exec.LookPath("/usr/sbin/nginx")
 	}
 	if err != nil {
-		t.Skip("there is no nginx here")
+		testkit.Lacks(t, "nginx")
 	}
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
