@@ -14,7 +14,7 @@ import (
 
 // What becomes of a call whose provider has not begun to answer: it may be asked again, or another key or target.
 var failoverRows = []row{
-	{id: "U11", title: "429 with Retry-After", metric: "threadhub_cooldowns_total", play: limited},
+	{id: "U11", title: "429 with Retry-After", metric: "threadhub_cooldowns_total", setup: setup{apart: true}, play: limited},
 	{id: "U12", title: "a burst of 5xx", metric: "threadhub_breaker_opened_total", setup: setup{apart: true}, play: burst},
 	{id: "U25", title: "a kept connection is closed just as it is used", metric: "threadhub_further_attempts_total", setup: setup{apart: true}, play: stale},
 }
