@@ -14,6 +14,7 @@ import (
 
 	"threadhub/internal/fault"
 	"threadhub/openai"
+	"threadhub/upstreams"
 	"threadhub/upstreams/upstreamstest"
 )
 
@@ -54,6 +55,63 @@ func TestGrounding(t *testing.T) {
 	got = bytes.Replace(got, []byte(`,"native_finish_reason":"STOP"`), nil, 1)
 	got = bytes.Replace(got, []byte(`,"num_search_queries":1`), nil, 1)
 	upstreamstest.Same(t, "grounding", got, upstreamstest.File(t, "mapping/09_grounding.expect.openai.json"))
+}
+
+// TestGroundingAsGeminiTellsIt has a client ask for Gemini's own account of what it found, which others are spared.
+func TestGroundingAsGeminiTellsIt(t *testing.T) {
+	whole := upstreamstest.File(t, "mapping/09_grounding.in.gemini.json")
+	const streamed = "stream/grounding.sse"
+	for asked, tells := range map[string]bool{`true`: true, `false`: false, `null`: false} {
+		r := upstreams.Request{
+			Model: "gemini-3.8-flash",
+			Body: []byte(`{"model":"gemini-3.8-flash","messages":[{"role":"user","content":"x"}],"extra_body":{"google":{"grounding_metadata":` + asked + `}}}`),
+		}
+		translated := func() *words {
+			w, err := still().translate(&r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return w.(*words)
+		}
+		got, err := translated().Whole(whole)
+		if err != nil {
+			t.Fatal(err)
+		}
+		chunks, err := play(t, translated(), bytes.NewReader(upstreamstest.File(t, streamed)))
+		if err != io.EOF {
+			t.Fatal(err)
+		}
+		message := upstreamstest.Accumulated(t, chunks).Message()
+		for _, has := range []struct {
+			how        string
+			said, want gjson.Result
+		}{
+			{"whole", gjson.GetBytes(got, "choices.0.message"), gjson.GetBytes(whole, "candidates.0.groundingMetadata")},
+			{"streamed", gjson.ParseBytes(message), lastGrounding(t, streamed)},
+		} {
+			told := has.said.Get("extra_content.google.grounding_metadata")
+			if !has.said.Get("annotations.0").Exists() {
+				t.Errorf("%s: there are no annotations: %s", has.how, has.said.Raw)
+			}
+			if !tells && told.Exists() {
+				t.Errorf("%s, asked for %s: was told %s", has.how, asked, told.Raw)
+			}
+			if tells && told.Raw != compact(has.want.Raw) {
+				t.Errorf("%s: was told %s, want %s", has.how, told.Raw, has.want.Raw)
+			}
+		}
+	}
+}
+
+// lastGrounding is the last groundingMetadata of a recorded stream.
+func lastGrounding(t *testing.T, name string) (last gjson.Result) {
+	t.Helper()
+	for line := range strings.Lines(string(upstreamstest.File(t, name))) {
+		if g := gjson.Get(strings.TrimPrefix(line, "data: "), "candidates.0.groundingMetadata"); g.Exists() {
+			last = g
+		}
+	}
+	return last
 }
 
 // play reads an event stream, and returns the chunks and what ended them.

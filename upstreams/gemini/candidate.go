@@ -147,18 +147,19 @@ func (w *words) appendCall(dst []byte, c *candidate, p part, streamed bool) []by
 		args = compact(a.Raw)
 	}
 	o.b = append(gjson.AppendJSONString(f.b, args), '}')
-	o.extra(p.signature, nil)
+	o.extra(p.signature, nil, "")
 	return append(o.b, '}')
 }
 
-// extra writes what only Gemini knows, where there is some.
-func (o *object) extra(signature string, tools []byte) {
-	if signature == "" && len(tools) == 0 {
+// extra writes what only Gemini knows, where there is some. found is how an answer was grounded, as Gemini wrote it.
+func (o *object) extra(signature string, tools []byte, found string) {
+	if signature == "" && len(tools) == 0 && found == "" {
 		return
 	}
 	o.key("extra_content")
 	g := object{b: append(o.b, `{"google":{`...)}
 	g.raw("thought_signature", signature)
+	g.raw("grounding_metadata", found)
 	if len(tools) > 0 {
 		g.key("tool_parts")
 		g.b = append(append(append(g.b, '['), tools...), ']')
@@ -180,7 +181,7 @@ func appendImage(dst []byte, p part) []byte {
 	dst = append(dst, `{"type":"image_url","image_url":{"url":`...)
 	dst = gjson.AppendJSONString(dst, "data:"+p.data.Get("mimeType").Str+";base64,"+p.data.Get("data").Str)
 	o := object{b: append(dst, '}'), n: 1}
-	o.extra(p.signature, nil)
+	o.extra(p.signature, nil, "")
 	return append(o.b, '}')
 }
 
@@ -308,6 +309,14 @@ func appendToken(dst []byte, v gjson.Result) []byte {
 		dst = strconv.AppendInt(dst, int64(token[i]), 10)
 	}
 	return append(dst, ']')
+}
+
+// found is how the candidate was grounded, for a client that asked to be told.
+func (w *words) found(c *candidate) string {
+	if !w.grounding {
+		return ""
+	}
+	return compact(c.grounding.Raw)
 }
 
 // searches counts what the candidate was grounded with.

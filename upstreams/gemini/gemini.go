@@ -6,6 +6,7 @@
 // knows of an answer (signatures of thoughts, parts of the server's own tools) goes to the client in
 // extra_content.google, where Google's own compatible endpoint puts it, and is read from there when it comes back, or
 // from where other gateways have clients keep it. Signatures that do not come back are asked for in Request.Signatures.
+// A client that sets extra_body.google.grounding_metadata to true finds Gemini's groundingMetadata there too.
 package gemini
 
 import (
@@ -81,15 +82,16 @@ func (d dialect) translate(r *upstreams.Request) (upstreams.Words, error) {
 		method = "streamGenerateContent?alt=sse"
 	}
 	return &words{
-		path:     address(r.Model, method),
-		body:     body,
-		warnings: t.Warnings,
-		model:    r.Model,
-		renamed:  t.renamed,
-		logprobs: t.logprobs,
-		single:   t.chat.parallel.Type == gjson.False,
-		dialect:  d,
-		long:     long{limit: t.limit},
+		path:      address(r.Model, method),
+		body:      body,
+		warnings:  t.Warnings,
+		model:     r.Model,
+		renamed:   t.renamed,
+		logprobs:  t.logprobs,
+		grounding: t.grounding,
+		single:    t.chat.parallel.Type == gjson.False,
+		dialect:   d,
+		long:      long{limit: t.limit},
 	}, nil
 }
 

@@ -179,7 +179,7 @@ func (w *words) End() (chunks [][]byte, err error) {
 			break
 		}
 		w.remark(c)
-		s.extras(c)
+		w.extras(c)
 		s.last(c, reason)
 	}
 	w.took()
@@ -212,18 +212,20 @@ func (w *words) took() {
 }
 
 // extras writes what can be told of a candidate only once it is there.
-func (s *stream) extras(c *candidate) {
+func (w *words) extras(c *candidate) {
+	s := &w.stream
 	if a := c.appendAnnotations(nil); a != nil {
 		s.open(c)
 		s.b = append(append(append(s.b, `{"annotations":`...), a...), '}')
 		s.shut(nil)
 	}
-	if c.signature == "" && len(c.tools) == 0 {
+	found := w.found(c)
+	if c.signature == "" && len(c.tools) == 0 && found == "" {
 		return
 	}
 	s.open(c)
 	o := object{b: append(s.b, '{')}
-	o.extra(c.signature, c.tools)
+	o.extra(c.signature, c.tools, found)
 	s.b = append(o.b, '}')
 	s.shut(nil)
 }

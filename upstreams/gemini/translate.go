@@ -23,9 +23,10 @@ type translation struct {
 	model traits
 	err   error
 
-	limit    int64 // tokens of the answer; 0: none
-	searches bool  // Gemini is to search the web, and will say where it found what
-	logprobs bool  // the client asked for them
+	limit     int64 // tokens of the answer; 0: none
+	searches  bool  // Gemini is to search the web, and will say where it found what
+	grounding bool  // the client wants to have that in Gemini's own words as well
+	logprobs  bool  // the client asked for them
 
 	chat     chat
 	contents contents
@@ -445,7 +446,8 @@ func (t *translation) thinkingConfig(out []byte, own gjson.Result) []byte {
 	return append(w.b, '}')
 }
 
-// vendor writes what a client has for Gemini alone, under the names Google's compatible endpoint gave it.
+// vendor writes what a client has for Gemini alone, under the names Google's compatible endpoint gave it. Only
+// grounding_metadata is a name of ours: it asks for what that endpoint cannot give.
 func (t *translation) vendor(out []byte) []byte {
 	t.chat.vendor.ForEach(func(key, v gjson.Result) bool {
 		if key.Str != "google" || !v.IsObject() {
@@ -455,6 +457,8 @@ func (t *translation) vendor(out []byte) []byte {
 		v.ForEach(func(key, v gjson.Result) bool {
 			switch name := key.Str; {
 			case name == "thinking_config" && v.IsObject():
+			case name == "grounding_metadata" && v.IsBool():
+				t.grounding = v.Bool()
 			case name == "cached_content" && v.Type == gjson.String:
 				out = append(append(out, `,"cachedContent":`...), v.Raw...)
 			case name == "safety_settings" && v.IsArray():

@@ -227,11 +227,12 @@ func TestRequests(t *testing.T) {
 		{"flex", "gemini-3.8-flash", hi, `"service_tier":"flex"`, `"serviceTier":"flex"`, ""},
 		{"modalities", "gemini-3.1-flash-image", hi, `"modalities":["image","text"]`, `"generationConfig":{"responseModalities":["TEXT","IMAGE"]}`, ""},
 		{
-			"what is Gemini's own", "gemini-3.8-flash", hi, `"reasoning_effort":"low","extra_body":{"google":{"thinking_config":{"thinking_budget":5,"include_thoughts":true},"cached_content":"cachedContents/1","safety_settings":[{"category":"C","threshold":"T"}],"x":1},"y":2}`,
+			"what is Gemini's own", "gemini-3.8-flash", hi, `"reasoning_effort":"low","extra_body":{"google":{"thinking_config":{"thinking_budget":5,"include_thoughts":true},"cached_content":"cachedContents/1","safety_settings":[{"category":"C","threshold":"T"}],"grounding_metadata":true,"x":1},"y":2}`,
 			`"generationConfig":{"thinkingConfig":{"thinkingBudget":5,"includeThoughts":true}},"cachedContent":"cachedContents/1","safetySettings":[{"category":"C","threshold":"T"}]`,
 			"dropped=reasoning_effort;reason=thinking_config, dropped=extra_body.google.x;reason=unknown, dropped=extra_body.y;reason=unknown",
 		},
 
+		{"no switch", "gemini-3.8-flash", hi, `"extra_body":{"google":{"grounding_metadata":"yes"}}`, "", "dropped=extra_body.google.grounding_metadata;reason=unknown"},
 		{"functions", "gemini-3.8-flash", hi, functions + `,"tool_choice":"auto","parallel_tool_calls":false`, `"tools":[` + declared + `]`, "dropped=parallel_tool_calls;reason=unsupported"},
 		{"no function", "gemini-3.8-flash", hi, functions + `,"tool_choice":"none"`, `"tools":[` + declared + `],"toolConfig":{"functionCallingConfig":{"mode":"NONE"}}`, ""},
 		{"one function", "gemini-3.8-flash", hi, functions + `,"tool_choice":{"type":"function","function":{"name":"g"}}`, `"tools":[` + declared + `],"toolConfig":{"functionCallingConfig":{"mode":"ANY","allowedFunctionNames":["g"]}}`, ""},

@@ -14,11 +14,12 @@ type words struct {
 	body     []byte
 	warnings []string
 
-	model    string
-	renamed  map[string]string // names of functions as JSON, by those that Gemini was given for them
-	logprobs bool
-	single   bool // the client wants one call at a time, which Gemini cannot be told
-	dialect  dialect
+	model     string
+	renamed   map[string]string // names of functions as JSON, by those that Gemini was given for them
+	logprobs  bool
+	grounding bool // the client wants to see Gemini's own account of what it found
+	single    bool // the client wants one call at a time, which Gemini cannot be told
+	dialect   dialect
 
 	searched int // how often the web was, for a whole answer
 	long     long
@@ -203,7 +204,7 @@ func (w *words) choice(dst []byte, pieces []gjson.Result) ([]byte, error) {
 		m.key("annotations")
 		m.b = append(m.b, a...)
 	}
-	m.extra(c.signature, c.tools)
+	m.extra(c.signature, c.tools, w.found(&c))
 	o.b = append(m.b, '}')
 	o.key("logprobs")
 	if w.logprobs {
