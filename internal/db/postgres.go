@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"threadhub/internal/fault"
@@ -242,10 +243,11 @@ func (s *postgresStore) failed(ctx context.Context, err error) {
 	s.breaker.reached(!lost(err))
 }
 
-// stale reports whether err is a connection that was found dead at once, as after a restart of the server: a fresh one is
-// worth a try. A server that is silent has had its time.
+// stale reports whether err is a connection that was found dead, as after a restart of the server: a fresh one is worth a
+// try. A server that is silent has had its time.
 func (s *postgresStore) stale(err error, start time.Time) bool {
-	return lost(err) && time.Since(start) < s.o.Timeout/2
+	silent := errors.Is(err, context.DeadlineExceeded) || pgconn.Timeout(err)
+	return lost(err) && !silent && time.Since(start) < s.o.Timeout
 }
 
 // replace gives up the connections that nobody uses: one that is dead rarely is alone.
