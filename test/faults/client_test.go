@@ -65,7 +65,7 @@ var clientRows = []row{
 		}
 	}},
 	{id: "C2", title: "the client vanishes", awaits: "a network that loses packets: on the loopback every kernel answers"},
-	{id: "C3", title: "the client reads slowly", play: func(w *world) {
+	{id: "C3", title: "the client reads slowly", setup: setup{env: longStreams()}, play: func(w *world) {
 		e := w.ask("size=9000000 chunks=450", slowly(9*time.Millisecond), w.inPieces)
 		w.want(e, well)
 		a := w.attempt(e)

@@ -353,7 +353,7 @@ func rolling(w *world) {
 	w.mu.Lock()
 	n := len(w.asked)
 	w.mu.Unlock()
-	if n < 100 {
+	if n < 30 {
 		w.Errorf("only %d requests were made meanwhile", n)
 	}
 }

@@ -65,10 +65,11 @@ var postgresRows = []row{
 		w.want(l.wait(), well)
 	}},
 	longAway,
-	{id: "P4", title: "restart of Postgres under idle connections", metric: "threadhub_store_resets_total", setup: setup{own: true}, play: func(w *world) {
+	{id: "P4", title: "restart of Postgres under idle connections", metric: "threadhub_store_resets_total", setup: setup{own: true, env: patientStore()}, play: func(w *world) {
 		w.wants(w.many(12, 6, func(int) *kills.Exchange { return w.ask(said(2, 0), pick(w, whole, plain)) }), well)
 		w.must(w.pg.Signal(pick(w, syscall.SIGINT, syscall.SIGQUIT)))
 		w.must(w.pg.Restart(context.Background()))
+		w.eventually(10*time.Second, func() bool { return w.metrics(w.g[0])["threadhub_store_breaker_open"] == 0 }, "what works in the background to have noticed nothing, or the end of it")
 		w.wants(w.many(12, 6, func(int) *kills.Exchange { return w.ask(said(2, 0)) }), well)
 		w.moved("threadhub_store_resets_total")
 	}},

@@ -55,6 +55,12 @@ func clocks() []string {
 	return append(env, fmt.Sprintf("THREADHUB_STREAMS__MAX_LINE_BYTES=%d", longestLine))
 }
 
+// longStreams are settings for streams that take as long as they need.
+func longStreams() []string { return []string{"THREADHUB_TIMEOUTS__STREAM=60s"} }
+
+// patientStore are settings for a row that is about what comes after a wait for Postgres, not how long it may be.
+func patientStore() []string { return []string{"THREADHUB_TIMEOUTS__DATABASE=4s"} }
+
 // setup is what a row is played on.
 type setup struct {
 	apart    bool     // an installation of its own; all below imply it
