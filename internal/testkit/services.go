@@ -1,6 +1,7 @@
 package testkit
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -28,6 +29,10 @@ type Options struct {
 	// "" begins with a fresh cluster.
 	From string
 
+	// OnDisk and WALOnDisk are folders, on other disks perhaps, for Postgres's data and for its write-ahead log. "": with
+	// the rest.
+	OnDisk, WALOnDisk string
+
 	Postgres []string // more settings for Postgres: "max_wal_size=64MB"
 	Redis    []string // more arguments for redis-server: "--maxmemory", "4mb"
 
@@ -39,6 +44,8 @@ type Services struct {
 	Postgres *Server // a fresh cluster; the user postgres is its superuser, without a password
 	Redis    *Server // empty, keeps nothing on disk
 	Data     string  // the folder of Postgres's data
+	more     []*Server
+	o        Options
 	dir      string
 }
 
@@ -53,10 +60,9 @@ func Start(ctx context.Context, o Options) (*Services, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &Services{dir: dir}
+	s := &Services{o: o, dir: dir}
 	if !o.NoPostgres {
-		s.Data = filepath.Join(dir, "postgres", "data")
-		s.Postgres, err = startPostgres(ctx, dir, o)
+		err = s.startPostgres(ctx)
 	}
 	if err == nil && !o.NoRedis {
 		s.Redis, err = startRedis(ctx, dir, o)
@@ -67,9 +73,9 @@ func Start(ctx context.Context, o Options) (*Services, error) {
 	return s, nil
 }
 
-// Stop ends both servers at once, without asking them to save anything, waits for them, and removes their data.
+// Stop ends all servers at once, without asking them to save anything, waits for them, and removes their data.
 func (s *Services) Stop() error {
-	for _, v := range []*Server{s.Postgres, s.Redis} {
+	for _, v := range append([]*Server{s.Postgres, s.Redis}, s.more...) {
 		if v != nil {
 			v.end()
 		}
@@ -102,7 +108,124 @@ func StartFor(t testing.TB, o Options) *Services {
 	return s
 }
 
-func startPostgres(ctx context.Context, dir string, o Options) (*Server, error) {
+func (s *Services) startPostgres(ctx context.Context) error {
+	p, err := newPostgres(s.dir, "postgres")
+	if err != nil {
+		return err
+	}
+	s.Data = filepath.Join(p.home, "data")
+	if s.o.OnDisk != "" {
+		s.Data = filepath.Join(s.o.OnDisk, "data")
+	}
+	if s.o.From != "" {
+		err = p.run(ctx, "cp", "-a", s.o.From, s.Data)
+	} else {
+		err = p.run(ctx, filepath.Join(p.bin, "initdb"), "-D", s.Data, "-U", "postgres", "--auth=trust", "--no-sync",
+			"--no-instructions", "-E", "UTF8", "--locale=C.UTF-8")
+	}
+	if err == nil && s.o.OnDisk+s.o.WALOnDisk != "" { // apart, so that each can be full alone
+		err = p.run(ctx, "sh", "-c", `mv "$0/pg_wal" "$1/wal" && ln -s "$1/wal" "$0/pg_wal"`, s.Data, cmp.Or(s.o.WALOnDisk, p.home))
+	}
+	if err != nil {
+		return err
+	}
+	s.Postgres = p.server(s.Data, s.o)
+	return s.Postgres.start(ctx)
+}
+
+// Standby starts a server that follows Postgres until it is promoted (pg_promote), and returns when it does. From then on
+// Postgres acknowledges only what the standby has on its disk, too; so it must be a durable one.
+func (s *Services) Standby(ctx context.Context) (*Server, error) {
+	p, err := newPostgres(s.dir, fmt.Sprint("standby", len(s.more)))
+	if err != nil {
+		return nil, err
+	}
+	data := filepath.Join(p.home, "data")
+	if err := p.run(ctx, filepath.Join(p.bin, "pg_basebackup"), "-d", s.Postgres.URL(), "-D", data, "-R", "-X", "stream", "-c", "fast", "--no-sync"); err != nil {
+		return nil, err
+	}
+	standby := p.server(data, s.o)
+	s.more = append(s.more, standby)
+	if err := standby.start(ctx); err != nil {
+		return nil, err
+	}
+	conn, err := pgx.Connect(ctx, s.Postgres.URL())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = conn.Close(ctx) }()
+	for _, set := range []string{"ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()"} {
+		if _, err := conn.Exec(ctx, set); err != nil {
+			return nil, err
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, startTimeout)
+	defer cancel()
+	for {
+		var follows bool
+		if err := conn.QueryRow(ctx, "SELECT EXISTS (SELECT FROM pg_stat_replication WHERE sync_state = 'sync')").Scan(&follows); err != nil {
+			return nil, err
+		}
+		if follows {
+			return standby, nil
+		}
+		<-time.After(20 * time.Millisecond)
+	}
+}
+
+// Run runs a shell script as the user that Postgres runs as, with Postgres's own programs at hand: what its operator does.
+// env is NAME=value.
+func (s *Services) Run(ctx context.Context, script string, env ...string) error {
+	bin, err := postgresBinaries()
+	if err != nil {
+		return err
+	}
+	cred, err := unprivileged()
+	if err != nil {
+		return err
+	}
+	cmd := exec.CommandContext(ctx, "sh", "-ec", script)
+	cmd.Dir = filepath.Dir(s.Data)
+	cmd.Env = append([]string{"PATH=" + bin + ":" + os.Getenv("PATH")}, env...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", script, err, out)
+	}
+	return nil
+}
+
+// Adopt starts a server on data that somebody has made, and returns when it takes writes. It ends with the others.
+func (s *Services) Adopt(ctx context.Context, data string) (*Server, error) {
+	p, err := newPostgres(s.dir, fmt.Sprint("adopted", len(s.more)))
+	if err != nil {
+		return nil, err
+	}
+	adopted := p.server(data, Options{Durable: s.o.Durable})
+	s.more = append(s.more, adopted)
+	if err := adopted.start(ctx); err != nil {
+		return nil, err
+	}
+	for {
+		conn, err := pgx.Connect(ctx, adopted.URL()+"&target_session_attrs=read-write")
+		if err == nil {
+			return adopted, conn.Close(ctx)
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return nil, err
+		}
+	}
+}
+
+// postgres is what Postgres servers are made with.
+type postgres struct {
+	bin, home string
+	cred      *syscall.Credential
+}
+
+// newPostgres makes a home for a server in dir.
+func newPostgres(dir, name string) (*postgres, error) {
 	bin, err := postgresBinaries()
 	if err != nil {
 		return nil, err
@@ -111,27 +234,32 @@ func startPostgres(ctx context.Context, dir string, o Options) (*Server, error) 
 	if err != nil {
 		return nil, err
 	}
-	home := filepath.Join(dir, "postgres")
-	if err := os.Mkdir(home, 0o700); err != nil {
+	p := &postgres{bin: bin, home: filepath.Join(dir, name), cred: cred}
+	if err := os.Mkdir(p.home, 0o700); err != nil {
 		return nil, err
 	}
 	if cred != nil {
 		// The folder above stays root's; it must let postgres through.
-		if err := errors.Join(os.Chmod(dir, 0o711), os.Chown(home, int(cred.Uid), int(cred.Gid))); err != nil {
+		if err := errors.Join(os.Chmod(dir, 0o711), os.Chown(p.home, int(cred.Uid), int(cred.Gid))); err != nil {
 			return nil, err
 		}
 	}
-	data := filepath.Join(home, "data")
-	fill := exec.CommandContext(ctx, filepath.Join(bin, "initdb"), "-D", data, "-U", "postgres", "--auth=trust", "--no-sync",
-		"--no-instructions", "-E", "UTF8", "--locale=C.UTF-8")
-	fill.SysProcAttr = &syscall.SysProcAttr{Credential: cred}
-	if o.From != "" {
-		fill = exec.CommandContext(ctx, "cp", "-a", o.From, data)
+	return p, nil
+}
+
+// run runs a command to its end, as the user that the servers run as.
+func (p *postgres) run(ctx context.Context, name string, args ...string) error {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: p.cred}
+	cmd.Dir = p.home
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%s: %w: %s", filepath.Base(cmd.Path), err, out)
 	}
-	fill.Dir = home
-	if out, err := fill.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("%s: %w: %s", filepath.Base(fill.Path), err, out)
-	}
+	return nil
+}
+
+// server is a server on data that does not run yet.
+func (p *postgres) server(data string, o Options) *Server {
 	durable := "off"
 	if o.Durable {
 		durable = "on"
@@ -140,9 +268,9 @@ func startPostgres(ctx context.Context, dir string, o Options) (*Server, error) 
 		"listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=" + strconv.Itoa(postgresConnections),
 		"fsync=" + durable, "synchronous_commit=" + durable, "full_page_writes=" + durable,
 	}, o.Postgres...)
-	s := &Server{name: "postgres", log: filepath.Join(home, "log"), quit: syscall.SIGQUIT, cred: cred}
+	s := &Server{name: "postgres", log: filepath.Join(p.home, "log"), quit: syscall.SIGQUIT, cred: p.cred}
 	s.command = func(port int) []string {
-		args := []string{filepath.Join(bin, "postgres"), "-D", data, "-p", strconv.Itoa(port)}
+		args := []string{filepath.Join(p.bin, "postgres"), "-D", data, "-p", strconv.Itoa(port)}
 		for _, set := range settings {
 			args = append(args, "-c", set)
 		}
@@ -158,28 +286,42 @@ func startPostgres(ctx context.Context, dir string, o Options) (*Server, error) 
 		}
 		return conn.Close(ctx)
 	}
-	return s, s.start(ctx)
+	return s
 }
 
 // redisDatabases is many: each test that uses Redis has one.
 const redisDatabases = 1000
 
 func startRedis(ctx context.Context, dir string, o Options) (*Server, error) {
-	bin, err := exec.LookPath("redis-server")
+	bin, err := redisBinary()
 	if err != nil {
-		return nil, errors.New("redis-server is not on PATH: install it (Debian: apt-get install redis-server)")
+		return nil, err
 	}
 	home := filepath.Join(dir, "redis")
 	if err := os.Mkdir(home, 0o700); err != nil {
 		return nil, err
 	}
-	s := &Server{name: "redis-server", log: filepath.Join(home, "log"), quit: syscall.SIGKILL}
+	s := redisServer(filepath.Join(home, "log"))
 	s.command = func(port int) []string {
 		return append([]string{
 			bin, "--port", strconv.Itoa(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", home,
 			"--databases", strconv.Itoa(redisDatabases),
 		}, o.Redis...)
 	}
+	return s, s.start(ctx)
+}
+
+func redisBinary() (string, error) {
+	bin, err := exec.LookPath("redis-server")
+	if err != nil {
+		return "", errors.New("redis-server is not on PATH: install it (Debian: apt-get install redis-server)")
+	}
+	return bin, nil
+}
+
+// redisServer is a server that has no command yet.
+func redisServer(log string) *Server {
+	s := &Server{name: "redis-server", log: log, quit: syscall.SIGKILL}
 	s.url = func(port int) string { return fmt.Sprintf("redis://127.0.0.1:%d", port) }
 	s.ping = func(ctx context.Context, url string) error {
 		opt, err := redis.ParseURL(url)
@@ -191,7 +333,7 @@ func startRedis(ctx context.Context, dir string, o Options) (*Server, error) {
 		defer func() { _ = c.Close() }()
 		return c.Ping(ctx).Err()
 	}
-	return s, s.start(ctx)
+	return s
 }
 
 // postgresBinaries finds the folder of initdb and postgres: on PATH, else the newest where Debian puts them.

@@ -7,6 +7,7 @@
 package testkit
 
 import (
+	"fmt"
 	"os"
 	"testing"
 	"time"
@@ -71,11 +72,11 @@ func Eventually(t testing.TB, timeout time.Duration, ok func() bool, what ...any
 	}
 }
 
-// Leaks runs a package's tests and fails them if goroutines are left when all are over. It is all of a TestMain:
+// Leaks runs a package's tests, ends what they shared, and fails them if goroutines are left then. It is all of a TestMain:
 //
 //	func TestMain(m *testing.M) { testkit.Leaks(m) }
 func Leaks(m *testing.M, more ...goleak.Option) {
-	goleak.VerifyTestMain(m, append(more,
+	goleak.VerifyTestMain(sharing{m}, append(more,
 		// A process that has once written a Date header keeps it fresh for ever.
 		goleak.IgnoreAnyFunction("github.com/valyala/fasthttp.updateServerDate.func1"),
 		// End by themselves when the last idle connection is ten seconds old; fasthttp has no way to stop them.
@@ -85,4 +86,16 @@ func Leaks(m *testing.M, more ...goleak.Option) {
 		// Looks for a Redis that is away, and notices only within a second that its pool is closed.
 		goleak.IgnoreAnyFunction("github.com/redis/go-redis/v9/internal/pool.(*ConnPool).tryDial"),
 	)...)
+}
+
+// sharing are tests that share a cluster.
+type sharing struct{ *testing.M }
+
+func (s sharing) Run() int {
+	code := s.M.Run()
+	if err := stopShared(); err != nil {
+		fmt.Fprintln(os.Stderr, "stopping the cluster:", err)
+		return max(code, 1)
+	}
+	return code
 }
