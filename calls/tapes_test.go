@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"threadhub/calls"
 	"threadhub/internal/id"
@@ -21,7 +20,7 @@ const soon = 10 * time.Second
 // stand is the tapes of an installation as the process that has a call sees them, and as another does.
 type stand struct {
 	here, there calls.Tapes
-	redis       *redis.Client // nil: here and there are the same process
+	redis       redis.UniversalClient // nil: here and there are the same process
 }
 
 var stands = map[string]func(*testing.T) *stand{
@@ -33,27 +32,24 @@ var stands = map[string]func(*testing.T) *stand{
 		client := connect(t, testkit.Redis(t))
 		return &stand{here: share(t, client), there: share(t, client), redis: client}
 	},
+	"cluster": func(t *testing.T) *stand {
+		client := connect(t, testkit.RedisCluster(t))
+		return &stand{here: share(t, client), there: share(t, client), redis: client}
+	},
 }
 
-func connect(t *testing.T, url string) *redis.Client {
+func connect(t *testing.T, url string) redis.UniversalClient {
 	t.Helper()
-	o, err := redis.ParseURL(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled} // or it logs by itself
-	client := redis.NewClient(o)
-	t.Cleanup(func() { _ = client.Close() })
-	return client
+	return testkit.RedisClient(t, url, 5*time.Second)
 }
 
 // share is one more process. It is patient: that the machine is busy is not what these tests are about.
-func share(t *testing.T, client *redis.Client) *calls.RedisTapes {
+func share(t *testing.T, client redis.UniversalClient) *calls.RedisTapes {
 	t.Helper()
 	return shareWith(t, client, calls.RedisTapesOptions{Timeout: 2 * time.Second, Every: 50 * time.Millisecond, Poll: 10 * time.Millisecond})
 }
 
-func shareWith(t *testing.T, client *redis.Client, o calls.RedisTapesOptions) *calls.RedisTapes {
+func shareWith(t *testing.T, client redis.UniversalClient, o calls.RedisTapesOptions) *calls.RedisTapes {
 	t.Helper()
 	r := calls.NewRedisTapes(client, o)
 	t.Cleanup(func() { _ = r.Close() })

@@ -7,6 +7,7 @@
 package config
 
 import (
+	"net/url"
 	"path/filepath"
 	"strings"
 	"time"
@@ -23,6 +24,7 @@ type Config struct {
 	DatabaseURL        seal.Secret // sqlite://path or postgres://…; empty: see Database
 	MigrateDatabaseURL seal.Secret // postgres://… of the role that may migrate; empty: DatabaseURL
 	RedisURL           seal.Secret // redis://… or rediss://…; tells other processes of changes at once; empty: they notice in time
+	RedisCluster       bool        // redis_url leads to a Redis Cluster; one that names several addresses (addr) does anyway
 	QdrantURL          seal.Secret // http(s)://host:port, for memory; not used yet
 
 	EncryptionKey seal.Secret // one or several keys of 32 bytes in url-safe base64, commas between; the first seals
@@ -173,6 +175,12 @@ func (c *Config) Database() seal.Secret {
 // SQLiteFile returns the path of the store's file, and false when the store is not SQLite.
 func (c *Config) SQLiteFile() (string, bool) {
 	return strings.CutPrefix(c.Database().Reveal(), "sqlite://")
+}
+
+// RedisIsCluster reports whether Redis is a cluster: because the operator says so, or names several addresses.
+func (c *Config) RedisIsCluster() bool {
+	u, err := url.Parse(c.RedisURL.Reveal())
+	return c.RedisCluster || err == nil && u.Query().Has("addr")
 }
 
 // Migrator returns the URL the migrations run with.

@@ -176,7 +176,7 @@ func TestEachPlaceOverridesTheOneBefore(t *testing.T) {
 func TestEveryNameReachesItsField(t *testing.T) {
 	other := map[string]string{
 		"listen": ":1", "operator_listen": ":2", "data_dir": "elsewhere", "database_url": "postgres://u:p@h/d", "migrate_database_url": "postgres://o:p@h/d",
-		"redis_url": "redis://h:1", "qdrant_url": "http://h:1", "encryption_key": goodKey, "secret_key": strings.Repeat("s", 40), "max_body_bytes": "1MiB",
+		"redis_url": "redis://h:1", "redis_cluster": "true", "qdrant_url": "http://h:1", "encryption_key": goodKey, "secret_key": strings.Repeat("s", 40), "max_body_bytes": "1MiB",
 		"profiling": "true", "orgs.create": "false", "auth.failures_per_minute": "7", "max_calls": "7", "streams.max_line_bytes": "2MiB", "spool.max_bytes": "1GiB", "log.level": "warn", "log.format": "text",
 		"upstreams.gemini.fetch": "false", "upstreams.perplexity.api": "sonar", "upstreams.perplexity.search": "auto",
 		"upstreams.openrouter.referer": "https://app.example", "upstreams.openrouter.title": "An App", "upstreams.openrouter.adapt": "true",
@@ -268,6 +268,19 @@ func TestAllProblemsAreToldAtOnce(t *testing.T) {
 	}
 }
 
+func TestRedisIsACluster(t *testing.T) {
+	for url, want := range map[string]bool{"redis://h:1/3": false, "redis://h:1": false, "redis://h:1?addr=i:1": true, "": false} {
+		c, err := Load(Options{Env: []string{"REDIS_URL=" + url}})
+		if err != nil || c.RedisIsCluster() != want {
+			t.Errorf("%q: %v, %v", url, c.RedisIsCluster(), err)
+		}
+	}
+	c, err := Load(Options{Env: []string{"REDIS_URL=redis://h:1/0", "THREADHUB_REDIS_CLUSTER=true"}})
+	if err != nil || !c.RedisIsCluster() {
+		t.Errorf("what the operator says: %v", err)
+	}
+}
+
 func TestWrongValues(t *testing.T) {
 	f := func(want string, env ...string) {
 		t.Helper()
@@ -287,6 +300,8 @@ func TestWrongValues(t *testing.T) {
 	f("must name a host", "DATABASE_URL=postgres:///name")
 	f("not escaped", "DATABASE_URL=postgres://u:pa%zz@h/d")
 	f("must be a URL", "REDIS_URL=localhost:6379")
+	f("none but 0", "REDIS_URL=redis://h:1/3", "THREADHUB_REDIS_CLUSTER=true")
+	f("none but 0", "REDIS_URL=redis://h:1/3?addr=i:1")
 	f("key 2", "ENCRYPTION_KEY="+goodKey+",short")
 	f("key 2", "ENCRYPTION_KEY="+goodKey+",")
 	f("at least 32", "SECRET_KEY=short")

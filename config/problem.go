@@ -3,6 +3,7 @@ package config
 import (
 	"cmp"
 	"fmt"
+	"net/url"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -66,6 +67,9 @@ func (c *Config) check(names map[string]string, samples bool, p *Problems) {
 	}
 	if _, sqlite := c.SQLiteFile(); sqlite && !c.MigrateDatabaseURL.Empty() {
 		p.addf("%s is for Postgres, but %s is SQLite", called("migrate_database_url"), called("database_url"))
+	}
+	if u, err := url.Parse(c.RedisURL.Reveal()); err == nil && c.RedisIsCluster() && strings.Trim(u.Path, "/0") != "" {
+		p.addf("%s names a database, but a Redis Cluster has none but 0", called("redis_url"))
 	}
 }
 

@@ -31,6 +31,7 @@ func settings(c *Config) []setting {
 		serviceURL("database_url", "sqlite://path or postgres://…; empty: sqlite in the data folder", &c.DatabaseURL, "sqlite", "postgres", "postgresql"),
 		serviceURL("migrate_database_url", "postgres://… of the role that may migrate; empty: the database's", &c.MigrateDatabaseURL, "postgres", "postgresql"),
 		serviceURL("redis_url", "redis://… or rediss://…; tells processes of changes at once", &c.RedisURL, "redis", "rediss"),
+		boolean("redis_cluster", "redis_url leads to a Redis Cluster", &c.RedisCluster),
 		serviceURL("qdrant_url", "http://… or https://…; not used yet", &c.QdrantURL, "http", "https"),
 		sealing("encryption_key", "seals provider keys: 32 bytes in url-safe base64", &c.EncryptionKey),
 		passphrase("secret_key", "signs sessions of the console; not used yet", &c.SecretKey),

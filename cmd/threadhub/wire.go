@@ -14,7 +14,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"threadhub/calls"
 	"threadhub/config"
@@ -293,9 +292,9 @@ type storage struct {
 	threads  *threads.Store
 	ledger   *metering.Ledger
 	keys     *seal.Keyring
-	redis    *redis.Client   // nil: there is none
-	standing func() bool     // whether other processes are heard; nil: there is no Redis
-	panics   *contain.Panics // of the whole process
+	redis    redis.UniversalClient // nil: there is none
+	standing func() bool           // whether other processes are heard; nil: there is no Redis
+	panics   *contain.Panics       // of the whole process
 	parts    closers
 }
 
@@ -371,22 +370,6 @@ func openMigrated(ctx context.Context, cfg *config.Config, o db.Options) (db.Sto
 		return nil, errors.Join(err, store.Close())
 	}
 	return store, nil
-}
-
-// openRedis makes a client of the Redis there is; nil if there is none. It connects to nothing yet.
-func openRedis(cfg *config.Config) (*redis.Client, error) {
-	if cfg.RedisURL.Empty() {
-		return nil, nil
-	}
-	o, err := redis.ParseURL(cfg.RedisURL.Reveal())
-	if err != nil { // its text may repeat the URL, and with it the password
-		return nil, errors.New("REDIS_URL is not an address that Redis understands: redis://user:password@host:6379/0")
-	}
-	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled} // or it logs by itself
-	// go-redis waits for ten seconds on a server that is frozen, whatever the caller's context says.
-	o.DialTimeout, o.DialerRetries, o.MaxRetries = cfg.Timeouts.Connect, 1, -1
-	o.ReadTimeout, o.WriteTimeout, o.PoolTimeout = cfg.Timeouts.Redis, cfg.Timeouts.Redis, cfg.Timeouts.Redis
-	return redis.NewClient(o), nil
 }
 
 // openBus joins the other processes, where there can be some.

@@ -57,11 +57,7 @@ func join(t *testing.T, url, channel string, o bus.Options) *bus.Redis {
 
 func start(t *testing.T, url, channel string, o bus.Options) *bus.Redis {
 	t.Helper()
-	opt, err := redis.ParseURL(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	client := redis.NewClient(opt)
+	client := testkit.RedisClient(t, url, time.Second)
 	o.Channel = channel
 	if o.Timeout == 0 {
 		o.Timeout = time.Second // a busy machine is not what most of these tests are about
@@ -88,6 +84,10 @@ func TestBus(t *testing.T) {
 		"local": func(*testing.T) (closing, closing) { b := bus.NewLocal(); return b, b },
 		"redis": func(t *testing.T) (closing, closing) {
 			url, channel := testkit.Redis(t), rand.Text()
+			return join(t, url, channel, bus.Options{}), join(t, url, channel, bus.Options{})
+		},
+		"cluster": func(t *testing.T) (closing, closing) {
+			url, channel := testkit.RedisCluster(t), rand.Text()
 			return join(t, url, channel, bus.Options{}), join(t, url, channel, bus.Options{})
 		},
 	} {

@@ -15,7 +15,8 @@ type Limits struct {
 }
 
 // Own returns a client like c with tight timeouts and no retries: go-redis waits ten seconds for a server that is frozen,
-// whatever the caller's context says. It takes the address and the credentials from c, which stays the caller's.
+// whatever the caller's context says. It takes the address and the credentials from c, which stays the caller's. Of a
+// cluster what is asked of a wrong or silent node is asked again as often as c would.
 func Own(c redis.UniversalClient, o Limits) redis.UniversalClient {
 	switch c := c.(type) {
 	case *redis.ClusterClient:

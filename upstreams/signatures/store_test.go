@@ -11,7 +11,6 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
-	"github.com/redis/go-redis/v9/maintnotifications"
 
 	"threadhub/internal/id"
 	"threadhub/internal/testkit"
@@ -35,7 +34,11 @@ type stand struct {
 	advance     func(time.Duration)
 }
 
-var stands = map[string]func(*testing.T) stand{"local": standLocal, "redis": standRedis}
+var stands = map[string]func(*testing.T) stand{
+	"local":   standLocal,
+	"redis":   func(t *testing.T) stand { return standRedis(t, testkit.Redis(t)) },
+	"cluster": func(t *testing.T) stand { return standRedis(t, testkit.RedisCluster(t)) },
+}
 
 func standLocal(t *testing.T) stand {
 	now := time.Now()
@@ -46,8 +49,8 @@ func standLocal(t *testing.T) stand {
 
 // standRedis is two processes on one Redis. What they know themselves ends with the test's clock, and Redis' own keys are
 // made to end sooner.
-func standRedis(t *testing.T) stand {
-	client := connect(t, testkit.Redis(t))
+func standRedis(t *testing.T, url string) stand {
+	client := connect(t, url)
 	now := time.Now()
 	open := func() signatures.Store {
 		return start(t, client, signatures.Options{Now: func() time.Time { return now }})
@@ -66,26 +69,12 @@ func standRedis(t *testing.T) stand {
 	}}
 }
 
-func connect(t *testing.T, url string) *redis.Client {
+func connect(t *testing.T, url string) redis.UniversalClient {
 	t.Helper()
-	return connectFor(t, url, time.Second)
+	return testkit.RedisClient(t, url, time.Second)
 }
 
-// connectFor makes a client that gives a command up after timeout.
-func connectFor(t *testing.T, url string, timeout time.Duration) *redis.Client {
-	t.Helper()
-	o, err := redis.ParseURL(url)
-	if err != nil {
-		t.Fatal(err)
-	}
-	o.ReadTimeout, o.WriteTimeout, o.MaxRetries = timeout, timeout, -1
-	o.MaintNotificationsConfig = &maintnotifications.Config{Mode: maintnotifications.ModeDisabled} // or it logs by itself
-	client := redis.NewClient(o)
-	t.Cleanup(func() { _ = client.Close() })
-	return client
-}
-
-func start(t *testing.T, client *redis.Client, o signatures.Options) *signatures.Redis {
+func start(t *testing.T, client redis.UniversalClient, o signatures.Options) *signatures.Redis {
 	t.Helper()
 	o.Secret = secret
 	if o.Timeout == 0 {
@@ -99,7 +88,7 @@ func start(t *testing.T, client *redis.Client, o signatures.Options) *signatures
 	return s
 }
 
-func names(t *testing.T, client *redis.Client) []string {
+func names(t *testing.T, client redis.UniversalClient) []string {
 	t.Helper()
 	list, err := client.Keys(t.Context(), "*").Result()
 	if err != nil {
@@ -330,7 +319,7 @@ func TestRedisNeedsASecret(t *testing.T) {
 func TestRedisFrozenHoldsNobodyUp(t *testing.T) {
 	s := testkit.StartFor(t, testkit.Options{NoPostgres: true})
 	const timeout = 30 * time.Millisecond
-	here := start(t, connectFor(t, s.Redis.URL(), timeout), signatures.Options{Timeout: timeout})
+	here := start(t, testkit.RedisClient(t, s.Redis.URL(), timeout), signatures.Options{Timeout: timeout})
 	there := start(t, connect(t, s.Redis.URL()), signatures.Options{})
 	there.Keep(org, maker, map[string]string{"theirs": "QQ=="})
 	arrives(t, here, map[string]string{"theirs": "QQ=="})
