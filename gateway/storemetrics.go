@@ -52,6 +52,7 @@ func (g *Gateway) storeMetrics(reg prometheus.Registerer) {
 	counter("threadhub_store_ambiguous_commits_total", "Commits that were sent and not answered; each was run again.", seen(func(s db.Stats) float64 { return float64(s.Ambiguous) }))
 	counter("threadhub_store_retries_total", "Repeats after a serialization failure or a deadlock.", seen(func(s db.Stats) float64 { return float64(s.Retries) }))
 	counter("threadhub_store_resets_total", "Times that connections were found dead and replaced.", seen(func(s db.Stats) float64 { return float64(s.Resets) }))
+	counter("threadhub_store_failovers_total", "Times that the store was found at another of the servers that its URL names.", seen(func(s db.Stats) float64 { return float64(s.Failovers) }))
 	counter("threadhub_rls_guard_total", "Transactions refused for lost tenancy. Each is a bug, or a mistake in the database.", seen(func(s db.Stats) float64 { return float64(s.Guarded) }))
 	gauge("threadhub_store_connections", "Connections of the pool.", seen(func(s db.Stats) float64 { return float64(s.Conns) }))
 	gauge("threadhub_store_connections_busy", "Connections of the pool in use.", seen(func(s db.Stats) float64 { return float64(s.ConnsBusy) }))

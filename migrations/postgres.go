@@ -9,6 +9,7 @@ import (
 	"github.com/golang-migrate/migrate/v4/database"
 	migratepgx "github.com/golang-migrate/migrate/v4/database/pgx/v5"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 
 	"threadhub/internal/fault"
@@ -27,6 +28,9 @@ func postgresConfig(url string) (*pgx.ConnConfig, error) {
 	}
 	if c.ConnectTimeout == 0 {
 		c.ConnectTimeout = connectTimeout
+	}
+	if c.ValidateConnect == nil { // of several servers the one that takes writes
+		c.ValidateConnect = pgconn.ValidateConnectTargetSessionAttrsReadWrite
 	}
 	c.RuntimeParams["application_name"] = "threadhub-migrate"
 	return c, nil

@@ -98,7 +98,7 @@ func (s *postgresStore) connect(ctx context.Context) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, lostError{err, false}
 	}
-	if err := putOnRole(ctx, c); err != nil {
+	if err := s.arrived(ctx, c); err != nil {
 		_ = c.Close(ctx)
 		return nil, lostError{err, false}
 	}

@@ -53,6 +53,9 @@ type postgresStore struct {
 	conn    *pgx.Conn      // the writer's; nil: connect first
 	used    time.Time      // when the writer's connection last answered
 
+	servers int                    // that the URL names
+	server  atomic.Pointer[string] // which of them the last connection leads to; of several
+
 	broken  atomic.Pointer[error] // why row-level security does not stand; nil: it does
 	stop    chan struct{}
 	watched chan struct{}
@@ -64,14 +67,15 @@ func openPostgres(ctx context.Context, o Options) (Store, error) {
 		return nil, errors.New("db: the database URL is not a valid postgres:// URL") // pgx's own text may quote the password
 	}
 	c.MaxConns = int32(o.MaxConns)
-	c.ConnConfig.ConnectTimeout = connectTimeout
 	c.ConnConfig.RuntimeParams["application_name"] = "threadhub"
-	c.AfterConnect = putOnRole
+	s := &postgresStore{o: o, lane: make(chan struct{}, laneWidth), breaker: newBreaker(), stop: make(chan struct{}), watched: make(chan struct{})}
+	s.servers = findsWriter(c.ConnConfig, o.Timeout)
+	c.AfterConnect = s.arrived
 	pool, err := pgxpool.NewWithConfig(ctx, c)
 	if err != nil {
 		return nil, fmt.Errorf("db: %w", err)
 	}
-	s := &postgresStore{o: o, pool: pool, lane: make(chan struct{}, laneWidth), breaker: newBreaker(), stop: make(chan struct{}), watched: make(chan struct{})}
+	s.pool = pool
 	if s.conn, err = s.connect(ctx); err != nil {
 		pool.Close()
 		return nil, fmt.Errorf("db: connecting to Postgres: %w", err)
@@ -91,11 +95,6 @@ func openPostgres(ctx context.Context, o Options) (Store, error) {
 	}
 	go o.Panics.Run("store guard", func() { s.watch(o.WatchEvery) })
 	return s, nil
-}
-
-func putOnRole(ctx context.Context, c *pgx.Conn) error {
-	_, err := c.Exec(ctx, "SET ROLE "+AppRole)
-	return err
 }
 
 func (s *postgresStore) Dialect() Dialect { return Postgres }
