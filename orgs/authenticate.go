@@ -18,7 +18,7 @@ type keyHash = [sha256.Size]byte
 // known is a caller the store has vouched for.
 type known struct {
 	Caller
-	expires time.Time // zero: never
+	expires time.Time // by this process's clock, which may be set meanwhile: what the store's own said was left; zero: never
 }
 
 // errNotOpen is a Service that was not opened: it knows no pepper and must let nobody in.
@@ -98,9 +98,9 @@ func (s *Service) lookUp(ctx context.Context, key APIKey) (known, error) {
 // standing asks the store whether a key of the org and its owner may still call, and as what.
 func (s *Service) standing(ctx context.Context, org id.Org, key id.Key) (known, error) {
 	k := known{Caller: Caller{Org: org, Key: key}}
-	found := false
+	found, asked := false, s.now()
 	err := s.store.Query(ctx, org, db.Query{
-		SQL: `SELECT u.user_id, COALESCE(u.team_id, ''), CAST(u.role AS text), k.expires_at, k.read_only, k.models, k.providers, k.on_unsupported, o.window_policy
+		SQL: `SELECT u.user_id, COALESCE(u.team_id, ''), CAST(u.role AS text), k.expires_at, now(), k.read_only, k.models, k.providers, k.on_unsupported, o.window_policy
 			FROM api_keys k
 			JOIN users u ON u.org_id = k.org_id AND u.user_id = k.user_id
 			JOIN orgs o ON o.org_id = k.org_id
@@ -108,10 +108,12 @@ func (s *Service) standing(ctx context.Context, org id.Org, key id.Key) (known, 
 				AND u.disabled_at IS NULL AND u.deleted_at IS NULL AND o.disabled_at IS NULL AND o.deleted_at IS NULL`,
 		Args: []any{string(org), string(key)},
 		Each: func(r db.Row) error {
-			var expires db.Time
+			var expires, now db.Time
 			found = true
-			err := r.Scan(&k.User, &k.Team, &k.Role, &expires, &k.ReadOnly, (*nameList)(&k.Models), (*nameList)(&k.Providers), &k.OnUnsupported, &k.WindowPolicy)
-			k.expires, k.Expiring = expires.Time, !expires.IsZero()
+			err := r.Scan(&k.User, &k.Team, &k.Role, &expires, &now, &k.ReadOnly, (*nameList)(&k.Models), (*nameList)(&k.Providers), &k.OnUnsupported, &k.WindowPolicy)
+			if k.Expiring = !expires.IsZero(); k.Expiring {
+				k.expires = s.here(expires.Time, now.Time, asked)
+			}
 			return err
 		},
 	})
@@ -122,6 +124,14 @@ func (s *Service) standing(ctx context.Context, org id.Org, key id.Key) (known, 
 		return known{}, refused()
 	}
 	return k, nil
+}
+
+// here is when it will be the store's time t by this process's clock, which was at asked when the store's was at now.
+func (s *Service) here(t, now, asked time.Time) time.Time {
+	if s.oneClock {
+		return t
+	}
+	return asked.Add(t.Sub(now))
 }
 
 // owner returns the org whose key it is. A key's id is unique only in its org, so each row with it is compared; when

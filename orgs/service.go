@@ -56,7 +56,7 @@ type Options struct {
 	KeyTTL  time.Duration   // the longest an answer of the store is trusted; 0: 30 s
 	// Patience is how long one look-up, which many requests may be waiting for, may take in all; 0: 2 s.
 	Patience time.Duration
-	Now      func() time.Time // nil: time.Now
+	Now      func() time.Time // of tests: the clock of this process, and of the store; nil: each has its own
 }
 
 // Service is the room. Safe for concurrent use once it is open.
@@ -68,6 +68,8 @@ type Service struct {
 	log     *slog.Logger
 	now     func() time.Time
 	pepper  []byte // set by Open
+
+	oneClock bool // now is the store's, too
 
 	auditKey []byte // set by Open: keys the hashes of the audit log
 
@@ -102,11 +104,12 @@ func New(o Options) *Service {
 	if o.Patience == 0 {
 		o.Patience = defaultPatience
 	}
-	if o.Now == nil {
+	oneClock := o.Now != nil
+	if !oneClock {
 		o.Now = time.Now
 	}
 	s := &Service{
-		o: o, store: o.Store, keyring: o.Keyring, bus: o.Bus, log: o.Log, now: o.Now,
+		o: o, oneClock: oneClock, store: o.Store, keyring: o.Keyring, bus: o.Bus, log: o.Log, now: o.Now,
 		callers:   newCache[keyHash, known](o.KeyTTL, o.Patience, maxCallers, o.Now),
 		refused:   newCache[keyHash, struct{}](min(refusedTTL, o.KeyTTL), o.Patience, maxRefused, o.Now),
 		vouched:   newCache[keyHash, struct{}](o.KeyTTL, o.Patience, 2*maxCallers, o.Now),
