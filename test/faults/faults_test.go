@@ -116,9 +116,13 @@ func TestFaults(t *testing.T) {
 			}
 			for n := range times {
 				wrong := s.play(t, r, seed+uint64(n))
-				results.add(r, wrong)
+				lacks := s.lacking(r)
+				results.add(r, wrong, lacks)
 				for _, w := range wrong {
 					t.Errorf("%s, seed %d: %s", r.title, seed+uint64(n), w)
+				}
+				if lacks.all && !t.Failed() {
+					t.Skip("not shown: " + lacks.what)
 				}
 			}
 		})

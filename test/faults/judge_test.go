@@ -281,10 +281,11 @@ func (w *world) judge() {
 		return !slices.ContainsFunc(w.seen(), func(a simulator.Attempt) bool { return a.End == "" })
 	}, "the providers to be through with all attempts")
 	w.mu.Lock()
-	asked, reads := w.asked, w.reads
+	asked, reads := w.undone.without(w.asked), w.reads
 	w.mu.Unlock()
+	seen := slices.DeleteFunc(w.seen(), func(a simulator.Attempt) bool { return w.undone.has(a.Begun) })
 	for _, v := range kills.Check(kills.Evidence{
-		Orgs: []*kills.Rows{w.rows()}, Seen: w.seen(), Asked: asked, Reads: reads, Embedded: w.sqlite,
+		Orgs: []*kills.Rows{w.rows()}, Seen: seen, Asked: asked, Reads: reads, Embedded: w.sqlite,
 	}) {
 		if w.excused[v.Rule] == "" {
 			w.Error(v)
@@ -301,6 +302,27 @@ func (w *world) judge() {
 		w.atRest()
 	}
 	w.ledgers()
+}
+
+// span is a time between two moments.
+type span [2]time.Time
+
+func (s span) has(at time.Time) bool { return at.After(s[0]) && at.Before(s[1]) }
+
+// without is what of asked began outside of the span. What ended in it was not acknowledged.
+func (s span) without(asked []*kills.Exchange) (list []*kills.Exchange) {
+	for _, e := range asked {
+		if s.has(e.Began) {
+			continue
+		}
+		if s.has(e.Ended) {
+			lost := *e
+			lost.Done = false
+			e = &lost
+		}
+		list = append(list, e)
+	}
+	return list
 }
 
 // foreign looks for what is another org's in what a client got.

@@ -45,7 +45,7 @@ var redisRows = []row{
 			w.must(c.ReplicaOf(context.Background(), "NO", "ONE").Err())
 		}
 	}},
-	{id: "R7", title: "a cluster moves its keys", awaits: "Redis Cluster, which the gateway does not speak yet"},
+	moves,
 	{id: "R8", title: "a command that timed out was carried out", awaits: noLimits},
 	{id: "R9", title: "the clock of Redis jumps", awaits: noLimits},
 	{id: "R10", title: "a pooled connection gives another's reply", metric: "threadhub_cache_tenant_mismatch_total", setup: setup{replicas: 2, redis: true, between: true, env: longStreams()}, play: func(w *world) {

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -14,16 +15,21 @@ import (
 
 // results is what came of a run, by row.
 type results struct {
-	mu   sync.Mutex
-	runs map[string]int
-	good map[string]int
+	mu    sync.Mutex
+	runs  map[string]int
+	good  map[string]int
+	lacks map[string]string // what this machine did not let a row show
 }
 
-func (r *results) add(x row, wrong []string) {
+func (r *results) add(x row, wrong []string, lacks lack) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.runs == nil {
-		r.runs, r.good = map[string]int{}, map[string]int{}
+		r.runs, r.good, r.lacks = map[string]int{}, map[string]int{}, map[string]string{}
+	}
+	r.lacks[x.id] = lacks.what
+	if lacks.all && len(wrong) == 0 {
+		return
 	}
 	r.runs[x.id]++
 	if len(wrong) == 0 {
@@ -39,14 +45,14 @@ func (r *results) text(markdown bool) string {
 		b.WriteString("| row | fault | runs | passed | metric | not shown |\n|---|---|---|---|---|---|\n")
 	}
 	for _, x := range rows() {
-		if x.play != nil && r.runs[x.id] == 0 {
+		if x.play != nil && r.runs[x.id] == 0 && r.lacks[x.id] == "" {
 			continue
 		}
-		why := x.awaits + x.lacks
+		why := strings.Join(slices.DeleteFunc([]string{x.awaits, x.lacks, r.lacks[x.id]}, func(s string) bool { return s == "" }), "; ")
 		switch {
-		case x.play == nil:
+		case r.runs[x.id] == 0:
 			not++
-		case x.lacks != "":
+		case why != "":
 			part++
 		default:
 			shown++

@@ -65,7 +65,11 @@ func patientStore() []string { return []string{"THREADHUB_TIMEOUTS__DATABASE=4s"
 type setup struct {
 	apart    bool     // an installation of its own; all below imply it
 	own      bool     // a Postgres of its own, durable
+	standby  bool     // and another one that follows it, and is named second
+	archive  bool     // and its log is kept in a folder
 	redis    bool     // a Redis of its own
+	cluster  bool     // a Redis Cluster of its own
+	disk     disk     // of Postgres's, or of the gateways', a small one
 	between  bool     // proxies stand between the gateway and Postgres, Redis and the providers
 	replicas int      // gateways; 0: one
 	sqlite   bool     // the embedded store
@@ -75,8 +79,21 @@ type setup struct {
 }
 
 func (s setup) shared() bool {
-	return !s.apart && !s.own && !s.redis && !s.between && s.replicas < 2 && !s.sqlite && len(s.tags)+len(s.env)+len(s.bug) == 0
+	return !s.apart && !s.own && !s.standby && !s.archive && !s.redis && !s.cluster && s.disk == noDisk && !s.between && s.replicas < 2 && !s.sqlite && len(s.tags)+len(s.env)+len(s.bug) == 0
 }
+
+// disk is what is kept on a small disk.
+type disk int
+
+const (
+	noDisk   disk = iota
+	dataDisk      // what Postgres keeps, but for its log
+	walDisk       // Postgres's write-ahead log
+	homeDisk      // the gateways' folder
+)
+
+// Sizes that leave each of them room, and not much.
+var diskSizes = map[disk]int64{dataDisk: 96 << 20, walDisk: 64 << 20, homeDisk: 4 << 20}
 
 // sites are the installations of one run of the suite: one that rows share which break nothing but their own requests,
 // and what others are made from.
@@ -84,10 +101,26 @@ type sites struct {
 	shared   func() (*site, []string)
 	template func() (string, error)
 	stop     []func() error
+
+	mu    sync.Mutex
+	lacks map[string]lack // by row
+}
+
+// lack is what this machine does not let a row show: a part of it, or all.
+type lack struct {
+	what string
+	all  bool
+}
+
+// lacking is what r could not show when it was played last.
+func (s *sites) lacking(r row) lack {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lacks[r.id]
 }
 
 func newSites(t testing.TB) *sites {
-	s := &sites{}
+	s := &sites{lacks: map[string]lack{}}
 	t.Cleanup(func() { s.close(t) })
 	s.shared = sync.OnceValues(func() (made *site, wrong []string) {
 		wrong = judged(t, func(v *verdict) { made = s.open(v, setup{}) })
@@ -127,8 +160,13 @@ type site struct {
 	setup
 	house     *rig.House
 	sim       *simulator.Simulator
-	db        kills.Database // as the judge sees it
+	db        kills.Database    // as the judge sees it
+	services  *testkit.Services // of its own
 	pg, redis *testkit.Server
+	follower  *testkit.Server // of pg
+	cluster   *testkit.Cluster
+	small     string            // where the small disk is; "": there is none
+	noDisk    string            // why
 	wire      map[string]*Proxy // "postgres", "redis" and the providers
 	g         []*rig.Gateway
 	stranger  rig.Seeded // an org that has a secret in a thread
@@ -136,8 +174,18 @@ type site struct {
 }
 
 func (s *sites) open(t testing.TB, with setup) *site {
+	with.own = with.own || with.standby || with.archive || with.disk == dataDisk || with.disk == walDisk
 	x := &site{setup: with, wire: map[string]*Proxy{}, sim: rig.Simulator(t, simulator.Options{})}
 	env := append(clocks(), with.env...)
+	if with.disk != noDisk {
+		var err error
+		if x.small, err = testkit.SmallDisk(t, diskSizes[with.disk]); err != nil {
+			x.noDisk = err.Error()
+		}
+	}
+	if with.disk == homeDisk && x.small != "" {
+		env = append(env, "THREADHUB_DATA_DIR="+x.small)
+	}
 	if with.own || with.redis {
 		o := testkit.Options{Durable: true, NoPostgres: !with.own, NoRedis: !with.redis}
 		if with.own {
@@ -145,9 +193,24 @@ func (s *sites) open(t testing.TB, with setup) *site {
 			if o.From, err = s.template(); err != nil {
 				t.Fatal(err)
 			}
+			switch with.disk {
+			case dataDisk:
+				o.OnDisk = x.small
+			case walDisk:
+				o.WALOnDisk = x.small
+			}
+		}
+		if with.archive { // it runs where the data is
+			o.Postgres = []string{"archive_mode=on", "archive_command=mkdir -p ../wal && test ! -f ../wal/%f && cp %p ../wal/%f"}
 		}
 		services := testkit.StartFor(t, o)
-		x.pg, x.redis = services.Postgres, services.Redis
+		x.services, x.pg, x.redis = services, services.Postgres, services.Redis
+		if with.standby {
+			var err error
+			if x.follower, err = services.Standby(context.Background()); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 	switch {
 	case with.sqlite:
@@ -158,6 +221,9 @@ func (s *sites) open(t testing.TB, with setup) *site {
 		x.db.URL = testkit.Postgres(t)
 	}
 	database := x.db.URL
+	if with.standby {
+		database = bothHosts(t, x.pg.URL(), x.follower.URL())
+	}
 	if with.between {
 		if !with.sqlite {
 			database = x.through(t, "postgres", database)
@@ -172,6 +238,10 @@ func (s *sites) open(t testing.TB, with setup) *site {
 			to = x.through(t, "redis", to)
 		}
 		env = append(env, "REDIS_URL="+to)
+	}
+	if with.cluster {
+		x.cluster = testkit.StartClusterFor(t, nodeTime)
+		env = append(env, "REDIS_URL="+x.cluster.URL())
 	}
 	if with.bug != "" {
 		with.tags = []string{"chaos", "seedbug"}
@@ -191,6 +261,20 @@ func (s *sites) open(t testing.TB, with setup) *site {
 	}
 	x.g[0].Must(t, 201, "POST", "/api/threads/"+thread.ID+"/messages", x.stranger.Key, map[string]string{"role": "user", "content": x.secret})
 	return x
+}
+
+// bothHosts is the URL of one of two servers.
+func bothHosts(t testing.TB, first, second string) string {
+	a, err := url.Parse(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := url.Parse(second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a.Host += "," + b.Host
+	return a.String()
 }
 
 // through puts a proxy before the server of a URL and returns the URL that leads through it.
@@ -223,6 +307,7 @@ func (x *site) tenant(t testing.TB, name string) rig.Seeded {
 type world struct {
 	*verdict
 	*site
+	sites  *sites
 	row    row
 	seed   uint64
 	rand   *rand.Rand
@@ -231,6 +316,7 @@ type world struct {
 
 	also    []*simulator.Simulator // more providers
 	excused map[kills.Rule]string  // what the judge lets pass, and why
+	undone  span                   // of time, in which what happened was taken back
 
 	mu      sync.Mutex
 	asked   []*kills.Exchange
@@ -252,7 +338,7 @@ func (s *sites) play(t testing.TB, r row, seed uint64) []string {
 			x = s.open(v, r.setup)
 		}
 		w := &world{
-			verdict: v, site: x, row: r, seed: seed, rand: rand.New(rand.NewPCG(seed, 0)), who: x.tenant(v, strings.ToLower(r.id)),
+			verdict: v, site: x, sites: s, row: r, seed: seed, rand: rand.New(rand.NewPCG(seed, 0)), who: x.tenant(v, strings.ToLower(r.id)),
 			excused: map[kills.Rule]string{},
 		}
 		w.before = w.metrics(w.g[0])
@@ -261,6 +347,20 @@ func (s *sites) play(t testing.TB, r row, seed uint64) []string {
 		w.hangUp()
 		w.judge()
 	})
+}
+
+// cannot notes what of the row this machine does not let it show.
+func (w *world) cannot(what string) {
+	w.sites.mu.Lock()
+	defer w.sites.mu.Unlock()
+	w.sites.lacks[w.row.id] = lack{what: what}
+}
+
+// cannotPlay notes that nothing of the row can be shown here.
+func (w *world) cannotPlay(why string) {
+	w.sites.mu.Lock()
+	defer w.sites.mu.Unlock()
+	w.sites.lacks[w.row.id] = lack{why, true}
 }
 
 // provider is the one that this seed asks, and model what it is asked for.
