@@ -151,17 +151,8 @@ var postgresRows = []row{
 		time.Sleep(1100 * time.Millisecond) // readers that waited in vain may have opened the breaker, which asks once a second
 		w.want(w.ask(said(1, 0), in("known")), well)
 	}},
-	{id: "P8", title: "failover to a standby", awaits: "a standby in the suite's services"},
-	{id: "P9", title: "the disk with the WAL is full", awaits: "a small disk for the suite's Postgres"},
-	{
-		id: "P10", title: "the disk with the data is full", setup: setup{apart: true},
-		lacks: "the disk itself: the error comes from a trigger", play: func(w *world) {
-			w.trigger("full", pick(w, "calls", "messages", "attempts"), "RAISE EXCEPTION USING ERRCODE = '53100', MESSAGE = 'could not extend file: No space left on device'")
-			w.want(w.ask(said(2, 0)), refused(503, "storage_full"))
-			w.untrigger("full")
-			w.want(w.ask(said(2, 0)), well)
-		},
-	},
+	failover, lostPrimary,
+	walFull, dataFull,
 	{id: "P11", title: "a serialisation failure, or a deadlock", metric: "threadhub_store_retries_total", setup: setup{apart: true}, play: func(w *world) {
 		for _, state := range []string{"40001", "40P01"} {
 			w.sql("CREATE SEQUENCE tries", "GRANT USAGE ON SEQUENCE tries TO threadhub_app")
