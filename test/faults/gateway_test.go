@@ -132,7 +132,7 @@ var gatewayRows = []row{
 		w.moved("threadhub_accept_emfile_total")
 		w.want(w.ask(said(1, 0)), well)
 	}},
-	{id: "G8", title: "the clock jumps", awaits: "a clock of the process that a test can set: the machine's is everybody's, and libfaketime does not reach Go"},
+	clockJumps,
 	{id: "G9", title: "rolling restart of three replicas", setup: setup{replicas: 3, apart: true}, play: rolling},
 	{id: "G10", title: "a panic", metric: "threadhub_panics_total", setup: setup{tags: []string{"chaos"}}, play: func(w *world) {
 		point := pick(w, "record", "recorded", "relay", "parse", "load", "admit", "translate", "call")
@@ -164,8 +164,8 @@ var gatewayRows = []row{
 		w.moved("threadhub_panics_total")
 	}},
 	{
-		id: "G11", title: "the log's reader is stuck", metric: "threadhub_log_dropped_total", setup: setup{apart: true},
-		lacks: "a full log disk", play: func(w *world) {
+		id: "G11", title: "the log's reader is stuck, or its disk is full", metric: "threadhub_log_dropped_total", setup: setup{apart: true},
+		play: func(w *world) {
 			r, stuck, err := os.Pipe()
 			w.must(err)
 			defer func() { _ = r.Close() }()
@@ -189,9 +189,21 @@ var gatewayRows = []row{
 			go func() { _, _ = io.Copy(io.Discard, r) }()
 			w.want(w.ask(said(2, 0)), well)
 			w.must(g.Stop(10 * time.Second))
+
+			// And with a log on a disk that is full.
+			full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
+			w.must(err)
+			w.house.Stderr = full
+			w.g[0] = w.house.Serve()
+			w.house.Stderr = nil
+			w.must(full.Close())
+			w.before = w.metrics(w.g[0])
+			w.want(w.ask(said(2, 0)), well)
+			w.moved("threadhub_log_dropped_total")
+			w.must(w.g[0].Stop(10 * time.Second))
 		},
 	},
-	{id: "G12", title: "a backup is restored on an empty host", awaits: "a drill for backups"},
+	restore, restoreCopy,
 	{id: "G13", title: "the settings are reloaded, and are wrong", metric: "threadhub_config_reload_failed_total", setup: setup{apart: true}, play: func(w *world) {
 		file := filepath.Join(w.TempDir(), "threadhub.yaml")
 		w.must(os.WriteFile(file, []byte("log:\n  level: info\n"), 0o600))
