@@ -7,12 +7,16 @@ import (
 	"net"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"threadhub/internal/id"
 	"threadhub/simulator"
 	"threadhub/test/kills"
 )
+
+// bodyGrace is how long a body may be on its way of which next to nothing comes.
+const bodyGrace = 5 * time.Second
 
 // errLeft is why an exchange ended whose client has left.
 var errLeft = errors.New("the client has left")
@@ -64,7 +68,7 @@ var clientRows = []row{
 			w.Errorf("the silent provider was let go after %v", a.Ended.Sub(left))
 		}
 	}},
-	{id: "C2", title: "the client vanishes", awaits: "a network that loses packets: on the loopback every kernel answers"},
+	vanishes,
 	{id: "C3", title: "the client reads slowly", setup: setup{env: longStreams()}, play: func(w *world) {
 		e := w.ask("size=9000000 chunks=450", slowly(9*time.Millisecond), w.inPieces)
 		w.want(e, well)
@@ -88,15 +92,28 @@ var clientRows = []row{
 		}
 		w.moved("threadhub_stream_end_total", `reason="client_slow"`)
 	}},
-	{id: "C5", title: "a body that stops", metric: "threadhub_refused_total", lacks: "scaled: the grace of 5 s is fixed", play: func(w *world) {
-		e := w.question("")
-		began := time.Now()
-		answer := w.raw(fmt.Sprintf("POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n{\"model\":%q,\"messages\":[{\"role\":\"user\",\"content\":%q}",
-			w.who.Key, e.Model, e.Text), false)
-		if !strings.HasPrefix(answer, "HTTP/1.1 408 ") || time.Since(began) > 6*time.Second+slack {
-			w.Errorf("after %v: %.200q", time.Since(began), answer)
+	{id: "C5", title: "a body that stops, or comes one byte a second", metric: "threadhub_refused_total", play: func(w *world) {
+		var both sync.WaitGroup
+		for _, drips := range []bool{false, true} {
+			both.Go(func() {
+				e := w.question("")
+				began := time.Now()
+				answer := w.raw(fmt.Sprintf("POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: 5000\r\n\r\n{\"model\":%q,\"messages\":[{\"role\":\"user\",\"content\":%q}",
+					w.who.Key, e.Model, e.Text), func(c net.Conn) {
+					for drips && time.Since(began) < 15*time.Second {
+						if _, err := io.WriteString(c, " "); err != nil {
+							return
+						}
+						w.sleep(time.Second)
+					}
+				})
+				if took := time.Since(began); !strings.HasPrefix(answer, "HTTP/1.1 408 ") || took > bodyGrace+time.Second+slack {
+					w.Errorf("after %v: %.200q", took, answer)
+				}
+				w.want(e, nothing)
+			})
 		}
-		w.want(e, nothing)
+		both.Wait()
 		w.moved("threadhub_refused_total", "request_timeout")
 	}},
 	{id: "C6", title: "ten requests in one go on one connection", play: func(w *world) {
@@ -137,7 +154,7 @@ var clientRows = []row{
 				length = len(body) - 20
 			}
 			answer := w.raw(fmt.Sprintf("POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s",
-				w.who.Key, length, body), true)
+				w.who.Key, length, body), closeWrite)
 			for line := range strings.Lines(answer) {
 				if strings.HasPrefix(line, "HTTP/1.1 ") && !strings.HasPrefix(line, "HTTP/1.1 400 ") {
 					w.Errorf("it was answered %q", line)
@@ -235,8 +252,9 @@ func events(e *kills.Exchange) (list []string) {
 	return list
 }
 
-// raw sends bytes over a connection of its own, closes its way there if half is set, and returns all that comes back.
-func (w *world) raw(bytes string, half bool) string {
+// raw sends bytes over a connection of its own, does something more with it while it reads, and returns all that comes
+// back.
+func (w *world) raw(bytes string, then func(c net.Conn)) string {
 	w.Helper()
 	c, err := net.Dial("tcp", w.g[0].Host())
 	w.must(err)
@@ -244,9 +262,10 @@ func (w *world) raw(bytes string, half bool) string {
 	w.must(c.SetDeadline(time.Now().Add(20 * time.Second)))
 	_, err = io.WriteString(c, bytes)
 	w.must(err)
-	if half {
-		w.must(c.(*net.TCPConn).CloseWrite())
-	}
+	go then(c)
 	answer, _ := io.ReadAll(c)
 	return string(answer)
 }
+
+// closeWrite says that nothing more will be sent.
+func closeWrite(c net.Conn) { _ = c.(*net.TCPConn).CloseWrite() }

@@ -182,7 +182,7 @@ func upstreamRows() []row {
 			}
 		}},
 		{id: "U23", title: "arguments of a tool call come in pieces", play: toolCall},
-		{id: "U24", title: "the provider's address and certificate change", setup: setup{between: true}, lacks: "the certificate", play: func(w *world) {
+		{id: "U24", title: "the provider's address and certificate change", setup: setup{between: true}, play: func(w *world) {
 			w.want(w.ask(said(2, 0)), well)
 			other := rig.Simulator(w.verdict, simulator.Options{})
 			old := w.streaming(w.g[0], w.question(said(10, 50*time.Millisecond)))
@@ -194,6 +194,7 @@ func upstreamRows() []row {
 				w.Errorf("after the change: status %d %s", e.Status, e.Code)
 			}
 			w.also = append(w.also, other)
+			renewed(w)
 		}},
 	}, failoverRows...)
 	for _, x := range upstreamWays {
