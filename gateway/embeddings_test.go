@@ -30,7 +30,7 @@ var embedders = map[string]string{
 	"openai/text-embedding-3-large":            "computed",
 	"openrouter/sim-embed":                     "reported",
 	"perplexity/pplx-embed-v1-4b":              "reported",
-	"gemini/models/gemini-embedding-2":         "unpriced", // a name that the catalogue does not list
+	"gemini/models/gemini-embedding-2":         "estimated", // as Google's lists name it
 	"text-embedding-3-small":                   "computed",
 	"gemini-embedding-001":                     "estimated",
 	"pplx-embed-v1-4b":                         "reported",

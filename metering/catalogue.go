@@ -201,8 +201,12 @@ func (l list) prices() (p Prices, ok bool) {
 // Version names this catalogue on every ledger line priced by it: "2026-11.1a2b3c4d".
 func (c *Catalogue) Version() string { return c.version }
 
-// Lookup returns the model that provider calls id.
+// Lookup returns the model that provider calls id. Google's own lists have "models/" before their names, and asked for so
+// they cost the same.
 func (c *Catalogue) Lookup(provider, id string) (Model, bool) {
+	if provider == "gemini" {
+		id = strings.TrimPrefix(id, "models/")
+	}
 	m, ok := c.models[provider][id]
 	return m, ok
 }

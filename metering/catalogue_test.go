@@ -99,3 +99,19 @@ func TestVersionFollowsTheContent(t *testing.T) {
 		t.Errorf("three catalogues have the versions %v", versions)
 	}
 }
+
+// Google's lists put "models/" before a name, and Gemini takes a name so: it is not another model without a price.
+func TestGoogleNamesAModelTwice(t *testing.T) {
+	c, err := Embedded()
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, ok := c.Lookup("gemini", "gemini-2.5-pro")
+	got, also := c.Lookup("gemini", "models/gemini-2.5-pro")
+	if !ok || !also || got.ID != want.ID {
+		t.Errorf("%v %v, %v %v", got, also, want, ok)
+	}
+	if _, ok := c.Lookup("openai", "models/gpt-5-mini"); ok {
+		t.Error("OpenAI has no such names")
+	}
+}
