@@ -47,7 +47,8 @@ func (x *request) claims(e *exchange) error {
 		return fault.New(fault.Invalid, "an Idempotency-Key is 1 to %d printable characters", maxClaim).WithParam("Idempotency-Key").WithCode("invalid_idempotency_key")
 	}
 	if key != "" && !seedbug.On("no-claims") {
-		hash := sha256.Sum256([]byte(key)) // whatever clients put there, it is kept as little as their API keys
+		// Of the route alone; and whatever clients put there, it is kept as little as their API keys.
+		hash := sha256.Sum256([]byte(x.route.Pattern + "\x00" + key))
 		e.claim = base64.RawURLEncoding.EncodeToString(hash[:])
 	}
 	e.hash = x.whatIsAsked()
@@ -211,7 +212,7 @@ func (g *Gateway) replayThread(x *request, thread id.Thread, told func(*threads.
 	x.json(201, told(t))
 }
 
-// replayed puts on an answer's header what it had the first time.
+// replayed puts on an answer's header what it had the first time, and that it is not the first time.
 func (x *request) replayed(header [][2]string) {
 	h := &x.rc.Response.Header
 	h.SetContentType("application/json")
@@ -219,6 +220,9 @@ func (x *request) replayed(header [][2]string) {
 		h.Set(pair[0], pair[1])
 	}
 	h.Set("Idempotent-Replayed", "true")
+	if len(h.Peek("X-Threadhub-Thread-Mode")) > 0 { // nothing is added to the thread now
+		h.Set("X-Threadhub-Thread-Mode", "replayed")
+	}
 }
 
 // once runs do, which commits what is asked for, unless that was asked before; it reports whether do did it, and the client

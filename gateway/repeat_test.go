@@ -28,13 +28,32 @@ func same(t *testing.T, first, again heard) {
 		t.Errorf("replayed: first %q, again %q", first.header.Get("Idempotent-Replayed"), again.header.Get("Idempotent-Replayed"))
 	}
 	for _, name := range []string{
-		"X-Request-Id", "Content-Type", "X-Thread-Id", "X-Threadhub-Thread-Seq", "X-Threadhub-Thread-Mode", "X-Threadhub-Provider",
+		"X-Request-Id", "Content-Type", "X-Thread-Id", "X-Threadhub-Thread-Seq", "X-Threadhub-Provider",
 		"X-Threadhub-Model", "X-Threadhub-Route", "X-Threadhub-Cost-Usd", "X-Threadhub-Cost-Status",
 	} {
 		if got, want := again.header.Get(name), first.header.Get(name); got != want {
 			t.Errorf("%s is %q, the first time it was %q", name, got, want)
 		}
 	}
+	mode := "X-Threadhub-Thread-Mode"
+	if first, again := first.header.Get(mode), again.header.Get(mode); first != "" && again != "replayed" || first == "" && again != "" {
+		t.Errorf("%s is %q, the first time it was %q", mode, again, first)
+	}
+}
+
+// A key is a route's own: what another route was sent under it is another request, and no repeat with another body.
+func TestAnIdempotencyKeyIsOfItsRoute(t *testing.T) {
+	t.Parallel()
+	eachHouse(t, Options{}, func(t *testing.T, h *house) {
+		for range 2 {
+			h.chat("hello", "", key, "one").want(t, 200)
+			h.do("POST", "/v1/embeddings", `{"model":"openai/sim-embed","input":"one"}`, key, "one").want(t, 200)
+			h.do("POST", "/api/threads", `{"title":"one"}`, key, "one").want(t, 201)
+		}
+		if n := len(h.attempts()); n != 2 {
+			t.Errorf("providers were asked %d times, not once for each call", n)
+		}
+	})
 }
 
 func TestARequestIsAnsweredOnce(t *testing.T) {
@@ -405,7 +424,6 @@ func TestAForkIsMadeOnce(t *testing.T) {
 		for name, r := range map[string]heard{
 			"another body":   h.do("POST", "/api/threads/src/fork", `{"sequence":0,"title":"once"}`, key, "f"),
 			"another thread": h.do("POST", "/api/threads/"+fork+"/fork", body, key, "f"),
-			"another route":  h.do("POST", "/api/threads/", `{"title":"once"}`, key, "f"),
 		} {
 			if r.status != 422 || r.code() != "idempotency_key_reused" {
 				t.Errorf("%s: %d %s", name, r.status, r.body)
