@@ -56,6 +56,9 @@ func (x *request) inOwnOrg() error {
 			}
 		}
 	}
+	if x.route.Method == "DELETE" { // what is to go is in the URL: a body can only say whose it is
+		return x.fields().err
+	}
 	return nil
 }
 

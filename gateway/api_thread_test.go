@@ -389,3 +389,16 @@ func (h *house) taking(path string) io.ReadCloser {
 	}
 	return resp.Body
 }
+
+// A body of a DELETE can only say whose what is to go is: of another org, or with more in it, nothing goes.
+func TestADeleteSaysWhoseItIs(t *testing.T) {
+	t.Parallel()
+	eachHouse(t, Options{}, func(t *testing.T, h *house) {
+		h.chat("hi", "", "X-Thread-Id", "t").want(t, 200)
+		for body, status := range map[string]int{`{"org_id":"org_other"}`: 404, `{"forever":true}`: 400, `{`: 400} {
+			h.do("DELETE", "/api/threads/t", body).want(t, status)
+		}
+		h.do("GET", "/api/threads/t", "").want(t, 200)
+		h.do("DELETE", "/api/threads/t", `{"org_id":"`+string(h.admin.Org)+`"}`).want(t, 200)
+	})
+}
