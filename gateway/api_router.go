@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"encoding/json"
+	"slices"
 	"time"
 
 	"threadhub/internal/fault"
@@ -24,8 +25,16 @@ func (g *Gateway) chooseRoute(x *request) {
 		x.fail(err)
 		return
 	}
-	fallbacks := make([]map[string]string, 0, len(c.Targets))
-	for _, t := range c.Targets[1:] {
+	first := inReach(x.caller, c.Targets)
+	if err := inScope(x.caller, first); err != nil {
+		x.fail(err)
+		return
+	}
+	fallbacks := []map[string]string{}
+	for _, t := range c.Targets[slices.Index(c.Targets, first)+1:] {
+		if !reaches(x.caller, t) {
+			continue
+		}
 		fallbacks = append(fallbacks, map[string]string{"provider": t.Provider, "model": t.Model})
 	}
 	skipped := c.Skipped
@@ -33,7 +42,7 @@ func (g *Gateway) chooseRoute(x *request) {
 		skipped = []routing.Skipped{}
 	}
 	x.json(200, map[string]any{
-		"provider": c.Targets[0].Provider, "model": c.Targets[0].Model, "reason": c.Route.Reason, "rule": c.Route.ID,
+		"provider": first.Provider, "model": first.Model, "reason": c.Route.Reason, "rule": c.Route.ID,
 		"fallbacks": fallbacks, "skipped": skipped, "on_unsupported": orNull(onUnsupported(x.caller, c)),
 	})
 }

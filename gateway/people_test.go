@@ -320,6 +320,7 @@ func TestAKeyIsGoodForWhatItSays(t *testing.T) {
 			`{"models":["gpt-5*"]}`:                               {"gpt-5-mini", "openai/gpt-4o", "auto gpt-5-mini"},
 			`{"models":["openai/gpt-4o"]}`:                        {"openai/gpt-4o", "gpt-5-mini", "openai/gpt-4o"},
 			`{"models":["openrouter/*"]}`:                         {"openrouter/anthropic/claude-sonnet-5.5", "gpt-5-mini", "auto openrouter/anthropic/claude-sonnet-5.5"},
+			`{"models":["openai/*"]}`:                             {"openai/gpt-4o", "openrouter/openai/gpt-4o", "auto gpt-5-mini openai/gpt-4o"},
 			`{"providers":["openrouter"]}`:                        {"openrouter/anthropic/claude-sonnet-5.5", "openai/gpt-4o", "auto openrouter/anthropic/claude-sonnet-5.5"},
 			`{"providers":["openai"],"models":["*4o","nothing"]}`: {"openai/gpt-4o", "openrouter/openai/gpt-4o", "openai/gpt-4o"},
 		} {
@@ -344,6 +345,10 @@ func TestAKeyIsGoodForWhatItSays(t *testing.T) {
 				t.Errorf("%s: its models are %v", spec, shown)
 			}
 			h.do("GET", "/v1/models/"+c.bad, "", key...).want(t, 404)
+			chosen := h.do("POST", "/api/router/choose", `{"message":"hello"}`, key...)
+			if auto := strings.HasPrefix(c.shown, "auto"); auto != (chosen.status == 200) || !auto && chosen.code() != "model_not_allowed" {
+				t.Errorf("%s: a dry run says %d %s", spec, chosen.status, chosen.body)
+			}
 		}
 	})
 }

@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"slices"
+	"strings"
 
 	"threadhub/internal/fault"
 	"threadhub/orgs"
@@ -29,13 +30,15 @@ func inScope(c orgs.Caller, t routing.Target) error {
 }
 
 // reaches reports whether the caller's key is good for a target. Patterns are held against the model's name, with and
-// without its provider in front.
+// without its provider in front; one that begins with a provider is for that provider alone.
 func reaches(c orgs.Caller, t routing.Target) bool {
 	if !mayUse(c, t.Provider) {
 		return false
 	}
 	return len(c.Models) == 0 || slices.ContainsFunc(c.Models, func(pattern string) bool {
-		return routing.Matches(pattern, t.Model) || routing.Matches(pattern, t.Provider+"/"+t.Model)
+		at, _, _ := strings.Cut(pattern, "/")
+		elsewhere := at != t.Provider && slices.Contains(providers, at)
+		return !elsewhere && routing.Matches(pattern, t.Model) || routing.Matches(pattern, t.Provider+"/"+t.Model)
 	})
 }
 
