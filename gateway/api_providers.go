@@ -220,5 +220,5 @@ func (g *Gateway) providerStatus(x *request) {
 		}
 		data = append(data, shape)
 	}
-	x.json(200, map[string]any{"data": data})
+	x.json(200, listShape[providerShape]{Data: data})
 }

@@ -151,6 +151,9 @@ func (g *Gateway) parse(x *request, e *exchange) (err error) {
 	if e.named, err = threadOf(header, e.req.Thread); err != nil {
 		return err
 	}
+	if header == string(e.named) || e.req.Thread == string(e.named) { // not one that is to be made; refusals tell of it, too
+		x.rc.Response.Header.Set("X-Thread-Id", string(e.named))
+	}
 	x.about(e)
 	if e.fork, err = x.forks(); err != nil {
 		return err

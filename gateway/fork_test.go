@@ -77,7 +77,13 @@ func TestOnDivergeSaysOneOfTwo(t *testing.T) {
 		if param := gjson.GetBytes(r.body, "error.param").Str; param != "X-Thread-On-Diverge" {
 			t.Errorf("%s", r.body)
 		}
+		if r.header.Get("X-Thread-Id") != "t" {
+			t.Errorf("the refusal does not tell of the thread: %v", r.header)
+		}
 		h.do("GET", "/api/threads/t", "").want(t, 404)
 		h.chat("hi", "", "X-Thread-Id", "t", "X-Thread-On-Diverge", "refuse").want(t, 200)
+		if r := h.chat("hi", `,"n":0`, "X-Thread-Id", "new").want(t, 400); r.header.Get("X-Thread-Id") != "" {
+			t.Errorf("there is a thread %q that was never made", r.header.Get("X-Thread-Id"))
+		}
 	})
 }

@@ -50,23 +50,23 @@ type callShape struct {
 	Reason         *string         `json:"status_reason"`
 	Thread         *id.Thread      `json:"thread_id"`
 	ThreadSeq      *int            `json:"thread_seq"`
-	ThreadMode     string          `json:"thread_mode,omitempty"`
+	ThreadMode     *string         `json:"thread_mode"`
 	ThreadOmitted  *int            `json:"thread_omitted"` // null without a thread
 	Stream         bool            `json:"stream"`
-	ModelRequested string          `json:"model_requested"`
+	ModelRequested *string         `json:"model_requested"`
 	ModelServed    *string         `json:"model_served"`
 	Vendor         string          `json:"vendor,omitempty"` // whom OpenRouter asked
-	Provider       string          `json:"provider"`
-	Model          string          `json:"model"`
+	Provider       *string         `json:"provider"`
+	Model          *string         `json:"model"`
 	Route          routeShape      `json:"route"`
-	HTTPStatus     int             `json:"http_status"`
+	HTTPStatus     *int            `json:"http_status"` // null while it is open, and where no provider is asked
 	FinishReason   *string         `json:"finish_reason"`
 	Attempts       []attemptShape  `json:"attempts"`
 	Usage          json.RawMessage `json:"usage"`
 	CostUSD        *string         `json:"cost_usd"`
 	CostStatus     *string         `json:"cost_status"`
-	LatencyMS      int64           `json:"latency_ms"`
-	FirstTokenMS   int64           `json:"first_token_ms"`
+	LatencyMS      *int64          `json:"latency_ms"`
+	FirstTokenMS   *int64          `json:"first_token_ms"`
 	OverheadMS     json.RawMessage `json:"overhead_ms"`
 	Warnings       []string        `json:"warnings"`
 	CreatedAt      time.Time       `json:"created_at"`
@@ -100,18 +100,20 @@ type attemptShape struct {
 func shapeOfCall(c *calls.Call, lines []metering.Line) callShape {
 	f := c.Facts
 	s := callShape{
-		ID: c.ID, Object: "request", Kind: f.Kind, Status: c.State, Reason: orNull(c.Reason), Thread: orNull(c.Thread), ThreadMode: f.ThreadMode,
-		Stream: f.Stream, ModelRequested: f.ModelRequested, ModelServed: orNull(f.ModelServed), Vendor: f.Vendor, Provider: f.Provider, Model: f.Model,
-		Route: routeShape{f.Route, f.Why}, HTTPStatus: f.Status, FinishReason: orNull(f.FinishReason), Attempts: []attemptShape{}, Usage: f.Usage,
-		CostUSD: orNull(f.CostUSD), CostStatus: orNull(f.CostStatus), LatencyMS: f.LatencyMS, FirstTokenMS: f.FirstTokenMS,
+		ID: c.ID, Object: "request", Kind: f.Kind, Status: c.State, Reason: orNull(c.Reason), Thread: orNull(c.Thread), ThreadMode: orNull(f.ThreadMode),
+		Stream: f.Stream, ModelRequested: orNull(f.ModelRequested), ModelServed: orNull(f.ModelServed), Vendor: f.Vendor, Provider: orNull(f.Provider), Model: orNull(f.Model),
+		Route: routeShape{f.Route, f.Why}, HTTPStatus: orNull(f.Status), FinishReason: orNull(f.FinishReason), Attempts: []attemptShape{}, Usage: f.Usage,
+		CostUSD: orNull(f.CostUSD), CostStatus: orNull(f.CostStatus), LatencyMS: orNull(f.LatencyMS), FirstTokenMS: orNull(f.FirstTokenMS),
 		OverheadMS: json.RawMessage(f.OverheadMS), Warnings: f.Warnings, CreatedAt: c.OpenedAt, EndedAt: timeOrNull(c.ClosedAt),
 	}
 	if c.State == "closed" {
 		s.Status = string(c.Outcome)
 	}
 	if c.Thread != "" {
-		seq := c.FirstSeq + c.NIn - 1
-		s.ThreadSeq, s.ThreadOmitted = &seq, &f.ThreadOmitted
+		if seq := c.FirstSeq + c.NIn - 1; seq >= 0 {
+			s.ThreadSeq = &seq
+		}
+		s.ThreadOmitted = &f.ThreadOmitted
 	}
 	if s.Warnings == nil {
 		s.Warnings = []string{}
