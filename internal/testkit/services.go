@@ -25,13 +25,16 @@ type Options struct {
 	// are faster.
 	Durable bool
 
-	// From is the folder of Postgres's data to begin with a copy of: Services.Data of others, whose Postgres has ended.
-	// "" begins with a fresh cluster.
+	// From is the folder of Postgres's data to begin with a copy of: Services.Data of others, whose Postgres has ended, or
+	// Services.Fresh. "" begins with a fresh cluster.
 	From string
 
 	// OnDisk and WALOnDisk are folders, on other disks perhaps, for Postgres's data and for its write-ahead log. "": with
 	// the rest.
 	OnDisk, WALOnDisk string
+
+	// Spare keeps a copy of the fresh cluster as Services.Fresh.
+	Spare bool
 
 	Postgres []string // more settings for Postgres: "max_wal_size=64MB"
 	Redis    []string // more arguments for redis-server: "--maxmemory", "4mb"
@@ -44,6 +47,7 @@ type Services struct {
 	Postgres *Server // a fresh cluster; the user postgres is its superuser, without a password
 	Redis    *Server // empty, keeps nothing on disk
 	Data     string  // the folder of Postgres's data
+	Fresh    string  // with Options.Spare: a cluster that no server has written to
 	more     []*Server
 	o        Options
 	dir      string
@@ -117,11 +121,15 @@ func (s *Services) startPostgres(ctx context.Context) error {
 	if s.o.OnDisk != "" {
 		s.Data = filepath.Join(s.o.OnDisk, "data")
 	}
-	if s.o.From != "" {
-		err = p.run(ctx, "cp", "-a", s.o.From, s.Data)
+	if from := cmp.Or(s.o.From, os.Getenv(EnvCluster)); from != "" {
+		err = p.run(ctx, "cp", "-a", from, s.Data)
 	} else {
 		err = p.run(ctx, filepath.Join(p.bin, "initdb"), "-D", s.Data, "-U", "postgres", "--auth=trust", "--no-sync",
 			"--no-instructions", "-E", "UTF8", "--locale=C.UTF-8")
+	}
+	if err == nil && s.o.Spare {
+		s.Fresh = filepath.Join(p.home, "fresh")
+		err = p.run(ctx, "cp", "-a", s.Data, s.Fresh)
 	}
 	if err == nil && s.o.OnDisk+s.o.WALOnDisk != "" { // apart, so that each can be full alone
 		err = p.run(ctx, "sh", "-c", `mv "$0/pg_wal" "$1/wal" && ln -s "$1/wal" "$0/pg_wal"`, s.Data, cmp.Or(s.o.WALOnDisk, p.home))

@@ -20,6 +20,10 @@ const (
 	EnvPostgres = "TEST_POSTGRES_URL"
 	EnvRedis    = "TEST_REDIS_URL"
 	EnvServices = "THREADHUB_TEST_SERVICES" // "required": a missing server fails the test
+
+	// EnvCluster is a folder with a fresh Postgres cluster. Servers that tests start begin with a copy of it, which is there
+	// sooner than a cluster of their own.
+	EnvCluster = "THREADHUB_TEST_CLUSTER"
 )
 
 // Lacks skips a test that needs a program this machine does not have, and fails it where nothing may be left out.

@@ -23,7 +23,7 @@ import (
 func main() {
 	durable := flag.Bool("durable", false, "Postgres with fsync on, for tests that kill it")
 	flag.Parse()
-	code, err := run(testkit.Options{Durable: *durable}, flag.Args())
+	code, err := run(testkit.Options{Durable: *durable, Spare: true}, flag.Args())
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "services:", err)
 	}
@@ -46,6 +46,7 @@ func run(o testkit.Options, command []string) (code int, err error) {
 		testkit.EnvPostgres + "=" + s.Postgres.URL(),
 		testkit.EnvRedis + "=" + s.Redis.URL(),
 		testkit.EnvServices + "=required",
+		testkit.EnvCluster + "=" + s.Fresh,
 	}
 	for _, e := range env {
 		fmt.Println("export", e)
