@@ -4,6 +4,7 @@ package rig
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -21,6 +22,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"threadhub/internal/seal"
 	"threadhub/internal/testkit"
 	"threadhub/simulator"
@@ -32,6 +35,9 @@ var builds struct {
 	bin map[string]string
 }
 
+// sharedBinaries names a folder in which the suites of one run share what Binary builds. Without it each has its own.
+const sharedBinaries = "THREADHUB_TEST_BINARIES"
+
 // Binary builds cmd/threadhub with tags, once for each set in a test process, and returns its path. Call Clean in
 // TestMain.
 func Binary(t testing.TB, tags ...string) string {
@@ -42,21 +48,41 @@ func Binary(t testing.TB, tags ...string) string {
 	if b, ok := builds.bin[key]; ok {
 		return b
 	}
-	if builds.dir == "" {
-		dir, err := os.MkdirTemp("", "threadhub-rig-")
-		if err != nil {
+	if builds.bin == nil {
+		builds.bin = map[string]string{}
+	}
+	dir := os.Getenv(sharedBinaries)
+	if dir == "" && builds.dir == "" {
+		var err error
+		if builds.dir, err = os.MkdirTemp("", "threadhub-rig-"); err != nil {
 			t.Fatal(err)
 		}
-		builds.dir, builds.bin = dir, map[string]string{}
 	}
 	lookAtSources(t)
-	bin := filepath.Join(builds.dir, fmt.Sprint("threadhub", len(builds.bin)))
-	cmd := exec.Command("go", "build", "-tags", key, "-o", bin, "threadhub/cmd/threadhub")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("go build: %v\n%s", err, out)
+	bin := filepath.Join(cmp.Or(dir, builds.dir), strings.Join(append([]string{"threadhub"}, tags...), "-"))
+	if err := build(bin, key); err != nil {
+		t.Fatal(err)
 	}
 	builds.bin[key] = bin
 	return bin
+}
+
+// build leaves a binary alone that is what would be built. Of processes that want the same one, one builds it.
+func build(bin, tags string) error {
+	lock, err := os.OpenFile(bin+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = lock.Close() }()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		return err
+	}
+	// As `make build` does it; without what debuggers read it is linked in half the time.
+	cmd := exec.Command("go", "build", "-ldflags", "-s -w", "-tags", tags, "-o", bin, "threadhub/cmd/threadhub")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go build: %w\n%s", err, out)
+	}
+	return nil
 }
 
 // lookAtSources opens every folder of the module. `go test` keeps results, and notices changes in what a test has opened,
@@ -97,7 +123,7 @@ func Root(t testing.TB) string {
 	}
 }
 
-// Clean removes what Binary built.
+// Clean removes what Binary built, but for what is shared.
 func Clean() {
 	builds.Lock()
 	defer builds.Unlock()
