@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -81,10 +82,15 @@ func (d *door) ask(from, key string) int {
 // guess is a well-formed key that is nobody's.
 func guess() string { return orgs.NewKey().Secret().Reveal() }
 
-// A hundred thousand keys from one address cost the store no more look-ups than are allowed, and a good caller behind the
-// same address is answered all the while, though what is remembered of its key ends again and again.
+// Thousands of keys from one address, in a long run a hundred thousand, cost the store no more look-ups than are allowed,
+// and a good caller behind the same address is answered all the while, though what is remembered of its key ends again and
+// again.
 func TestGuessesAreFewAndShutNobodyOut(t *testing.T) {
-	const guesses, allowed = 100_000, 60
+	t.Parallel()
+	guesses, allowed := 10_000, int64(60)
+	if os.Getenv("THREADHUB_SOAK") != "" {
+		guesses = 100_000
+	}
 	d := newDoor(t, allowed)
 	const neighbours = "203.0.113.7"
 	if status := d.ask(neighbours, d.good); status != 200 {
@@ -101,6 +107,7 @@ func TestGuessesAreFewAndShutNobodyOut(t *testing.T) {
 				return
 			}
 			answered.Add(1)
+			time.Sleep(time.Millisecond) // or it would take most of the processor
 		}
 	})
 	var refused, limited atomic.Int64
@@ -127,7 +134,7 @@ func TestGuessesAreFewAndShutNobodyOut(t *testing.T) {
 	if n := refused.Load(); n > allowed*minutes || n < allowed/2 {
 		t.Errorf("%d look-ups of bad keys within %d minutes, %d allowed in each", n, minutes, allowed)
 	}
-	if refused.Load()+limited.Load() != guesses || answered.Load() == 0 || goodLookUps.Load() == 0 {
+	if refused.Load()+limited.Load() != int64(guesses) || answered.Load() == 0 || goodLookUps.Load() == 0 {
 		t.Errorf("%d refused, %d limited, %d good answers, %d look-ups of the good key: the test saw nothing",
 			refused.Load(), limited.Load(), answered.Load(), goodLookUps.Load())
 	}
