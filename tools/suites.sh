@@ -26,6 +26,7 @@ if [ -n "${THREADHUB_SOAK:-}" ]; then
 	section "every room, with the race detector, the long forms"
 	# shellcheck disable=SC2046,SC2086 # lists
 	go test $race $link -count=1 -timeout 4h $(rooms)
+	go test $link -count=1 -run TheTime ./orgs # which the race detector would drown
 	section "the binary from outside, the long forms"
 	go test $link -v -count=1 -timeout 4h ./test/...
 	section "fuzzing, 5 minutes each"
@@ -34,6 +35,8 @@ else
 	section "every room, with the race detector"
 	# shellcheck disable=SC2046,SC2086
 	go test $race $link -parallel 4 -timeout 30m $(rooms) # many wait; and a busy machine is slow, not wrong
+	# shellcheck disable=SC2086
+	go test $link -run TheTime ./orgs # which the race detector would drown
 	section "the binary from outside: SDKs, histories, kills, faults, panics, restarts, streams, tenancy, secrets, fidelity"
 	go test $link -v -timeout 30m ./test/... # -v shows the tables
 	section "fuzzing, 5 s each"
