@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -240,8 +241,15 @@ func TestAnSDKsRetryAtAnyReplica(t *testing.T) {
 		}
 	}
 	// One that is known to have had its answer means a new turn.
-	here.chat("hello", `,"stream":true`, "X-Thread-Id", "had").want(t, 200)
-	time.Sleep(300 * time.Millisecond) // it has been told
+	had := here.chat("hello", `,"stream":true`, "X-Thread-Id", "had").want(t, 200)
+	testkit.Eventually(t, 10*time.Second, func() bool {
+		far, err := there.tapes.Follow(t.Context(), id.Request(had.header.Get("X-Request-Id")), calls.Listener{Org: here.admin.Org, Key: here.admin.Key}, true)
+		if err != nil {
+			return false
+		}
+		defer far.Follow(-1)
+		return !far.Repeatable()
+	}, "the other replica to be told that it has arrived")
 	if r := there.chat("hello", `,"stream":true`, append(retry, "X-Thread-Id", "had")...).want(t, 200); r.header.Get("Idempotent-Replayed") != "" {
 		t.Error("what its client has was given to a repeat")
 	}
@@ -390,23 +398,34 @@ func TestReplicasWithoutRedis(t *testing.T) {
 func TestAFrozenRedisHoldsNobodyUp(t *testing.T) {
 	server := testkit.StartFor(t, testkit.Options{NoPostgres: true}).Redis
 	here, _ := replicasOn(t, Options{}, sharing(t, server.URL(), 30*time.Millisecond))
-	took := func() (slowest time.Duration) {
-		for i := range 40 {
+	// took is what three in four take: a busy machine makes any one slow.
+	took := func() time.Duration {
+		all := make([]time.Duration, 40)
+		for i := range all {
 			start := time.Now()
 			here.chat("[[sim chunks=20 size=2000]] hello", `,"stream":true`, "X-Thread-Id", fmt.Sprint("t", i%4)).want(t, 200)
-			slowest = max(slowest, time.Since(start))
+			all[i] = time.Since(start)
 		}
-		return slowest
+		slices.Sort(all)
+		return all[len(all)*3/4]
 	}
 	took()
-	before := took()
-	if err := server.Freeze(); err != nil {
-		t.Fatal(err)
+	frozen := func() time.Duration {
+		if err := server.Freeze(); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = server.Thaw() }()
+		return took()
 	}
-	defer func() { _ = server.Thaw() }()
-	if after := took(); after > 2*before+35*time.Millisecond {
-		t.Errorf("the slowest stream took %v, and %v with a frozen Redis", before, after)
+	var seen []time.Duration
+	for range 4 { // and any one try: a Redis that is waited for slows all of them
+		before, after := took(), frozen()
+		if after <= 2*before+35*time.Millisecond {
+			return
+		}
+		seen = append(seen, before, after)
 	}
+	t.Errorf("with a Redis, and with a frozen one, the streams took %v", seen)
 }
 
 // A repeat does not join a process that is known to be dead: it waits until its call is settled, and is asked anew.
@@ -442,7 +461,7 @@ func TestARepeatDoesNotJoinADeadReplica(t *testing.T) {
 // retry is asked anew rather than given a part.
 func TestARetryIsNotGivenAPart(t *testing.T) {
 	here, there := replicas(t, Options{})
-	text := "[[sim delay=50ms chunks=20 size=400]] go on"
+	text := "[[sim delay=100ms chunks=40 size=400]] go on" // long enough for its process to die before its end
 	here.leaving("part", text, `,"stream":true`, "id: 8\n")
 	dead(t, here.tapes)
 	here.attempts()

@@ -68,7 +68,7 @@ func TestPostgresIsDeadBeforeACall(t *testing.T) {
 		return took
 	}
 	for _, key := range []seal.Secret{h.admin.APIKey, stranger.APIKey, h.admin.APIKey, stranger.APIKey, h.admin.APIKey} {
-		if took := tell(key); took > 1500*time.Millisecond {
+		if took := tell(key); took > 4*time.Second {
 			t.Errorf("it took %v", took)
 		}
 	}
@@ -77,7 +77,7 @@ func TestPostgresIsDeadBeforeACall(t *testing.T) {
 	}
 	fast := 0
 	for range 20 {
-		if tell(h.admin.APIKey) < 5*time.Millisecond {
+		if tell(h.admin.APIKey) < 100*time.Millisecond {
 			fast++
 		}
 	}
