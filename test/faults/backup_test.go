@@ -19,7 +19,7 @@ const drillTime = 15 * time.Minute
 var (
 	restore = row{
 		id: "G12", title: "a backup of Postgres is restored on an empty host, to a point in time", metric: "threadhub_orphans_settled_total",
-		setup: setup{archive: true, redis: true}, play: restored,
+		setup: setup{archive: true, redis: true, env: longStreams()}, play: restored,
 	}
 	restoreCopy = row{id: "G12b", title: "the same of SQLite, by copy", setup: setup{sqlite: true}, play: copied}
 )

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-var clockJumps = row{id: "G8", title: "the clock jumps by an hour, and by seconds", setup: setup{apart: true}, play: jumps}
+var clockJumps = row{id: "G8", title: "the clock jumps by an hour, and by seconds", setup: setup{env: longStreams()}, play: jumps}
 
 // jumps plays G8.
 func jumps(w *world) {

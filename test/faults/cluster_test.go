@@ -18,7 +18,7 @@ const nodeTime = 2 * time.Second
 
 var moves = row{
 	id: "R7", title: "a cluster moves its keys, and loses a node", metric: "threadhub_shared_streams_up", lacks: noLimits,
-	setup: setup{cluster: true, replicas: 2, env: []string{"THREADHUB_TIMEOUTS__REDIS=300ms"}}, // a busy machine is not the fault
+	setup: setup{cluster: true, replicas: 2, env: append(longStreams(), "THREADHUB_TIMEOUTS__REDIS=300ms")}, // a busy machine is not the fault
 	play:  moved,
 }
 

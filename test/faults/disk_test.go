@@ -16,7 +16,7 @@ import (
 
 var (
 	walFull = row{
-		id: "P9", title: "the disk with the WAL is full", metric: "threadhub_store_up", setup: setup{disk: walDisk}, play: fullWAL,
+		id: "P9", title: "the disk with the WAL is full", metric: "threadhub_store_up", setup: setup{disk: walDisk, env: longStreams()}, play: fullWAL,
 	}
 	dataFull = row{
 		id: "P10", title: "the disk with the data is full", setup: setup{disk: dataDisk}, play: fullData,

@@ -17,13 +17,13 @@ const failoverTime = 10 * time.Second
 var (
 	failover = row{
 		id: "P8", title: "failover to a standby, and the old Postgres goes on and only reads", metric: "threadhub_store_failovers_total",
-		setup: setup{standby: true}, play: func(w *world) {
+		setup: setup{standby: true, env: longStreams()}, play: func(w *world) {
 			w.failsOver(func() { w.sql("ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()") })
 		},
 	}
 	lostPrimary = row{
 		id: "P8b", title: "the same, and the old Postgres is dead, or frozen", metric: "threadhub_store_failovers_total",
-		setup: setup{standby: true}, play: func(w *world) {
+		setup: setup{standby: true, env: longStreams()}, play: func(w *world) {
 			w.failsOver(func() { w.must(pick(w, w.pg.Kill, w.pg.Freeze)()) })
 		},
 	}

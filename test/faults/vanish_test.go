@@ -16,7 +16,7 @@ const (
 
 var vanishes = row{
 	id: "C2", title: "the client vanishes", metric: "threadhub_stream_end_total",
-	setup: setup{apart: true, env: []string{"THREADHUB_LISTEN=0.0.0.0:0"}}, play: vanished,
+	setup: setup{apart: true, env: append(longStreams(), "THREADHUB_LISTEN=0.0.0.0:0")}, play: vanished,
 }
 
 // vanished plays C2: the client's machine is a network of its own, which loses its link in the middle of a stream.
