@@ -28,8 +28,8 @@ func moved(w *world) {
 	ctx := context.Background()
 	n := w.nodes()
 	tag := "{" + w.who.Org + "}"
-	heard := func() (pair [2]*live) {
-		first := w.question(said(30, 50*time.Millisecond), keyed(w.name()))
+	heard := func(pieces int) (pair [2]*live) {
+		first := w.question(said(pieces, 50*time.Millisecond), keyed(w.name()))
 		pair[0] = w.streaming(w.g[1], first)
 		pair[1] = w.streaming(w.g[0], again(first)) // through Redis
 		return pair
@@ -42,13 +42,10 @@ func moved(w *world) {
 			w.Errorf("who followed got %q, the first %q", follower.Seen, first.Seen)
 		}
 	}
-	before := heard()
-	var while [2]*live
-	w.moveSlot(n, tag, func() { while = heard() }) // which are on the one node, and on the other
-	after := heard()
-	for _, pair := range [][2]*live{before, while, after} {
-		alike(pair)
-	}
+	running := heard(90)
+	w.moveSlot(n, tag, func() { alike(heard(20)) }) // on the other node already
+	alike(heard(20))
+	alike(running)
 	for _, reply := range []string{"MOVED", "ASK"} {
 		if w.replies(n, reply) == 0 {
 			w.Errorf("no command was answered %s", reply)
@@ -71,7 +68,7 @@ func moved(w *world) {
 			return now["threadhub_shared_streams_up"] == 1 && now["threadhub_bus_up"] == 1
 		}, "replicas to hear each other again")
 	}
-	alike(heard())
+	alike(heard(20))
 	if k := w.replies(n, "CROSSSLOT"); k > 0 {
 		w.Errorf("%d commands had keys of several slots", k)
 	}
