@@ -10,7 +10,7 @@ import (
 )
 
 var memoryRunsOut = row{
-	id: "G6", title: "memory runs out", metric: "threadhub_overload_stage", lacks: "a limit of the kernel's, and ten minutes of it",
+	id: "G6", title: "memory runs out", metric: "threadhub_overload_stage", lacks: "ten minutes of it, and a limit of the kernel's, which many answers of megabytes can pass before they are ended",
 	setup: setup{apart: true, env: []string{"GOMEMLIMIT=96MiB", "THREADHUB_TIMEOUTS__STREAM=1m", "THREADHUB_TIMEOUTS__IDLE=20s"}}, play: overloaded,
 }
 
