@@ -7,8 +7,9 @@
 //
 //	go test ./test/faults -run 'Faults/P3' -seed 7
 //
-// A row that cannot be shown yet says what it awaits, and one that is shown in part says what is lacking. With
-// THREADHUB_SOAK each row is played with many seeds, and docs/faults.md is written with what came of it.
+// A row that cannot be shown yet says what it awaits, and one that is shown in part says what is lacking; so does one that
+// needs what this machine does not allow, as a small disk or a network of its own. With THREADHUB_SOAK each row is played
+// with many seeds, and docs/faults.md is written with what came of it.
 //
 // The suite is tested by bugs that are planted in a build of their own (internal/seedbug): each must be caught.
 package faults

@@ -22,10 +22,12 @@ type network struct {
 
 // newNetwork makes one that is gone when the row is over. An error says that the machine does not allow it.
 func newNetwork(w *world) (*network, error) {
-	n := &network{name: fmt.Sprint("threadhub", os.Getpid(), "-", tenants.Add(1))}
-	n.cable = fmt.Sprint("th", os.Getpid()%100000, "c", tenants.Add(1)%1000)
-	at := fmt.Sprintf("198.18.%d.", w.seed%256) // kept for tests of networks (RFC 2544)
-	n.host = at + "1"
+	pid, nth := os.Getpid(), tenants.Add(1)
+	n := &network{name: fmt.Sprint("threadhub", pid, "-", nth), cable: fmt.Sprint("th", pid%100000, "c", nth%1000)}
+	// Addresses that are kept for tests of networks (RFC 2544): others of this process, and of others, have others.
+	first := int(nth%64) * 4
+	at := func(k int) string { return fmt.Sprintf("198.%d.%d.%d", 18+pid>>8&1, pid&255, first+k) }
+	n.host = at(1)
 	if err := ip("netns", "add", n.name); err != nil {
 		return nil, err
 	}
@@ -38,7 +40,7 @@ func newNetwork(w *world) (*network, error) {
 		"link add " + n.cable + " type veth peer name far netns " + n.name,
 		"addr add " + n.host + "/30 dev " + n.cable,
 		"link set " + n.cable + " up",
-		"-n " + n.name + " addr add " + at + "2/30 dev far",
+		"-n " + n.name + " addr add " + at(2) + "/30 dev far",
 		"-n " + n.name + " link set far up",
 	} {
 		if err := ip(strings.Fields(args)...); err != nil {
