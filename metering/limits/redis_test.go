@@ -112,10 +112,11 @@ func TestLeasesEnd(t *testing.T) {
 		t.Errorf("beside a lease of 10, %d could be had", n)
 	}
 	w.ms.Add(leaseFor)
-	sent := wires[1].sent
-	if n := w.at(t, all[1], level.want(1)); n != 10+16 || wires[1].sent == sent { // and what a second brings
-		t.Errorf("after the lease %d could be had, with %d commands", n, wires[1].sent-sent)
+	wires[1].set(lost)
+	if _, err := all[1].Take(t.Context(), w.org, []Want{level.want(1)}); err != nil || !all[1].orgs[w.org].buckets[level.name()].alone {
+		t.Errorf("of the lease that is over one was used: %v", err)
 	}
+	wires[1].set(nil)
 	w.tell()
 	w.ms.Add(60_000)
 	w.take(t, level.want(1)) // of one of them
@@ -381,6 +382,17 @@ func TestTheClockOfRedisJumps(t *testing.T) {
 				t.Errorf("half a minute later %d of 4 can be had by the one that lives", n)
 			}
 		})
+	}
+}
+
+func TestTheClockOfRedisLeapsForOne(t *testing.T) {
+	w, all, _, _ := sharing(t, 1)
+	level := requests(60)
+	w.fill(t, level.want(1))
+	w.pass(2 * time.Second)
+	all[0].o.redisTime = func() int64 { return w.ms.Load() + time.Hour.Milliseconds() }
+	if n := w.fill(t, level.want(1)); n != 2 {
+		t.Errorf("%d two seconds later", n)
 	}
 }
 
