@@ -41,6 +41,7 @@ var fillOrg = []string{
 	"INSERT INTO audit (org_id, seq, at, user_id, key_id, action, target, detail, hash) VALUES ('$org', 1, now(), 'user', 'key', 'a', 't', '{}', '')",
 	"INSERT INTO router_rules (org_id, version, body) VALUES ('$org', 1, '{}')",
 	"INSERT INTO router_hits (org_id, rule, hits) VALUES ('$org', 'rule', 1)",
+	"INSERT INTO limits (org_id, scope, scope_id) VALUES ('$org', 'org', '$org')",
 }
 
 func replaceOrg(sql, org string) string {
@@ -107,7 +108,7 @@ func TestIsolation(t *testing.T) {
 	for _, r := range rows(t, open(t, url), `SELECT DISTINCT table_name FROM information_schema.columns WHERE table_schema = 'public' AND column_name = 'org_id' ORDER BY 1`) {
 		tables = append(tables, r[0])
 	}
-	if len(tables) != 15 {
+	if len(tables) != 16 {
 		t.Fatalf("tables with an org: %v", tables)
 	}
 	seen := func(tx pgx.Tx, table string) []string {

@@ -116,7 +116,7 @@ func (s *Service) standing(ctx context.Context, org id.Org, key id.Key) (known, 
 			}
 			return err
 		},
-	})
+	}, limitsOfKey(org, key, &k.Limits))
 	if err != nil {
 		return known{}, err
 	}

@@ -40,6 +40,8 @@ type Caller struct {
 
 	OnUnsupported string // the key's, see KeySpec
 	WindowPolicy  string // the org's, see OrgInfo
+
+	Limits []Limit // the org's, the user's and the key's; shared, and not to be changed
 }
 
 // Restricted reports whether the key may do less than another of the same user might.

@@ -1,0 +1,3 @@
+DROP TABLE IF EXISTS limits;
+
+PRAGMA user_version = 10; -- see 0005
