@@ -32,6 +32,7 @@ type Lease struct {
 	// In nanoseconds of the process's clock since start; 0: never.
 	steady  atomic.Int64 // since when it has been renewed without a break
 	renewed atomic.Int64 // when it was last
+	alive   atomic.Int64 // leases that stood then, with this one
 	stop    context.CancelFunc
 	done    chan struct{}
 }
@@ -106,16 +107,24 @@ func (l *Lease) run(ctx context.Context) {
 	}
 }
 
+// Alive is how many processes there were when the lease was last renewed, this one among them: those whose leases stood.
+func (l *Lease) Alive() int { return int(l.alive.Load()) }
+
 func (l *Lease) renew(ctx context.Context) error {
 	asked := time.Since(l.start)
+	var alive int64
 	err := l.db.Common(ctx, func(tx db.Tx) error {
 		_, err := tx.Exec(ctx, `INSERT INTO incarnations (owner, lease_until) VALUES ($1, now() + CAST($2 AS interval))
 ON CONFLICT (owner) DO UPDATE SET lease_until = excluded.lease_until`, l.owner, l.ttl)
-		return err
+		if err != nil {
+			return err
+		}
+		return tx.QueryRow(ctx, `SELECT count(*) FROM incarnations WHERE lease_until > now()`, nil, &alive)
 	})
 	if err != nil {
 		return err
 	}
+	l.alive.Store(alive)
 	if l.steady.Load() == 0 || asked-time.Duration(l.renewed.Load()) > l.pause() {
 		l.steady.Store(max(1, int64(asked)))
 	}

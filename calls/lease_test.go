@@ -56,6 +56,31 @@ func TestALeaseThatMissedARenewalIsNotSteady(t *testing.T) {
 	})
 }
 
+// A lease knows how many processes there are, and a process that ends is none.
+func TestALeaseCountsTheLiving(t *testing.T) {
+	eachStore(t, func(t *testing.T, url string) {
+		h := open(t, url)
+		take := func(ttl time.Duration) *calls.Lease {
+			l, err := h.calls.TakeLease(t.Context(), calls.LeaseOptions{TTL: ttl})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = l.Close(context.Background()) })
+			return l
+		}
+		first := take(time.Minute)
+		before := first.Alive()
+		quick := take(200 * time.Millisecond) // renews often
+		if n := quick.Alive(); n != before+1 {
+			t.Errorf("with %d before it the second knows of %d", before, n)
+		}
+		if err := first.Close(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		testkit.Eventually(t, 10*time.Second, func() bool { return quick.Alive() == before }, "the one that ended is counted on")
+	})
+}
+
 func TestLeasesThatEndedLongAgoAreForgotten(t *testing.T) {
 	eachStore(t, func(t *testing.T, url string) {
 		h := open(t, url)
