@@ -209,7 +209,7 @@ func (g *Gateway) further(x *request, e *exchange, w way, err error, step failov
 
 // retarget is what of the way there is to walk again for another attempt.
 func (g *Gateway) retarget(ctx context.Context, e *exchange, w way) error {
-	for _, step := range []func(*Gateway, context.Context, *exchange) error{(*Gateway).fit, w.admit, w.translate} {
+	for _, step := range []func(*Gateway, context.Context, *exchange) error{(*Gateway).fit, (*Gateway).limitTarget, w.admit, w.translate} {
 		if err := step(g, ctx, e); err != nil {
 			return err
 		}

@@ -76,7 +76,8 @@ func (g *Gateway) walk(x *request, w way) {
 		watch := g.watch(x, nil)
 		return x.ctx, watch.stop
 	}
-	if done := g.begun(x, e, w); done { // load, route, fit, admit, translate, open
+	if done := g.begun(x, e, w); done { // limit, load, route, fit, admit, translate, open
+		e.grant.Return()
 		return
 	}
 	g.countRoute(e)
@@ -103,7 +104,11 @@ func (g *Gateway) begun(x *request, e *exchange, w way) (done bool) {
 		if g.repeat(x, e) {
 			return true
 		}
-		err := g.take(x.ctx, e, w)
+		err := g.limit(x, e)
+		if err == nil {
+			err = g.take(x.ctx, e, w)
+		}
+		x.tellLimits(e.rooms)
 		if err == nil {
 			break
 		}
@@ -213,7 +218,7 @@ func (g *Gateway) take(ctx context.Context, e *exchange, w way) error {
 	}
 	return g.await(ctx, e.named, end, func() (calls.Result, error) {
 		for _, step := range []func(*Gateway, context.Context, *exchange) error{
-			w.load, w.route, (*Gateway).fit, w.admit, w.translate, (*Gateway).open,
+			w.load, w.route, (*Gateway).fit, (*Gateway).limitTarget, w.admit, w.translate, (*Gateway).open,
 		} {
 			if err := step(g, ctx, e); err != nil {
 				return 0, err

@@ -10,6 +10,7 @@ import (
 	"threadhub/internal/fetch"
 	"threadhub/internal/id"
 	"threadhub/metering"
+	"threadhub/metering/limits"
 	"threadhub/openai"
 	"threadhub/orgs"
 	"threadhub/router/failover"
@@ -38,6 +39,9 @@ type exchange struct {
 	hash       [32]byte                  // parse: of what is asked
 	threadless bool                      // parse: of embeddings, that name a thread all the same
 	again      bool                      // parse: of a forward, that asks what was said last; load then makes req
+
+	grant *limits.Grant // limit: what was taken of the call's limits; nil: it is under none
+	rooms []limits.Room // limit: how they stand
 
 	turn   *threads.Turn  // load; nil for a plain call
 	thread id.Thread      // load: the one the turn is in, which a fork makes; "" for a plain call

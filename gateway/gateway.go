@@ -33,6 +33,7 @@ import (
 	"threadhub/internal/seedbug"
 	"threadhub/internal/spool"
 	"threadhub/metering"
+	"threadhub/metering/limits"
 	"threadhub/orgs"
 	routing "threadhub/router"
 	"threadhub/router/failover"
@@ -97,6 +98,7 @@ type Options struct {
 	Threads      *threads.Store
 	Ledger       *metering.Ledger
 	Catalogue    *metering.Catalogue
+	Limits       limits.Limiter // nil: there are none
 	Router       *routing.Router
 	Rules        RuleBook // nil: the default rules hold for everybody
 	Upstreams    map[string]upstreams.Upstream

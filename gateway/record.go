@@ -66,6 +66,7 @@ func (g *Gateway) record(e *exchange, end ending) error {
 	}
 	g.remember(e, end) // the client may come back with it as soon as it has the end
 	rec := g.recording(e, end)
+	e.grant.Settle(e.charge.Tokens.Usage().Total)
 	chaos.Point("record")
 	recorded, err := g.recorder.commit(rec, recordPatience)
 	chaos.Point("recorded")

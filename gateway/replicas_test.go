@@ -26,8 +26,15 @@ import (
 // nobody.
 func (h *house) replica(tapes calls.Tapes) *house {
 	h.t.Helper()
+	return h.replicaWith(func(o *Options) { o.Tapes = tapes })
+}
+
+// replicaWith is replica with other options.
+func (h *house) replicaWith(change func(*Options)) *house {
+	h.t.Helper()
 	o := h.opts
-	o.Registry, o.Tapes = nil, tapes
+	o.Registry, o.Tapes = nil, nil
+	change(&o)
 	lease, err := h.calls.TakeLease(h.t.Context(), calls.LeaseOptions{Log: o.Log})
 	if err != nil {
 		h.t.Fatal(err)

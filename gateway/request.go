@@ -13,6 +13,7 @@ import (
 
 	"threadhub/internal/fault"
 	"threadhub/internal/id"
+	"threadhub/metering/limits"
 	"threadhub/orgs"
 )
 
@@ -28,7 +29,8 @@ type request struct {
 	route   *Route
 	params  []string // by the order of the pattern's wildcards
 	flight  *flight
-	load    *load // of a call; nil until it is let in
+	load    *load         // of a call; nil until it is let in
+	grant   *limits.Grant // of a call that is under limits
 	line    logLine
 	answers id.Request // the call whose answer is given; "": its own
 	raw     []byte

@@ -94,6 +94,9 @@ func (g *Gateway) routes() []Route {
 		{Method: "GET", Pattern: "/api/keys/{id}", Needs: Read, handler: people((*Gateway).getKey)},
 		{Method: "PATCH", Pattern: "/api/keys/{id}", Needs: Admin, handler: people((*Gateway).changeKey), foreign: strangers((*Gateway).foreignKey)},
 		{Method: "DELETE", Pattern: "/api/keys/{id}", Needs: Write, handler: people((*Gateway).deleteKey), foreign: strangers((*Gateway).foreignKey)},
+		{Method: "PUT", Pattern: "/api/limits", Needs: Admin, handler: people((*Gateway).putLimit), foreign: strangers((*Gateway).foreignLimit)},
+		{Method: "GET", Pattern: "/api/limits", Needs: Admin, handler: people((*Gateway).listLimits)},
+		{Method: "DELETE", Pattern: "/api/limits", Needs: Admin, handler: people((*Gateway).deleteLimit), foreign: strangers((*Gateway).foreignLimit)},
 		{Method: "POST", Pattern: "/api/orgs/{org}/providers/test", Needs: Admin, handler: (*Gateway).tryProvider},
 	}
 }

@@ -80,6 +80,7 @@ func (g *Gateway) begin(rc *fasthttp.RequestCtx) *request {
 			g.metrics.inflight.Dec()
 		}
 		x.load.done()
+		x.grant.Lose() // unless it was settled
 		g.metrics.answered(&x.line, took)
 		x.line.write(g.opts.Log, took)
 	})

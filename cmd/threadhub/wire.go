@@ -25,6 +25,7 @@ import (
 	"threadhub/internal/seal"
 	"threadhub/internal/spool"
 	"threadhub/metering"
+	"threadhub/metering/limits"
 	"threadhub/migrations"
 	"threadhub/orgs"
 	"threadhub/router"
@@ -128,6 +129,7 @@ func openServer(ctx context.Context, cfg *config.Config, logTo io.Writer) (_ *se
 		Threads:      s.storage.threads,
 		Ledger:       s.storage.ledger,
 		Catalogue:    catalogue,
+		Limits:       s.openLimits(registry),
 		Router:       models,
 		Rules:        s.storage.orgs,
 		Upstreams:    providers,
@@ -392,6 +394,19 @@ func (s *server) openTapes(registry *prometheus.Registry) calls.Tapes {
 	tapes := calls.NewRedisTapes(s.storage.redis, calls.RedisTapesOptions{Timeout: s.cfg.Timeouts.Redis, Log: s.log, Panics: s.storage.panics, Registry: registry})
 	s.parts.add(tapes)
 	return tapes
+}
+
+// openLimits makes what counts calls against their limits: for all processes together, where there can be some.
+func (s *server) openLimits(registry *prometheus.Registry) limits.Limiter {
+	o := limits.Options{
+		Timeout: s.cfg.Timeouts.Redis, Replicas: s.lease.Alive, Log: s.log, Panics: s.storage.panics, Registry: registry,
+	}
+	if s.storage.redis == nil {
+		return limits.NewLocal(o)
+	}
+	shared := limits.NewRedis(s.storage.redis, o)
+	s.parts.add(shared)
+	return shared
 }
 
 func busGauge(standing func() bool) prometheus.Collector {

@@ -20,6 +20,7 @@ var accepted = map[string][]string{
 	"POST /api/keys":                           {"name", "user_id", "expires_at", "read_only", "models", "providers", "on_unsupported"},
 	"PATCH /api/keys/{id}":                     {"name", "expires_at", "disabled", "read_only", "models", "providers", "on_unsupported"},
 	"PUT /api/orgs/{org}/providers/{provider}": {"api_key", "name", "priority"},
+	"PUT /api/limits":                          {"scope", "id", "model", "requests_per_minute", "tokens_per_minute", "concurrent_streams"},
 	"POST /api/orgs/{org}/providers/test":      {"provider", "name", "api_key"},
 	"POST /api/router/choose":                  {"message", "context_size", "thread_id"},
 	"PUT /api/router/rules":                    {"rules", "aliases", "words"},

@@ -44,6 +44,9 @@ func (w *world) furnish(t *testing.T, o *tenant) {
 	}
 	o.people.team = made("/api/teams", map[string]string{"name": o.canary})
 	o.people.deleted.team = made("/api/teams", map[string]string{"name": o.canary + " too"})
+	for _, user := range o.people.users {
+		w.Must(t, 200, "PUT", "/api/limits", o.keys["admin"], map[string]any{"scope": "user", "id": user, "model": o.canary, "requests_per_minute": 1})
+	}
 	o.people.deleted.users["admin"] = o.people.users["admin"]
 	o.people.deleted.users["another"] = made("/api/users", map[string]string{"email": "doomed@" + strings.ToLower(o.canary) + ".example", "name": o.canary})
 }

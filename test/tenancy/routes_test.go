@@ -103,6 +103,11 @@ var routes = map[string]struct {
 	"GET /api/keys/{id}":        {aKey, of("/api/keys/", ""), keyOf},
 	"PATCH /api/keys/{id}":      {aKey, of("/api/keys/", `{"name":"renamed"}`), keyOf},
 	"DELETE /api/keys/{id}":     {aKey, of("/api/keys/", ""), doomedKey},
+	"PUT /api/limits":           {aUser, in("/api/limits", `{"scope":"user","id":"NAME","model":"CANARY","tokens_per_minute":1000000}`), userID},
+	"GET /api/limits":           {anOrg, listed("/api/limits"), orgID},
+	"DELETE /api/limits": {aUser, func(o *tenant, id string) ask {
+		return ask{path: "/api/limits?scope=user&id=" + id + "&model=" + o.canary}
+	}, userID},
 	"POST /api/orgs/{org}/providers/test": {anOrg, func(o *tenant, id string) ask {
 		return ask{path: "/api/orgs/" + id + "/providers/test", body: `{"provider":"` + o.provider + `"}`}
 	}, orgID},
