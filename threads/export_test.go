@@ -1,6 +1,11 @@
 package threads
 
-import "threadhub/openai"
+import (
+	"bytes"
+	"slices"
+
+	"threadhub/openai"
+)
 
 // Decide is what a request adds to a thread of these messages, in sequence, and all of the history that goes before it.
 func Decide(stored []*Message, request []openai.Message, fork bool) (*Turn, error) {
@@ -83,6 +88,12 @@ func (l listed) places(own [32]byte) (list []int, err error) {
 		}
 	}
 	return list, nil
+}
+
+func (l listed) answered(own [][]byte) (bool, error) {
+	return slices.ContainsFunc(l, func(m *Message) bool {
+		return m.Role == "assistant" && m.Status == Complete && slices.ContainsFunc(own, func(h []byte) bool { return bytes.Equal(h, m.Own) })
+	}), nil
 }
 
 func (l listed) before(seq int) ([]*Message, error) {

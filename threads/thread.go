@@ -33,7 +33,7 @@ type Thread struct {
 
 	WindowPolicy Policy    // ""; the org's
 	ForkedFrom   id.Thread // "": it began by itself
-	ForkedSeq    int       // the last message it took over from there
+	ForkedSeq    int       // the last message it took over from there; -1: none
 
 	CreatedAt time.Time
 	UpdatedAt time.Time // of its last message; CreatedAt if there is none

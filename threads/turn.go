@@ -87,6 +87,7 @@ type rows interface {
 	newest(n int) ([]*Message, error)      // the last n, or all
 	from(seq, n int) ([]*Message, error)   // the first n from seq on, or all
 	places(own [32]byte) ([]int, error)    // where messages that say this are stored; of many, some of the newest
+	answered(own [][]byte) (bool, error)   // whether a complete answer is stored that says one of these
 	before(seq int) ([]*Message, error)    // some of the last below seq, with their bytes; none only if there is none
 	known(own [32]byte) (seq int, ok bool) // where an equal system message of the request's is stored
 	lastSystem() ([]*Message, error)       // the system messages of the last call that stored any
@@ -99,8 +100,8 @@ type rows interface {
 //  1. the request begins with the whole thread: the rest is new;
 //  2. it begins with a later stretch of the thread that runs to its end (a client that trims): the rest is new;
 //  3. it has no assistant message: all of it is new, and the thread goes before it;
-//  4. it begins with some other stretch of the thread: where that ends it goes on in a new thread, if fork says so, else
-//     fault.Conflict thread_diverged;
+//  4. it begins with some other stretch of the thread, or repeats an answer of it: where it leaves the thread it goes on in
+//     a new one, if fork says so, else fault.Conflict thread_diverged;
 //  5. it shares nothing: all of it is new.
 //
 // System messages never count: equal ones are not stored again. A request without an assistant message is shown the
@@ -166,7 +167,10 @@ func match(th rows, in []incoming) (matched, error) {
 	if !hasAssistant(in) {
 		return matched{}, nil
 	}
-	return matchInside(th, asked)
+	if m, err := matchInside(th, asked); err != nil || m.diverged != nil {
+		return m, err
+	}
+	return matchAnswers(th, asked)
 }
 
 // matchWhole is the usual case of a client that resends everything: the chain over the thread is the chain over the
@@ -213,35 +217,54 @@ func matchInside(th rows, asked []incoming) (best matched, err error) {
 		return best, err
 	}
 	for _, seq := range places { // the newest first
-		m, err := leaves(th, seq, asked)
+		m, shared, err := leaves(th, seq, asked)
 		if err != nil {
 			return best, err
 		}
-		if m.diverged != nil && m.n > best.n {
+		if shared > 0 && m.n > best.n {
 			best = m
 		}
 	}
 	return best, nil
 }
 
-// leaves follows asked from the message at seq on, with which it begins, to the first that it does not have. It finds none
-// where the two have no complete message in common.
-func leaves(th rows, seq int, asked []incoming) (matched, error) {
+// matchAnswers finds that asked, which begins with no stretch of the thread, is a copy of it all the same, with another
+// beginning: it repeats an answer. What users say is not enough for that, as many conversations hold the same words of
+// theirs; nor are answers that say nothing. Such a copy leaves the thread at its first message.
+func matchAnswers(th rows, asked []incoming) (matched, error) {
+	var own [][]byte
+	for i := range asked {
+		if m := &asked[i]; m.role == "assistant" && m.own != emptyOwn {
+			own = append(own, m.own[:])
+		}
+	}
+	repeats, err := th.answered(own)
+	if err != nil || !repeats {
+		return matched{}, err
+	}
+	m, _, err := leaves(th, 0, asked)
+	return m, err
+}
+
+// leaves follows asked from the message at seq on to the first that it does not have, and tells how many complete messages
+// it passed.
+func leaves(th rows, seq int, asked []incoming) (m matched, shared int, err error) {
 	for n := len(asked) + 1; ; n *= 2 {
 		some, err := th.from(seq, n)
 		if err != nil {
-			return matched{}, err
+			return matched{}, 0, err
 		}
 		told := conversation(some)
 		same, end := align(told, asked)
 		switch {
-		case end < len(told) && complete(told[:end]) == 0:
-			return matched{}, nil
 		case end < len(told):
-			d := told[end]
-			return matched{n: same, diverged: d, chain: some[d.Seq-seq-1].Chain}, nil
+			m := matched{n: same, diverged: told[end], chain: []byte{}}
+			if at := m.diverged.Seq - seq; at > 0 {
+				m.chain = some[at-1].Chain
+			}
+			return m, complete(told[:end]), nil
 		case len(some) < n: // cannot be: it would have been a stretch to the end
-			return matched{}, nil
+			return matched{}, 0, nil
 		}
 	}
 }

@@ -93,6 +93,11 @@ func TestDecide(t *testing.T) {
 		{"trimmed", "u:1 a:2 / u:3 a:4 /", "u:3 a:4 u:5", "u:5", "", "deduplicated"},
 		{"trimmed to the answer", "u:1 a:2 / u:3 a:4 /", "a:4 u:5", "u:5", "", "deduplicated"},
 		{"another conversation", "u:1 a:2 /", "u:8 a:9 u:5", "u:8 a:9 u:5", "", "appended"},
+		{"another conversation with an equal question", "u:1 a:2 / u:3 a:4 /", "u:8 a:9 u:3 a:7 u:5", "u:8 a:9 u:3 a:7 u:5", "", "appended"},
+		{"another one with a cut answer's words", "u:1 x:ha / u:3 a:4 /", "u:8 a:ha u:5", "u:8 a:ha u:5", "", "appended"},
+		{"another one with an answer that says nothing", "u:1 a: / u:3 a:4 /", "u:8 a: u:5", "u:8 a: u:5", "", "appended"},
+		{"another one in which a user says what the model said", "u:1 a:2 /", "u:8 a:9 u:2", "u:8 a:9 u:2", "", "appended"},
+		{"another one after which nothing is left", "", "u:1 a:2 u:3", "u:1 a:2 u:3", "", "appended"},
 		{"first system", "", "s:be-kind u:hi", "s:be-kind u:hi", "", "appended"},
 		{"equal system is not stored again", "s:be-kind u:hi a:hello /", "s:be-kind u:more", "u:more", "u:hi a:hello", "appended"},
 		{"without one the stored system stands", "s:be-kind u:hi a:hello /", "u:more", "u:more", "s:be-kind u:hi a:hello", "appended"},
@@ -215,6 +220,16 @@ func TestDiverged(t *testing.T) {
 		"trimmed to a cut answer":              {"u:1 x:ha / u:3 a:4 / u:5 a:6 /", "a:ha u:3 a:4 u:7", "sequence 4"},
 		"the longest of several places counts": {"u:1 a:2 / u:3 a:4 / u:1 a:2 / u:5 a:6 / u:1 a:8 /", "u:1 a:2 u:5 a:6 u:7", "sequence 8"},
 		"of equals the newest":                 {"u:1 a:2 / u:3 a:4 / u:1 a:2 / u:5 a:6 /", "u:1 a:2 u:7", "sequence 6"},
+
+		"an edit of the first message":           {"u:1 a:2 /", "u:edited a:2 u:3", "sequence 0;"},
+		"of a longer thread":                     {"u:1 a:2 / u:3 a:4 / u:5 a:6 /", "u:edited a:2 u:3 a:4 u:5 a:6 u:7", "sequence 0;"},
+		"of a trimmed copy":                      {"u:1 a:2 / u:3 a:4 /", "u:edited a:4 u:5", "sequence 0;"},
+		"one message more in front":              {"u:1 a:2 /", "u:0 u:1 a:2 u:3", "sequence 0;"},
+		"an answer and no question":              {"u:1 a:2 / u:3 a:4 /", "a:9 u:0 a:2 u:5", "sequence 0;"},
+		"a call of a tool":                       {"u:1 c:2 / t:2 a:3 /", "u:edited c:2 t:2 a:8 u:5", "sequence 0;"},
+		"an edit of the first after a system":    {"s:x u:1 a:2 /", "s:x u:edited a:2 u:3", "sequence 1"},
+		"an edit after a cut answer":             {"x:ha / u:1 a:2 /", "a:ha u:edited a:2 u:3", "sequence 1"},
+		"an edit after a cut answer, not resent": {"x:ha / u:1 a:2 /", "u:edited a:2 u:3", "sequence 1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := threads.Decide(stored(t, tt.thread), request(tt.request), false)
@@ -229,6 +244,10 @@ func TestFork(t *testing.T) {
 	for _, tt := range []struct {
 		name, thread, request, kept, added string
 	}{
+		{"an edit of the first message", "u:1 a:2 / u:3 a:4 /", "u:edited a:2 u:3 a:4 u:5", "", "u:edited a:2 u:3 a:4 u:5"},
+		{"an edit of the first after a system", "s:x u:1 a:2 /", "s:x u:edited a:2 u:3", "s:x", "u:edited a:2 u:3"},
+		{"one message more in front", "u:1 a:2 /", "s:x u:0 u:1 a:2 u:3", "", "s:x u:0 u:1 a:2 u:3"},
+		{"an edit after a cut answer", "x:ha / u:1 a:2 /", "a:ha u:edited a:2 u:3", "a:ha", "u:edited a:2 u:3"},
 		{"an edit", "u:1 a:2 / u:3 a:4 /", "u:1 a:2 u:edited", "u:1 a:2", "u:edited"},
 		{"an edit in the middle of what is resent", "u:1 a:2 / u:3 a:4 / u:5 a:6 /", "u:1 a:2 u:3 a:other u:7", "u:1 a:2 u:3", "a:other u:7"},
 		{"a regenerate", "u:1 a:2 / u:3 a:4 /", "u:1 a:2 u:3", "u:1 a:2 u:3", ""},
@@ -236,7 +255,6 @@ func TestFork(t *testing.T) {
 		{"system messages after it are not", "u:1 a:2 / u:3 a:4 / s:x u:5 a:6 /", "s:x u:1 a:2 u:7", "u:1 a:2", "s:x u:7"},
 		{"with a cut answer", "u:1 x:ha / u:2 a:3 / u:4 a:5 /", "u:1 a:ha u:2 a:3 u:6", "u:1 a:ha u:2 a:3", "u:6"},
 		{"a trimmed copy that is old", "u:1 a:2 / u:3 a:4 / u:5 a:6 /", "u:3 a:4 u:7", "u:1 a:2 u:3 a:4", "u:7"},
-		{"a thread that has not diverged is not forked", "u:1 a:2 /", "u:1 a:2 u:3", "", "u:3"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			list := stored(t, tt.thread)
@@ -244,21 +262,15 @@ func TestFork(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var kept []*threads.Message
-			if turn.Fork != nil {
-				kept = list[:turn.Fork.Upto]
+			if turn.Mode != threads.Forked {
+				t.Fatalf("mode %q", turn.Mode)
 			}
+			kept := list[:turn.Fork.Upto]
 			if words(kept) != tt.kept {
 				t.Errorf("kept %q, want %q", words(kept), tt.kept)
 			}
 			if got := words(pointers(turn.New)); got != tt.added {
 				t.Errorf("added %q, want %q", got, tt.added)
-			}
-			if (turn.Mode == threads.Forked) != (tt.kept != "") {
-				t.Errorf("mode %q", turn.Mode)
-			}
-			if turn.Fork == nil {
-				return
 			}
 			for i, m := range turn.New {
 				if m.Seq != turn.Fork.Upto+i {
@@ -274,6 +286,15 @@ func TestFork(t *testing.T) {
 				t.Errorf("the fork ends in the chain %x, its answer goes on from %x", again.PrevChain, want)
 			}
 		})
+	}
+}
+
+func TestWhatHasNotDivergedIsNotForked(t *testing.T) {
+	for _, text := range []string{"u:1 a:2 u:3", "u:3", "u:8 a:9 u:1"} {
+		turn, err := threads.Decide(stored(t, "u:1 a:2 /"), request(text), true)
+		if err != nil || turn.Fork != nil {
+			t.Errorf("%s: %+v, %v", text, turn.Fork, err)
+		}
 	}
 }
 

@@ -32,7 +32,7 @@ const (
 	pageBytes    = 4 << 20 // and no more than this many bytes, but for the first message
 	systemRows   = 64      // one call stores no more system messages that count
 	placesAtMost = 64      // of a message that stands in a thread many times
-	systemsOnce  = 500     // hashes looked for in one statement
+	hashesOnce   = 500     // looked for in one statement
 )
 
 // lightColumns are messageColumns without what only a provider or a reader needs.
@@ -160,16 +160,10 @@ func (v *view) known(own [32]byte) (seq int, ok bool) {
 
 // systemsQueries fill stored.
 func (v *view) systemsQueries(own [][]byte) (queries []db.Query) {
-	for len(own) > 0 {
-		some := own[:min(len(own), systemsOnce)]
-		own = own[len(some):]
-		args, places := []any{v.org, v.id}, make([]string, len(some))
-		for i, h := range some {
-			args, places[i] = append(args, h), fmt.Sprintf("$%d", i+3)
-		}
+	for some := range slices.Chunk(own, hashesOnce) {
+		list, args := placeholders(some, v.org, v.id)
 		queries = append(queries, db.Query{
-			SQL: `SELECT own, min(seq) FROM messages WHERE org_id = $1 AND thread_id = $2` +
-				` AND own IN (` + strings.Join(places, ", ") + `) GROUP BY own`,
+			SQL:  `SELECT own, min(seq) FROM messages WHERE org_id = $1 AND thread_id = $2 AND own IN (` + list + `) GROUP BY own`,
 			Args: args,
 			Each: func(row db.Row) error {
 				var own []byte
@@ -183,6 +177,38 @@ func (v *view) systemsQueries(own [][]byte) (queries []db.Query) {
 		})
 	}
 	return queries
+}
+
+// answered looks for the first of some hashes that there is: one is enough.
+func (v *view) answered(own [][]byte) (found bool, err error) {
+	var queries []db.Query
+	for some := range slices.Chunk(own, hashesOnce) {
+		list, args := placeholders(some, v.org, v.id, v.head().Seq)
+		queries = append(queries, db.Query{
+			SQL: `SELECT seq FROM messages WHERE org_id = $1 AND thread_id = $2 AND seq <= $3 AND own IN (` + list +
+				`) AND role = 'assistant' AND status = 'complete' LIMIT 1`,
+			Args: args,
+			Each: func(row db.Row) error {
+				var seq int
+				found = true
+				return row.Scan(&seq)
+			},
+		})
+	}
+	if len(queries) > 0 {
+		err = v.s.db.Query(v.ctx, v.org, queries...)
+	}
+	return found, err
+}
+
+// placeholders are those of hashes, after others in args.
+func placeholders(own [][]byte, args ...any) (list string, _ []any) {
+	places := make([]string, len(own))
+	for i, h := range own {
+		args = append(args, h)
+		places[i] = fmt.Sprintf("$%d", len(args))
+	}
+	return strings.Join(places, ", "), args
 }
 
 func (v *view) lastSystem() ([]*Message, error) { return ofLastCall(v.system), nil }

@@ -105,7 +105,6 @@ func TestFitRequest(t *testing.T) {
 	}
 }
 
-// Texts that repeat themselves must not make a decision the square of their number.
 // What did not fit into one model's window may fit into the next one's.
 func TestFitAgain(t *testing.T) {
 	for _, tt := range []struct {
@@ -137,6 +136,7 @@ func TestFitAgain(t *testing.T) {
 	}
 }
 
+// Texts that repeat themselves must not make a decision the square of their number.
 func TestRepetitionIsCheap(t *testing.T) {
 	const n = 20_000
 	thread := stored(t, strings.Repeat("u:k ", n)+"u:end")
@@ -159,7 +159,7 @@ func TestDecisionsReadLittle(t *testing.T) {
 	list := stored(t, b.String())
 	for text, mode := range map[string]threads.Mode{
 		"u:new": threads.Appended, "u:q4999 a:a4999 u:new": threads.Deduplicated, "a:a4999 u:new": threads.Deduplicated,
-		"u:q0 a:a0 u:edit": threads.Forked, "u:x a:y u:z": threads.Appended,
+		"u:q0 a:a0 u:edit": threads.Forked, "u:x a:y u:z": threads.Appended, "u:x a:a2500 u:z": threads.Forked,
 	} {
 		turn, read, err := threads.DecideCounting(list, request(text), threads.Window{Tokens: 40 * cost})
 		if err != nil {

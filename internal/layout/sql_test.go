@@ -24,7 +24,7 @@ var built = map[string]map[string]string{
 		"ORDER BY created_at DESC, … DESC LIMIT …": "the same",
 	},
 	"threads/store.go": {"… ORDER BY t.created_at": "a condition that is there or not, of constants"},
-	"threads/view.go":  {"AND own IN (… , )": "placeholders"},
+	"threads/view.go":  {"AND own IN (…)": "placeholders"},
 	"threads/search.go": {
 		"m.org_id = …": "placeholders, made by arg", "message_words MATCH …": "the same", "t.user_id = … OR …)": "the same",
 		"AND (… AND OR t.thread_id IN (…))": "the same, and a statement made there", "t.thread_id IN (… , )": "placeholders",

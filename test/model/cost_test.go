@@ -56,6 +56,10 @@ var ways = []way{
 		_, err := h.Do(409, "POST", "/v1/chat/completions", chatBody(append(conversation(0, 4), message("user", "edited"))), "X-Thread-Id", thread)
 		return err
 	}},
+	{"an edit of the first message", func(h *model.House, thread string, n int) error {
+		_, err := h.Do(409, "POST", "/v1/chat/completions", chatBody(append([]string{message("user", "edited")}, conversation(n/2+1, n/2+5)...)), "X-Thread-Id", thread)
+		return err
+	}},
 	{"an old copy of the middle", func(h *model.House, thread string, n int) error {
 		_, err := h.Do(409, "POST", "/v1/chat/completions", chatBody(append(conversation(n/2, n/2+4), message("user", "and then?"))), "X-Thread-Id", thread)
 		return err

@@ -31,7 +31,7 @@ type Rules struct{ Broken []string }
 // Breakable are the rules that can be broken, by what is then wrong.
 var Breakable = []string{
 	"system messages are stored again", "cut answers must be resent", "trimmed copies differ", "names the sequence before",
-	"empty answers are shown", "resent empty answers are shown", "old system messages stand", "answers tried again are shown",
+	"copies with another beginning are new", "empty answers are shown", "resent empty answers are shown", "old system messages stand", "answers tried again are shown",
 	"forks keep what differs", "half calls are shown", "calls are shown alone", "results are shown alone",
 }
 
@@ -42,12 +42,13 @@ func (r Rules) broken(name string) bool { return slices.Contains(r.Broken, name)
 // The messages compared are those of users, assistants and tools. A request that begins with the whole thread, or with a
 // later stretch of it that runs to its end, is full: the rest is new. Else without an assistant message it is thin: all
 // is new, and the thread goes before it. Else it has diverged where the stretch of the thread ends that it begins with,
-// the longest there is; or shares nothing, and all is new.
+// the longest there is; or at the thread's first message, if an answer of the thread is in it; or shares nothing, and all
+// is new.
 func (r Rules) Decide(thread []Message, request []Written) Verdict {
 	asked := talk(request)
 	matched, from := r.ending(thread, asked)
 	if matched == 0 && says(request, "assistant") {
-		if at, matched := r.differs(thread, asked); matched > 0 {
+		if at, matched := r.differs(thread, asked); at >= 0 {
 			return Verdict{Differs: at, matched: matched}
 		}
 	}
@@ -145,30 +146,48 @@ func (r Rules) ending(thread []Message, asked []Saying) (matched, from int) {
 	return 0, len(thread)
 }
 
-// differs finds the stretch of the thread that the request begins with: the longest, of equals the newest. It returns the
-// first message that no reading of the request comes past, and how many it had found before; 0 if it shares nothing.
+// differs finds the stretch of the thread that the request begins with: the longest, of equals the newest; or, if the
+// request repeats an answer, the thread's beginning. It returns the first message that no reading of the request comes
+// past, and how many it had found before; -1 if it shares nothing.
 func (r Rules) differs(thread []Message, asked []Saying) (at, matched int) {
+	at = -1
 	for i, m := range thread {
 		if m.system() || !m.equal(asked[0]) {
 			continue
 		}
-		ends, shared := map[int]bool{1: true}, m.compared()
-		for j := i + 1; j < len(thread); j++ {
-			next := r.walk(thread[j:j+1], asked, ends)
-			if len(next) > 0 {
-				ends, shared = next, shared || thread[j].compared()
-				continue
-			}
-			if shared && most(ends) >= matched {
-				at, matched = j, most(ends)
-			}
-			break
+		end, n := r.leaves(thread, i+1, asked, 1)
+		if end >= 0 && n >= matched && slices.ContainsFunc(thread[i:end], Message.compared) {
+			at, matched = end, n
 		}
 	}
-	if matched > 0 && r.broken("names the sequence before") {
+	if at < 0 && repeats(thread, asked) && !r.broken("copies with another beginning are new") {
+		at, matched = r.leaves(thread, 0, asked, 0)
+	}
+	if at >= 0 && r.broken("names the sequence before") {
 		at--
 	}
 	return at, matched
+}
+
+// leaves goes along the thread from one message on, so many of asked having been found, to the first that asked does not
+// have; -1 if there is none.
+func (r Rules) leaves(thread []Message, from int, asked []Saying, found int) (at, matched int) {
+	ends := map[int]bool{found: true}
+	for j := from; j < len(thread); j++ {
+		next := r.walk(thread[j:j+1], asked, ends)
+		if len(next) == 0 {
+			return j, most(ends)
+		}
+		ends = next
+	}
+	return -1, 0
+}
+
+// repeats reports whether an answer of the thread that says anything is among what is asked.
+func repeats(thread []Message, asked []Saying) bool {
+	return slices.ContainsFunc(thread, func(m Message) bool {
+		return m.Role == "assistant" && m.compared() && !m.empty() && slices.ContainsFunc(asked, m.equal)
+	})
 }
 
 // added is what of the request is stored: what is new of the conversation, and system messages the thread does not have.
