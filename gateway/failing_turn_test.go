@@ -4,15 +4,19 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/tidwall/gjson"
 
 	"threadhub/internal/fault"
 	"threadhub/internal/id"
 	"threadhub/internal/testkit"
 	"threadhub/metering"
 	"threadhub/upstreams"
+	"threadhub/upstreams/upstreamstest"
 )
 
 // wrongs are what a provider does wrong, as the simulator is told, but for what takes long.
@@ -57,6 +61,34 @@ func TestTurnsThatGoWrong(t *testing.T) {
 			}
 		}
 	})
+}
+
+// A stream that says that it is over, and not why each of its choices is, was cut: it has no clean end, whoever gives it.
+func TestAStreamWithoutAFinishReason(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, testkit.SQLite(t), Options{Failover: once})
+	h.everyKey()
+	check := func(about string, r heard, code string) {
+		t.Helper()
+		e := events(r.want(t, 200).body)
+		if last := e[len(e)-1]; gjson.Get(last, "error.code").Str != code || slices.Contains(e, "[DONE]") {
+			t.Errorf("%s: it ended in %s", about, last)
+		}
+		if m := h.messages(id.Thread(r.header.Get("X-Thread-Id"))); !strings.HasSuffix(m[1], ":incomplete:"+code) {
+			t.Errorf("%s: the thread reads %q", about, m)
+		}
+	}
+	for model, code := range map[string]string{
+		"openai/gpt-5-mini": "upstream_truncated", "openrouter/openai/gpt-6-luna": "upstream_truncated", "gemini/gemini-3.8-flash": "upstream_truncated",
+		"perplexity/sonar": "upstream_protocol", // whose last event then says nothing that it could
+	} {
+		check(model, h.do("POST", "/v1/chat/completions",
+			`{"model":"`+model+`","stream":true,"messages":[{"role":"user","content":"[[sim fault=no_finish]] q"}]}`, "X-Thread-Id", "new"), code)
+	}
+	rec := newRecordings(t, "")
+	h = rec.house
+	const one = `data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":[{"index":0,"delta":{"content":"a"},"finish_reason":"stop"},{"index":1,"delta":{"content":"b"},"finish_reason":null}]}` + "\n\ndata: [DONE]\n\n"
+	check("one of two", rec.ask("openai", upstreamstest.EventStream+one, `,"stream":true,"n":2`, "X-Thread-Id", "new"), "upstream_truncated")
 }
 
 // Many thin clients in one thread: every one is served, whole turns after each other.

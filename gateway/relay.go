@@ -209,8 +209,8 @@ func (r *relay) end(err error) {
 	if err == io.EOF { //nolint:errorlint // only itself means a good end
 		err = nil
 	}
-	if err == nil && r.e.generated.Empty() && !r.e.generated.Finished() {
-		err = fault.New(fault.Upstream, "the provider ended the stream without an answer").WithCode("upstream_truncated")
+	if err == nil && !r.e.generated.Finished() { // without a finish_reason nobody can tell a whole answer from a cut one
+		err = fault.New(fault.Upstream, "the provider ended the stream before the answer was complete").WithCode("upstream_truncated")
 	}
 	if seedbug.On("swallow-cut") {
 		err = nil

@@ -167,6 +167,9 @@ func TestRecordedRefusals(t *testing.T) {
 	}
 }
 
+// noReason is how the streams end that were written to try the framing: in [DONE], but no choice says why it ended.
+const noReason = "upstream_truncated"
+
 // How each recorded stream ends for a client: in [DONE], or in one error event with this code and nothing after it.
 func TestRecordedStreams(t *testing.T) {
 	for api, folders := range map[string]map[string]map[string]string{
@@ -186,8 +189,8 @@ func TestRecordedStreams(t *testing.T) {
 			},
 			"perplexity/testdata/agent": {"stream": "", "stream_failed": "upstream_error", "stream_function_call": ""},
 			"../internal/sse/testdata": { // at OpenAI
-				"bom_crlf": "", "cr_only": "", "empty": "upstream_truncated", "fields_and_comments": "", "json_instead": "invalid_request",
-				"long_line": "", "multi_line_data": "", "no_final_blank_line": "", "no_space_after_colon": "",
+				"bom_crlf": noReason, "cr_only": noReason, "empty": "upstream_truncated", "fields_and_comments": noReason, "json_instead": "invalid_request",
+				"long_line": noReason, "multi_line_data": noReason, "no_final_blank_line": noReason, "no_space_after_colon": noReason,
 			},
 		},
 		perplexity.Sonar: {"perplexity/testdata/sonar": {"stream_concise": "", "stream_full": "", "stream_full_done": ""}},

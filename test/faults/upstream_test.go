@@ -73,6 +73,7 @@ var upstreamWays = []struct {
 		stream("fault=cut after=3"+inChunks, broken("", "upstream_truncated")).and(sawPieces),
 		stream("fault=cut_raw after=3"+inChunks, broken("", "upstream_truncated", "upstream_reset")).and(sawPieces),
 		stream("fault=no_done"+inChunks, broken("", "upstream_truncated")),
+		stream("fault=no_finish"+inChunks, broken("", "upstream_truncated", "upstream_protocol")).and(sawPieces),
 		body("fault=cut", failed(502, "", "upstream_protocol", "upstream_reset")),
 	}},
 	{"U6", "a stream stalls", []way{
