@@ -13,6 +13,7 @@ import (
 
 	"threadhub/internal/fault"
 	"threadhub/internal/id"
+	"threadhub/internal/seedbug"
 	"threadhub/metering/limits"
 	"threadhub/orgs"
 )
@@ -104,6 +105,9 @@ func (x *request) ended(reason string, err error) {
 
 // body returns the request's body. It belongs to the caller of body from then on: fasthttp keeps nothing of it.
 func (x *request) body() []byte {
+	if !x.taken && seedbug.On("keep-buffer") {
+		x.raw, x.taken = x.rc.Request.Body(), true
+	}
 	if !x.taken {
 		x.raw, x.taken = x.rc.Request.SwapBody(nil), true
 	}

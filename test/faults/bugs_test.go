@@ -60,6 +60,7 @@ var bugs = []bug{
 	{name: "no-recover", what: "a panic ends the process", row: "G10"},
 	{name: "leak-inflight", what: "requests are counted as under way for ever", row: "P10"},
 	{name: "no-breaker", what: "a frozen Postgres is waited for by each call", row: "P6"},
+	{name: "keep-buffer", what: "a request's buffer is used after it was given back", tests: [2]string{"./gateway", "TestWhatIsKeptOfARequestIsItsOwn"}},
 	{name: "no-rerun", what: "a commit without an answer is not made again", row: "P2"},
 }
 
