@@ -71,7 +71,7 @@ type Facts struct {
 	FirstTokenMS int64           `json:"first_token_ms,omitempty"`
 	OverheadMS   string          `json:"overhead_ms,omitempty"` // decimal
 
-	Adopted bool `json:"adopted,omitempty"` // a repeat without an Idempotency-Key has been given its answer: see Adopt
+	Retry int `json:"retry,omitempty"` // the last repeat without an Idempotency-Key that was given its answer: see Adopt
 }
 
 // Opening is the call's row of an OPEN unit.

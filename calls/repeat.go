@@ -36,20 +36,22 @@ ORDER BY opened_at DESC, call_id DESC LIMIT 1`,
 }
 
 const (
-	notAdopted    = ` WHERE org_id = $1 AND call_id = $2 AND facts -> 'adopted' IS NULL`
-	adoptPostgres = `UPDATE calls SET facts = facts || '{"adopted": true}'` + notAdopted
-	adoptSQLite   = `UPDATE calls SET facts = json_patch(facts, '{"adopted": true}')` + notAdopted
+	adopted       = `coalesce(CAST(facts ->> 'retry' AS integer), 0)`
+	notAdopted    = ` WHERE org_id = $1 AND call_id = $2 AND ` + adopted + ` <> CAST($3 AS integer)`
+	adoptPostgres = `UPDATE calls SET facts = facts || jsonb_build_object('retry', greatest(` + adopted + `, CAST($3 AS integer)))` + notAdopted
+	adoptSQLite   = `UPDATE calls SET facts = json_patch(facts, json_object('retry', max(` + adopted + `, $3)))` + notAdopted
 )
 
-// Adopt gives a call's answer away to one repeat of its request, and reports whether this is the one: of any number, in
-// any process, one is.
-func (s *Store) Adopt(ctx context.Context, org id.Org, call id.Request) (first bool, err error) {
+// Adopt gives a call's answer away to the repeat of its request with that number, from 1, and reports whether this is the
+// one: of any number of first repeats, in any process, one is. A second one is given it too, as the first may have lost
+// it; and so is a first one that comes after the second, which waited on its way and is heard by nobody.
+func (s *Store) Adopt(ctx context.Context, org id.Org, call id.Request, retry int) (first bool, err error) {
 	adopt := adoptPostgres
 	if s.db.Dialect() == db.SQLite {
 		adopt = adoptSQLite
 	}
 	err = s.db.Write(ctx, org, func(tx db.Tx) error {
-		n, err := tx.Exec(ctx, adopt, org, call)
+		n, err := tx.Exec(ctx, adopt, org, call, retry)
 		first = n == 1
 		return err
 	})

@@ -92,7 +92,7 @@ func TestAlike(t *testing.T) {
 	})
 }
 
-// Of any number who would have a call's answer, one is given it, also after it was closed.
+// Of any number who would have a call's answer, one is given it, also after it was closed; and again if that one repeats it.
 func TestAdoptedOnce(t *testing.T) {
 	eachStore(t, func(t *testing.T, url string) {
 		h := open(t, url)
@@ -105,7 +105,7 @@ func TestAdoptedOnce(t *testing.T) {
 			var wg sync.WaitGroup
 			for range 16 {
 				wg.Go(func() {
-					is, err := h.calls.Adopt(t.Context(), org, o.ID)
+					is, err := h.calls.Adopt(t.Context(), org, o.ID, 1)
 					if err != nil {
 						t.Error(err)
 					}
@@ -121,13 +121,18 @@ func TestAdoptedOnce(t *testing.T) {
 			if !closed {
 				h.shut(t, o, calls.Complete, "")
 			}
-			if is, err := h.calls.Adopt(t.Context(), org, o.ID); is || err != nil {
-				t.Errorf("once more: %v, %v", is, err)
+			for i, next := range []struct {
+				retry int
+				is    bool
+			}{{1, false}, {2, true}, {2, false}, {1, true}, {2, false}} { // who lost what the first was given comes again
+				if is, err := h.calls.Adopt(t.Context(), org, o.ID, next.retry); is != next.is || err != nil {
+					t.Errorf("%d: %v, %v", i, is, err)
+				}
 			}
-			if is, err := h.calls.Adopt(t.Context(), "org_b", o.ID); is || err != nil {
+			if is, err := h.calls.Adopt(t.Context(), "org_b", o.ID, 3); is || err != nil {
 				t.Errorf("another org: %v, %v", is, err)
 			}
-			if c, err := h.calls.Call(t.Context(), org, o.ID); err != nil || !c.Facts.Adopted || c.Outcome != calls.Complete {
+			if c, err := h.calls.Call(t.Context(), org, o.ID); err != nil || c.Facts.Retry != 2 || c.Outcome != calls.Complete {
 				t.Errorf("the call reads %+v, %v", c, err)
 			}
 		}

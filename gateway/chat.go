@@ -72,6 +72,7 @@ func (g *Gateway) walk(x *request, w way) {
 		return
 	}
 	x.load.holds(len(e.sent().Raw))
+	e.gone = func() bool { return departed(x.conn()) }
 	e.attend = func() (context.Context, func()) {
 		watch := g.watch(x, nil)
 		return x.ctx, watch.stop
@@ -217,6 +218,9 @@ func (g *Gateway) take(ctx context.Context, e *exchange, w way) error {
 		e.leave = leave
 	}
 	return g.await(ctx, e.named, end, func() (calls.Result, error) {
+		if missed, err := g.missed(ctx, e); err != nil || missed {
+			return calls.Repeats, err
+		}
 		for _, step := range []func(*Gateway, context.Context, *exchange) error{
 			w.load, w.route, (*Gateway).fit, (*Gateway).limitTarget, w.admit, w.translate, (*Gateway).open,
 		} {
@@ -508,6 +512,9 @@ func (g *Gateway) kinship(m *threads.Message, t routing.Target) openai.Kinship {
 func (g *Gateway) open(ctx context.Context, e *exchange) error {
 	if err := g.opts.Spool.Room(); err != nil { // better no call than one that could not be recorded
 		return err
+	}
+	if e.gone() { // while this waited; who comes back for its answer may have been served already
+		return errClientGone
 	}
 	e.opening = &calls.Opening{
 		Org: e.caller.Org, ID: e.id, Key: e.caller.Key, User: e.caller.User, Team: e.caller.Team, Thread: e.thread,

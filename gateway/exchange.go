@@ -25,6 +25,7 @@ type exchange struct {
 	arrived time.Time   // arrival
 	caller  orgs.Caller // authenticate
 
+	gone   func() bool                      // arrival: whether the client has certainly left
 	attend func() (context.Context, func()) // arrival: a context that ends when the client has left; call the function when it need not
 
 	req        *openai.ChatRequest       // parse: what is asked for in a chat
@@ -35,7 +36,8 @@ type exchange struct {
 	fork       bool                      // parse: a request that differs inside the thread goes on in a new one
 	why        string                    // parse: why a provider was named, of a forward
 	claim      string                    // parse: a hash of its Idempotency-Key; "": none
-	retried    bool                      // parse: it is a repeat without one, by the SDK's word
+	retry      int                       // parse: which repeat it is without one, by the SDK's word; 0: none
+	alike      id.Request                // parse, take: the call that it may repeat, as far as that has been looked at
 	hash       [32]byte                  // parse: of what is asked
 	threadless bool                      // parse: of embeddings, that name a thread all the same
 	again      bool                      // parse: of a forward, that asks what was said last; load then makes req

@@ -75,7 +75,7 @@ func (g *Gateway) hearElsewhere(x *request, call id.Request, stream bool) bool {
 }
 
 // adopt answers an SDK's retry with the answer of the call that it repeats, whichever process has that. Each call is given
-// away once.
+// away once to the first retry, once to the second, and so on: an answer to a retry may be lost as well.
 func (g *Gateway) adopt(x *request, e *exchange) bool {
 	t, leave, err := g.alike(x, e)
 	if err != nil {
@@ -86,15 +86,32 @@ func (g *Gateway) adopt(x *request, e *exchange) bool {
 		return false
 	}
 	defer leave()
+	if e.alike == "" {
+		e.alike = t.Call
+	}
 	if !t.Repeatable() {
 		return false
 	}
-	first, err := g.opts.Calls.Adopt(x.ctx, t.For.Org, t.Call)
+	first, err := g.opts.Calls.Adopt(x.ctx, t.For.Org, t.Call, e.retry)
 	if err != nil {
 		x.fail(err)
 		return true
 	}
 	return first && g.hear(x, t, e.streams())
+}
+
+// missed reports whether a call that a retry may repeat has come to light since that was last looked at: the first try may
+// have waited for the thread's turn just before it.
+func (g *Gateway) missed(ctx context.Context, e *exchange) (bool, error) {
+	if e.retry == 0 {
+		return false, nil
+	}
+	c, err := g.opts.Calls.Alike(ctx, e.caller.Org, e.caller.Key, e.finger(), e.hash[:])
+	if err != nil || c == nil || c.Call == e.alike {
+		return false, err
+	}
+	e.alike = c.Call
+	return true, nil
 }
 
 // alike returns the tape of the call that a retry repeats; nil if there is none that can be heard. Call leave after it.

@@ -55,10 +55,15 @@ func (x *request) claims(e *exchange) error {
 	return nil
 }
 
+// mostRetries is more than any SDK counts to.
+const mostRetries = 1000
+
 // retries reads an SDK's word that the request, which has no claim, repeats one that it thinks was lost.
 func (x *request) retries(e *exchange) {
 	n, err := strconv.Atoi(x.header("X-Stainless-Retry-Count"))
-	e.retried = err == nil && n > 0 && e.claim == "" && e.named != ""
+	if err == nil && n > 0 && e.claim == "" && e.named != "" {
+		e.retry = min(n, mostRetries)
+	}
 }
 
 // whatIsAsked is a hash over what makes two requests of a caller the same: route, thread and body.
@@ -86,7 +91,7 @@ func (x *request) who() calls.Listener { return calls.Listener{Org: x.caller.Org
 // repeat answers a request that was made before; done says that it has. What failed, or was cut, is not an answer: it is
 // asked again, as a call of its own.
 func (g *Gateway) repeat(x *request, e *exchange) (done bool) {
-	if e.retried {
+	if e.retry > 0 {
 		return g.adopt(x, e)
 	}
 	if e.claim == "" {

@@ -90,6 +90,9 @@ func (r *goRun) options(raw **http.Response) []option.RequestOption {
 	if r.MaxRetries != nil {
 		opts = append(opts, option.WithMaxRetries(*r.MaxRetries))
 	}
+	if r.RetryDelayMS > 0 {
+		opts = append(opts, option.WithMaxRetryDelay(time.Duration(r.RetryDelayMS)*time.Millisecond))
+	}
 	return opts
 }
 

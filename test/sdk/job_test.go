@@ -19,6 +19,7 @@ type job struct {
 	TimeoutMS    int               `json:"timeout_ms,omitempty"`  // the SDK's own option; 0: its default
 	DeadlineMS   int               `json:"deadline_ms,omitempty"` // the caller's own: a context, an abort signal
 	MaxRetries   *int              `json:"max_retries,omitempty"` // nil: the SDK's default, 2
+	RetryDelayMS int               `json:"-"`                     // the longest pause before a retry, where the SDK has an option for it: Go's; 0: its default
 }
 
 // What jobs do.
