@@ -38,15 +38,16 @@ const (
 const anywhere = "(anywhere)"
 
 // schedules are the kills of a short run: over both stores each of the nine steps at least three times. The step
-// translate has the points translate and open, the step record has record (before the commit) and recorded (after it).
+// translate has the points translate and open, the step record has record (before the commit) and recorded (after it);
+// attempt is between two attempts of one call, when the second is committed and not made.
 var schedules = map[string][]string{
 	"sqlite": {
 		"authenticate", "parse", "parse", "load", "route", "route", "admit", "translate", "open", "call",
-		"relay", "relay", "record", "recorded", "recorded", anywhere,
+		"attempt", "attempt", "relay", "relay", "record", "recorded", "recorded", anywhere,
 	},
 	"postgres": {
 		"authenticate", "authenticate", "parse", "load", "load", "route", "admit", "admit", "translate", "open", "call", "call",
-		"relay", "record", "record", "recorded", anywhere,
+		"attempt", "attempt", "relay", "record", "record", "recorded", anywhere,
 	},
 }
 
@@ -99,6 +100,10 @@ func TestKill(t *testing.T) {
 			}
 			if len(ways) != 6 {
 				t.Errorf("the load did not ask all providers in all their ways: %v", ways)
+			}
+			between, err := h.between()
+			if err != nil || between < 2 {
+				t.Errorf("%d calls of dead gateways had made several attempts: too few to show anything; %v", between, err)
 			}
 		})
 	}
@@ -158,8 +163,28 @@ func newHouse(t *testing.T, store string, tags ...string) *house {
 		h.g.ProviderKeys(t, s)
 		h.crowd.tenants = append(h.crowd.tenants, tenant{org: id.Org(s.Org), key: s.Key})
 	}
+	h.severalWays()
 	t.Cleanup(rig.CloseIdle)
 	return h
+}
+
+// severalWays gives each org a second key at each provider, and the aliases that pairOf names: one call can take several
+// attempts.
+func (h *house) severalWays() {
+	h.t.Helper()
+	aliases := map[string][]string{}
+	for i, m := range models {
+		aliases[pairOf(m)] = []string{m, models[(i+1)%len(models)]}
+	}
+	for _, tn := range h.crowd.tenants {
+		for _, p := range rig.Providers {
+			h.g.Must(h.t, 200, "PUT", "/api/orgs/"+string(tn.org)+"/providers/"+p, tn.key,
+				map[string]any{"api_key": "sk-" + p + "-of-" + string(tn.org) + "-too", "name": "second", "priority": 1})
+		}
+		h.g.Must(h.t, 200, "PUT", "/api/router/rules", tn.key, map[string]any{
+			"rules": []any{map[string]any{"id": "all", "targets": models[:1]}}, "aliases": aliases,
+		})
+	}
 }
 
 // kill loads the house until its gateway is killed at point, starts it again, and judges what is left. next is the point
@@ -289,6 +314,21 @@ func (h *house) judge(point string, recovery time.Duration) (line, []Violation) 
 	l.repeated -= h.repeated
 	h.seen, h.settled, h.repeated = len(e.Seen), h.settled+l.settled, h.repeated+l.repeated
 	return l, wrong
+}
+
+// between counts the calls that were settled for a dead process and had made more than one attempt.
+func (h *house) between() (n int, err error) {
+	orgs, err := h.db.Read(h.t.Context(), h.crowd.orgs()...)
+	for _, r := range orgs {
+		attempts := map[id.Request]int{}
+		for _, a := range r.Attempts {
+			attempts[a.Call]++
+		}
+		for _, c := range r.Calls {
+			n += count(c.Reason == "gateway_lost" && attempts[c.ID] > 1)
+		}
+	}
+	return n, err
 }
 
 func count(b bool) int {

@@ -142,6 +142,12 @@ func addrOf(g *rig.Gateway) string {
 // models are asked in turn by chance, within a thread too: one of each provider.
 var models = []string{"openai/gpt-4.1-mini", "gemini/gemini-3.5-flash", "perplexity/sonar-pro", "openrouter/openai/gpt-4.1-mini"}
 
+// pairOf is the alias of a model with another provider's behind it.
+func pairOf(model string) string {
+	provider, _, _ := strings.Cut(model, "/")
+	return "pair-" + provider
+}
+
 // question makes one that nobody has asked before, with a directive that says how it is answered.
 func (c *crowd) question(round int, org id.Org, r *rand.Rand) *Exchange {
 	c.mu.Lock()
@@ -153,6 +159,13 @@ func (c *crowd) question(round int, org id.Org, r *rand.Rand) *Exchange {
 	how := fmt.Sprintf("head=%dms", 20+r.IntN(60))
 	if e.Stream {
 		how = fmt.Sprintf("chunks=%d delay=%dms", 4+r.IntN(6), 4+r.IntN(8))
+	}
+	switch r.IntN(6) {
+	case 0, 1: // the first key asked is told to wait, the other one is answered
+		how += " status=429 times=1"
+	case 2: // each provider fails once: the first leads to the second, and that is asked again
+		e.Model = pairOf(e.Model)
+		how += " status=503 times=1"
 	}
 	e.Text = fmt.Sprintf("question %d %s [[sim text=%q %s]]", n, org, answer, how)
 	return e
