@@ -86,7 +86,8 @@ func (g *Gateway) record(e *exchange, end ending) error {
 		return err
 	case !recorded:
 		if err := g.recorder.late(rec.Line); err != nil {
-			g.opts.Log.Error("the true cost of a call that was settled as lost is not in the ledger", "request_id", e.id, "error", err)
+			g.opts.Log.Warn("the true cost of a call that was taken over is not in the ledger yet", "request_id", e.id, "error", err)
+			g.backlog.keep(rec)
 		}
 		return errLostLease
 	}

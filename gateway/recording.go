@@ -12,6 +12,7 @@ import (
 	"threadhub/calls"
 	"threadhub/internal/db"
 	"threadhub/internal/fault"
+	"threadhub/internal/id"
 	"threadhub/internal/seedbug"
 	"threadhub/internal/spool"
 	"threadhub/metering"
@@ -136,16 +137,28 @@ func mayPass(err error) bool {
 	return fault.Is(err, fault.Unavailable) || fault.HasCode(err, "tenant_context")
 }
 
+// errUnsettled is a recording of a call that another process has taken over and has not closed yet.
+var errUnsettled = fault.New(fault.Unavailable, "the call has been taken over, and is not closed yet").WithCode("storage_unavailable")
+
 // errNoCall is a recording of a call that the store does not have.
 var errNoCall = fault.New(fault.NotFound, "the store has no line of this call")
 
 // late writes down what a call really cost that another process has closed meanwhile, by an estimate: a second line, the
-// difference. It is written once, whoever repeats it. Errors: errNoCall when there is no first line.
+// difference. It is written once, whoever repeats it. Errors: errUnsettled when there is no first line yet, errNoCall when
+// there will never be one.
 func (r *recorder) late(actual metering.Line) error {
 	if seedbug.On("no-late-line") {
 		return nil
 	}
 	ctx := context.Background()
+	switch end, err := r.calls.Ended(ctx, actual.Org, actual.Call); { // before its lines, which come with its end
+	case fault.Is(err, fault.NotFound):
+		return errNoCall
+	case err != nil:
+		return err
+	case !end.Closed:
+		return errUnsettled
+	}
 	lines, err := metering.Lines(ctx, r.store, actual.Org, actual.Call)
 	if err != nil {
 		return err
@@ -155,6 +168,9 @@ func (r *recorder) late(actual metering.Line) error {
 			continue
 		}
 		l.Kind, l.MaybeBilled = metering.Late, false
+		if seedbug.On("late-twice") {
+			l.Kind += string(id.NewRequest())
+		}
 		l.Charge = difference(actual.Charge, l.Charge)
 		if l.Charge.Tokens == (metering.Tokens{}) && l.Charge.Cost == 0 {
 			return nil
