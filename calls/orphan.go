@@ -2,6 +2,8 @@ package calls
 
 import (
 	"context"
+	"maps"
+	"slices"
 
 	"threadhub/internal/db"
 	"threadhub/internal/id"
@@ -63,7 +65,7 @@ func (s *Store) Leftovers(ctx context.Context, me id.Owner) ([]Orphan, error) {
 func (s *Store) openOf(ctx context.Context, owners map[id.Owner]bool) ([]Orphan, error) {
 	var found []Orphan
 	err := s.db.Walk(ctx, func(tx db.Tx) error {
-		for o := range owners {
+		for _, o := range slices.Sorted(maps.Keys(owners)) { // the oldest process first
 			err := tx.Query(ctx, `SELECT org_id, call_id, epoch FROM calls WHERE state = 'open' AND owner = $1 LIMIT $2`,
 				[]any{o, orphansAtOnce}, scanOrphan(&found))
 			if err != nil {

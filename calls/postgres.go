@@ -111,7 +111,10 @@ func closePostgres(rows []*Closing) db.Statement {
 	slices.SortFunc(rows, func(a, b *Closing) int { return cmp.Or(cmp.Compare(a.Org, b.Org), cmp.Compare(a.ID, b.ID)) })
 	n := len(rows)
 	org, call, record, outcome, reason, facts := texts(n), texts(n), texts(n), texts(n), texts(n), texts(n)
-	epoch := make([]int32, n)
+	epoch, fence := make([]int32, n), `c.epoch = u.epoch`
+	if seedbug.On("no-epoch") {
+		fence = `c.epoch >= u.epoch`
+	}
 	for i, r := range rows {
 		org[i], call[i], record[i], epoch[i] = string(r.Org), string(r.ID), r.RecordID, int32(r.Epoch)
 		outcome[i], reason[i], facts[i] = string(r.Outcome), r.Reason, r.Facts.json()
@@ -121,7 +124,7 @@ func closePostgres(rows []*Closing) db.Statement {
   facts = c.facts || u.facts::jsonb, claim = CASE WHEN u.outcome = 'complete' THEN c.claim END, closed_at = now(), close_xid = pg_current_xact_id()
 FROM unnest($1::text[], $2::text[], $3::int[], $4::text[], $5::text[], $6::text[], $7::text[])
   AS u (org_id, call_id, epoch, record_id, outcome, reason, facts)
-WHERE c.org_id = u.org_id AND c.call_id = u.call_id AND c.epoch = u.epoch AND c.state = 'open'`,
+WHERE c.org_id = u.org_id AND c.call_id = u.call_id AND ` + fence + ` AND c.state = 'open'`,
 		Args: []any{org, call, epoch, record, outcome, reason, facts},
 	}
 }

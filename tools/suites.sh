@@ -27,11 +27,15 @@ if [ -n "${THREADHUB_SOAK:-}" ]; then
 	# shellcheck disable=SC2046,SC2086 # lists
 	go test $race $link -count=1 -timeout 4h $(rooms)
 	go test $link -count=1 -run TheTime ./orgs # which the race detector would drown
+	section "schedules, the long form"
+	go test $link -tags seedbug -v -count=1 -timeout 4h -run '^TestSchedules' ./gateway ./router/failover
 	section "the binary from outside, the long forms"
 	go test $link -v -count=1 -timeout 4h ./test/...
 	section "fuzzing, 5 minutes each"
 	FUZZTIME=5m sh tools/fuzz.sh
 else
+	section "schedules: relay, settling and failover against models, and the bugs they must see"
+	go test $link -tags seedbug -v -run '^TestSchedules|^TestMemoryIsLikeTheStore$' ./gateway ./router/failover
 	section "every room, with the race detector"
 	# shellcheck disable=SC2046,SC2086
 	go test $race $link -parallel 4 -timeout 30m $(rooms) # many wait; and a busy machine is slow, not wrong

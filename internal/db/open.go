@@ -58,9 +58,7 @@ func Open(ctx context.Context, o Options) (Store, error) {
 	if o.WatchEvery == 0 {
 		o.WatchEvery = guardEach
 	}
-	for i, s := range o.Stages {
-		*s.place() = i
-	}
+	Order(o.Stages)
 	switch {
 	case strings.HasPrefix(o.URL, "sqlite://"):
 		return openSQLite(ctx, o)

@@ -87,3 +87,19 @@ func (s *StageOf[R]) many(rows []any) Statement {
 func (s *StageOf[R]) one(ctx context.Context, tx *sql.Tx, row any) error {
 	return s.lite(ctx, tx, row.(*R))
 }
+
+// Order gives stages their places, as Open does: for a Store of another kind, as tests have it in memory.
+func Order(stages []Stage) {
+	for i, s := range stages {
+		*s.place() = i
+	}
+}
+
+// Rows calls each for every row of u, with the name of its stage, in the order of stages.
+func (u *Unit) Rows(stages []Stage, each func(stage string, row any)) {
+	for i, rows := range u.rows {
+		for _, row := range rows {
+			each(stages[i].Name(), row)
+		}
+	}
+}

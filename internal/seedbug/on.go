@@ -11,5 +11,11 @@ const Env = "THREADHUB_TEST_SEEDBUG"
 
 var on = os.Getenv(Env)
 
+// Planted names the bug that is on.
+func Planted() string { return on }
+
+// Plant turns the bug of that name on, in place of the one before, for tests that look for several in one process.
+func Plant(name string) { on = name }
+
 // On reports whether the bug of that name is on.
 func On(name string) bool { return name == on }

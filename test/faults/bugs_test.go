@@ -39,6 +39,8 @@ var bugs = []bug{
 	{name: "no-fence", what: "a decision about a thread that has moved on is carried out", tests: [2]string{"./calls", "TestStaleDecisionIsRefused"}},
 	{name: "refusal-unseen", what: "a late owner does not notice that its record is refused", row: "G16"},
 	{name: "no-late-line", what: "a late owner's true cost is forgotten", row: "G16"},
+	{name: "late-twice", what: "a late owner's true cost counts twice", tests: [2]string{"./gateway", "TestSchedules$"}},
+	{name: "no-epoch", what: "a late owner's record is taken after another has taken the call over", tests: [2]string{"./gateway", "TestMemoryIsLikeTheStore"}},
 	{name: "rob-the-living", what: "calls of living processes are settled", row: "C10"},
 	{name: "swallow-cut", what: "a cut stream ends well", row: "U5"},
 	{name: "drop-chunk", what: "the last piece is not passed on", row: "N1"},

@@ -1,0 +1,9 @@
+//go:build race
+
+package gateway
+
+// How many schedules are played, and how many on two stores: they take ten times as long.
+const (
+	schedules     = 1000
+	likeSchedules = 20
+)
