@@ -79,7 +79,9 @@ func (g *Gateway) relay(x *request, e *exchange) {
 	x.load.holds(len(e.body))
 	x.load.streams(cancel, r.cut)
 	r.keep()
+	r.mu.Lock()
 	r.beat = time.AfterFunc(min(g.opts.Heartbeat, departureLook), g.opts.Panics.Wrap("relay", r.tick))
+	r.mu.Unlock()
 	x.rc.SetBodyStream(r, -1)
 }
 
