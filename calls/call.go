@@ -140,6 +140,7 @@ type Call struct {
 	Reason   string
 	FirstSeq int
 	NIn      int
+	HoldPico int64 // what it holds while it is open
 	Facts    Facts
 	OpenedAt time.Time
 	ClosedAt time.Time // zero while open

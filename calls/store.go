@@ -11,7 +11,7 @@ import (
 	"threadhub/internal/id"
 )
 
-const callColumns = `org_id, call_id, key_id, user_id, team_id, thread_id, epoch, state, outcome, reason, first_seq, n_in, facts, opened_at, closed_at`
+const callColumns = `org_id, call_id, key_id, user_id, team_id, thread_id, epoch, state, outcome, reason, first_seq, n_in, hold_pico, facts, opened_at, closed_at`
 
 // Call returns the call with its attempts. Errors: fault.NotFound, also for another org's.
 func (s *Store) Call(ctx context.Context, org id.Org, call id.Request) (*Call, error) {
@@ -65,7 +65,7 @@ func scanCall(row db.Row) (*Call, error) {
 	var facts []byte
 	var opened, closed db.Time
 	err := row.Scan(&c.Org, &c.ID, &c.Key, &c.User, &team, &thread, &c.Epoch, &c.State, &outcome, &reason,
-		&c.FirstSeq, &c.NIn, &facts, &opened, &closed)
+		&c.FirstSeq, &c.NIn, &c.HoldPico, &facts, &opened, &closed)
 	if err != nil {
 		return nil, err
 	}

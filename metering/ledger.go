@@ -29,6 +29,8 @@ type Line struct {
 	Charge      Charge
 	MaybeBilled bool      // the provider may bill what it did not tell us
 	At          time.Time // when it was written, by the store's clock; read only
+
+	written bool // by the commit, and not by an earlier one; set on SQLite alone
 }
 
 // Ledger writes the lines of all orgs, into the one store that was opened with its Stage. Safe for concurrent use.

@@ -9,7 +9,7 @@ import (
 // have undone the unit had it found the call closed already; only for later lines there is still something to ask.
 func insertSQLite(ctx context.Context, tx *sql.Tx, l *Line) error {
 	c := &l.Charge
-	_, err := tx.ExecContext(ctx, `INSERT INTO ledger (org_id, call_id, n, kind, key_id, user_id, team_id, thread_id, provider, model,
+	res, err := tx.ExecContext(ctx, `INSERT INTO ledger (org_id, call_id, n, kind, key_id, user_id, team_id, thread_id, provider, model,
 			input_tokens, cached_tokens, cache_write_tokens, audio_input_tokens, tool_input_tokens,
 			output_tokens, reasoning_tokens, audio_output_tokens, image_output_tokens, searches,
 			cost_pico, computed_pico, provider_pico, vendor_pico, status, maybe_billed, price_version)
@@ -20,5 +20,10 @@ func insertSQLite(ctx context.Context, tx *sql.Tx, l *Line) error {
 		c.Input, c.Cached, c.CacheWrite, c.AudioInput, c.ToolInput, c.Output, c.Reasoning, c.AudioOutput, c.ImageOutput, c.Searches,
 		int64(c.Cost), (*int64)(c.Computed), (*int64)(c.Provider), (*int64)(c.Vendor), string(c.Status), l.MaybeBilled, c.Version,
 		string(l.Org), string(l.Call))
+	if err != nil {
+		return err
+	}
+	n, err := res.RowsAffected()
+	l.written = n == 1
 	return err
 }

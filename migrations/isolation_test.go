@@ -42,6 +42,8 @@ var fillOrg = []string{
 	"INSERT INTO router_rules (org_id, version, body) VALUES ('$org', 1, '{}')",
 	"INSERT INTO router_hits (org_id, rule, hits) VALUES ('$org', 'rule', 1)",
 	"INSERT INTO limits (org_id, scope, scope_id) VALUES ('$org', 'org', '$org')",
+	"INSERT INTO budgets (org_id, budget_id, scope, scope_id, period, limit_pico, mode) VALUES ('$org', 'budget', 'org', '$org', 'day', 1, 'hard')",
+	"INSERT INTO used (org_id, budget_id, period_start, used_pico) VALUES ('$org', 'budget', 'epoch', 1)",
 }
 
 func replaceOrg(sql, org string) string {
@@ -108,7 +110,7 @@ func TestIsolation(t *testing.T) {
 	for _, r := range rows(t, open(t, url), `SELECT DISTINCT table_name FROM information_schema.columns WHERE table_schema = 'public' AND column_name = 'org_id' ORDER BY 1`) {
 		tables = append(tables, r[0])
 	}
-	if len(tables) != 16 {
+	if len(tables) != 18 {
 		t.Fatalf("tables with an org: %v", tables)
 	}
 	seen := func(tx pgx.Tx, table string) []string {

@@ -252,10 +252,10 @@ func code(err error) string {
 func TestLockWait(t *testing.T) {
 	t.Parallel()
 	url := testkit.Postgres(t)
-	// The last file again, which needs the limits for itself.
+	// The last file again, which needs the ledger for itself.
 	execAll(t, url, fmt.Sprintf("UPDATE schema_migrations SET version = %d, dirty = true", migrations.Latest()))
 	traffic := connect(t, url)
-	if _, err := traffic.Exec(t.Context(), "BEGIN; LOCK TABLE limits IN ROW EXCLUSIVE MODE"); err != nil {
+	if _, err := traffic.Exec(t.Context(), "BEGIN; LOCK TABLE ledger IN ROW EXCLUSIVE MODE"); err != nil {
 		t.Fatal(err)
 	}
 	short := migrations.Options{Wait: 300 * time.Millisecond, LockWait: 20 * time.Millisecond}
@@ -269,9 +269,9 @@ func TestLockWait(t *testing.T) {
 	}()
 	watch := connect(t, url)
 	testkit.Eventually(t, 20*time.Second, func() (waits bool) {
-		err := watch.QueryRow(t.Context(), "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'limits'::regclass)").Scan(&waits)
+		err := watch.QueryRow(t.Context(), "SELECT EXISTS (SELECT FROM pg_locks WHERE NOT granted AND relation = 'ledger'::regclass)").Scan(&waits)
 		return err == nil && waits
-	}, "Up does not wait for the limits")
+	}, "Up does not wait for the ledger")
 	if err := migrations.Up(t.Context(), url, short); code(err) != "migration_locked" {
 		t.Fatalf("behind another migration: %v", err)
 	}

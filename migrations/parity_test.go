@@ -24,6 +24,7 @@ var ownSearch = struct{ column, index, table string }{"messages.words", "message
 var liteTypes = map[string]string{
 	"text": "text", "integer": "integer", "bigint": "integer", "boolean": "integer", "bytea": "blob", "json": "text", "jsonb": "text",
 	"timestamp with time zone": "integer", // nanoseconds since 1970
+	"numeric":                  "text",    // a whole number of any size
 }
 
 // tableShape is what the two schemas must have in common, in words that fit both.

@@ -8,6 +8,7 @@ package threads
 
 import (
 	"encoding/json"
+	"slices"
 	"time"
 
 	"threadhub/internal/db"
@@ -142,8 +143,10 @@ func (s *Store) Use(store db.Store) { s.db = store }
 // RecordStages runs after calls.close, OpenStages after calls.open.
 func (s *Store) RecordStages() []db.Stage { return []db.Stage{s.answer} }
 
-func (s *Store) OpenStages() []db.Stage {
-	return []db.Stage{s.fence, s.create, s.fork, s.append, s.remove}
+// OpenStages has between run when it is known which calls may stay, and nothing is written for them yet: stages that may
+// take some of them back, too.
+func (s *Store) OpenStages(between ...db.Stage) []db.Stage {
+	return slices.Concat([]db.Stage{s.fence}, between, []db.Stage{s.create, s.fork, s.append, s.remove})
 }
 
 // Append adds in to u.

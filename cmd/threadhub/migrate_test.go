@@ -22,7 +22,7 @@ func TestMigrateDownBesideAServer(t *testing.T) {
 		t.Errorf("beside a server: %d %s", code, errs)
 	}
 	r.stop()
-	if code, out, errs := run(t, env, "migrate", "down"); code != exitOK || !strings.Contains(out, "to come: 0011_limits") {
+	if code, out, errs := run(t, env, "migrate", "down"); code != exitOK || !strings.Contains(out, "to come: 0012_budgets") {
 		t.Errorf("after it: %d %s%s", code, out, errs)
 	}
 }

@@ -2,7 +2,9 @@ package db
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,6 +31,9 @@ func (s *postgresStore) group(units []*Unit) {
 	}()
 	ctx := context.Background()
 	start := time.Now()
+	if units = s.loners(units, start); len(units) == 0 {
+		return
+	}
 	err := s.connected(ctx)
 	if err == nil {
 		if err = s.run(ctx, s.conn, units, groupLockWait, s.o.Timeout); lost(err) {
@@ -48,6 +53,24 @@ func (s *postgresStore) group(units []*Unit) {
 		s.alones.Go(s.o.Panics.Wrap("store", func() { s.aside(u, start, err) }))
 	}
 }
+
+// loners runs the units that are to be alone, and returns the others.
+func (s *postgresStore) loners(units []*Unit, start time.Time) (others []*Unit) {
+	if !slices.ContainsFunc(units, func(u *Unit) bool { return u.Alone }) {
+		return units
+	}
+	for _, u := range units {
+		if !u.Alone {
+			others = append(others, u)
+			continue
+		}
+		s.alones.Go(s.o.Panics.Wrap("store", func() { s.aside(u, start, errAlone) }))
+	}
+	return others
+}
+
+// errAlone stands for the failure of a group that was not tried.
+var errAlone = errors.New("db: a unit that is to be alone")
 
 // aside is alone, with an answer also where that panics.
 func (s *postgresStore) aside(u *Unit, start time.Time, err error) {

@@ -19,6 +19,7 @@ var ErrNoRows = errors.New("db: no rows")
 type Unit struct {
 	Org      id.Org
 	Patience time.Duration // how long Commit repeats it while the store is away; 0 means DefaultPatience
+	Alone    bool          // it is run by itself: what it meets must not depend on others of a group
 	Record   bool          // it closes what an earlier unit opened: never refused for want of room in the queue
 
 	rows [][]any // by stage

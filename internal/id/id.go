@@ -20,6 +20,7 @@ type (
 	Thread  string // thread_… or the client's own, see ValidThread
 	Request string // req_…: one call, and its x-request-id
 	Owner   string // own_…: one running process (an incarnation)
+	Budget  string // bud_…
 )
 
 func fresh(prefix string) string {
@@ -36,6 +37,7 @@ func NewTeam() Team       { return Team(fresh("team_")) }
 func NewThread() Thread   { return Thread(fresh("thread_")) }
 func NewRequest() Request { return Request(fresh("req_")) }
 func NewOwner() Owner     { return Owner(fresh("own_")) }
+func NewBudget() Budget   { return Budget(fresh("bud_")) }
 
 // MaxThread is the longest thread id, in bytes.
 const MaxThread = 128

@@ -63,6 +63,9 @@ var bugs = []bug{
 	{name: "leak-inflight", what: "requests are counted as under way for ever", row: "P10"},
 	{name: "no-breaker", what: "a frozen Postgres is waited for by each call", row: "P6"},
 	{name: "keep-buffer", what: "a request's buffer is used after it was given back", tests: [2]string{"./gateway", "TestWhatIsKeptOfARequestIsItsOwn"}},
+	{name: "hold-kept", what: "what a call has cost is added to what it held", tests: [2]string{"./metering", "TestBudgetsModel"}},
+	{name: "failed-keeps-hold", what: "a call that failed keeps its hold", tests: [2]string{"./metering", "TestBudgetsModel"}},
+	{name: "blind-group", what: "calls of one commit do not see each other's holds", tests: [2]string{"./metering", "TestBudgetsModel"}},
 	{name: "no-rerun", what: "a commit without an answer is not made again", row: "P2"},
 }
 

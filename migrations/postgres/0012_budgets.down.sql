@@ -1,0 +1,2 @@
+DROP INDEX IF EXISTS ledger_at;
+DROP TABLE IF EXISTS used, budgets;
