@@ -42,6 +42,7 @@ type Config struct {
 	Threads   Threads
 	Streams   Streams
 	Spool     Spool
+	Budgets   Budgets
 	Log       Log
 }
 
@@ -114,6 +115,12 @@ type Spool struct {
 	MaxBytes int64 // with more in it no new calls are taken
 }
 
+// Budgets is what budgets reckon with where the catalogue does not tell: dollars for a million tokens of a model that has no
+// price.
+type Budgets struct {
+	UnpricedInput, UnpricedOutput string
+}
+
 // Log is how the process reports.
 type Log struct {
 	Level  string // debug, info, warn or error
@@ -160,6 +167,7 @@ func Default() *Config {
 		Threads: Threads{TurnWait: 10 * time.Second, KeepDeleted: 30 * 24 * time.Hour},
 		Streams: Streams{ResumeGrace: 30 * time.Second, MaxLineBytes: 1 << 20},
 		Spool:   Spool{MaxBytes: 256 << 20},
+		Budgets: Budgets{UnpricedInput: "10", UnpricedOutput: "50"},
 		Log:     Log{Level: "info", Format: "json"},
 	}
 }

@@ -85,6 +85,8 @@ func settings(c *Config) []setting {
 		duration("streams.resume_grace", "how long a call runs on without its client, where somebody can come back for its answer", &c.Streams.ResumeGrace, 0, long),
 		byteCount("streams.max_line_bytes", "longest line of a provider's event stream", &c.Streams.MaxLineBytes, 4<<10, 32<<20),
 		byteCount("spool.max_bytes", "what may wait on disk for the store before new calls are refused", &c.Spool.MaxBytes, 1<<20, 1<<40),
+		price("budgets.unpriced_input", "dollars for a million tokens read, of models without a price", &c.Budgets.UnpricedInput),
+		price("budgets.unpriced_output", "the same for tokens written", &c.Budgets.UnpricedOutput),
 		choice("log.level", "debug, info, warn or error", &c.Log.Level, "debug", "info", "warn", "error"),
 		choice("log.format", "json or text", &c.Log.Format, "json", "text"),
 	)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/url"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -115,6 +116,18 @@ func model(path, about string, field *string) setting {
 		return nil
 	})
 }
+
+// price is an amount of dollars for a million tokens, never nothing.
+func price(path, about string, field *string) setting {
+	return plain(path, about, field, func(text string) error {
+		if !prices.MatchString(text) || strings.Trim(text, "0.") == "" {
+			return errors.New(`must be dollars for a million tokens, from 0.000001 to 9999, like "10" or "0.25"`)
+		}
+		return nil
+	})
+}
+
+var prices = regexp.MustCompile(`^[0-9]{1,4}(\.[0-9]{1,6})?$`)
 
 // header is what goes into a header. Empty: not set.
 func header(path, about string, field *string) setting {

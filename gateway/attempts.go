@@ -225,6 +225,12 @@ func (g *Gateway) beginFurther(ctx context.Context, e *exchange, before past) bo
 	for _, t := range e.tried {
 		hold += t.hold
 	}
+	if e.bound() { // holds only grow: to give some of it back would be one change of the budgets more
+		hold = max(hold, metering.PicoUSD(e.opening.HoldPico))
+		if int64(hold) > e.opening.HoldPico && !g.more(ctx, e, hold) {
+			return false
+		}
+	}
 	f := &calls.Further{
 		Org: e.caller.Org, ID: e.id, Before: before.end, N: e.n() + 1,
 		Provider: e.target.Provider, Model: e.target.Model, KeyName: e.keyName(), HoldPico: int64(hold),

@@ -18,7 +18,6 @@ import (
 	"threadhub/internal/id"
 	"threadhub/internal/seal"
 	"threadhub/internal/seedbug"
-	"threadhub/metering"
 	"threadhub/openai"
 	"threadhub/orgs"
 	routing "threadhub/router"
@@ -167,6 +166,9 @@ func (g *Gateway) parse(x *request, e *exchange) (err error) {
 	if err := x.claims(e); err != nil {
 		return err
 	}
+	if e.spare, err = x.spares(); err != nil {
+		return err
+	}
 	x.retries(e)
 	return nil
 }
@@ -221,15 +223,24 @@ func (g *Gateway) take(ctx context.Context, e *exchange, w way) error {
 		if missed, err := g.missed(ctx, e); err != nil || missed {
 			return calls.Repeats, err
 		}
-		for _, step := range []func(*Gateway, context.Context, *exchange) error{
-			w.load, w.route, (*Gateway).fit, (*Gateway).limitTarget, w.admit, w.translate, (*Gateway).open,
-		} {
-			if err := step(g, ctx, e); err != nil {
-				return 0, err
-			}
+		err := g.steps(ctx, e, w.load, w.route, (*Gateway).fit, (*Gateway).limitTarget, w.admit, w.translate, (*Gateway).open)
+		if g.lowered(e, err) {
+			err = g.steps(ctx, e, w.admit, w.translate, (*Gateway).open)
+		}
+		if err != nil {
+			return 0, err
 		}
 		return e.opening.Result, nil
 	})
+}
+
+func (g *Gateway) steps(ctx context.Context, e *exchange, steps ...func(*Gateway, context.Context, *exchange) error) error {
+	for _, step := range steps {
+		if err := step(g, ctx, e); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // await tries to open a call until it is won. What found its thread moved on is tried again at once, staleTries times at
@@ -412,11 +423,9 @@ func (g *Gateway) inputRoom(e *exchange) int64 {
 }
 
 // admit reserves the worst case. The bytes of what the thread adds are not known yet to the byte; what is known bounds them.
-func (g *Gateway) admit(_ context.Context, e *exchange) error {
+func (g *Gateway) admit(ctx context.Context, e *exchange) error {
 	chaos.Point("admit")
-	model, _ := g.opts.Catalogue.Lookup(e.target.Provider, e.target.Model)
-	e.hold, _ = metering.Hold(model, int64(len(e.req.Raw))+threadBytes(e), e.req.MaxTokens, int(e.req.N), g.requests(e.target))
-	return nil
+	return g.reserve(ctx, e)
 }
 
 // requests is how many requests one answer of t may take.
@@ -443,7 +452,7 @@ func threadBytes(e *exchange) (n int64) {
 // translate makes the provider's body from the client's bytes, and unseals the key that pays.
 func (g *Gateway) translate(ctx context.Context, e *exchange) (err error) {
 	chaos.Point("translate")
-	edits := openai.Edits{Model: e.target.Model, IncludeUsage: e.req.Stream}
+	edits := openai.Edits{Model: e.target.Model, IncludeUsage: e.req.Stream, MaxTokens: e.atMost, NewMax: newMax(e.target.Provider)}
 	if e.turn != nil {
 		edits.At, edits.Drop, edits.Instead, edits.History = e.turn.At, e.turn.Drop, e.instead, e.history
 	}
@@ -535,18 +544,26 @@ func (g *Gateway) open(ctx context.Context, e *exchange) error {
 		})
 	}
 	g.opts.Calls.Open(u, e.opening)
+	g.hold(u, e)
 	if seedbug.On("open-late") {
 		go g.opts.Panics.Run("seedbug", func() { _ = g.opts.Store.Commit(context.WithoutCancel(ctx), u) })
 		e.opening.Result = calls.Won
 		return nil
 	}
 	err := g.opts.Store.Commit(ctx, u)
+	if err == nil && e.crowded() {
+		u.Alone = true
+		err = g.opts.Store.Commit(ctx, u)
+	}
 	chaos.Point("open")
 	if fault.HasCode(err, "outcome_unknown") {
 		g.abandon(e, "outcome_unknown", u) // it may be open; nobody but us would ever close it
 		e.opening = nil
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return g.afforded(e)
 }
 
 // call asks the provider.

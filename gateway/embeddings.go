@@ -5,7 +5,6 @@ import (
 
 	"threadhub/internal/chaos"
 	"threadhub/internal/fault"
-	"threadhub/metering"
 	"threadhub/openai"
 	routing "threadhub/router"
 	"threadhub/upstreams"
@@ -43,11 +42,9 @@ func (g *Gateway) routeEmbeddings(ctx context.Context, e *exchange) error {
 }
 
 // admitEmbeddings reserves the worst case.
-func (g *Gateway) admitEmbeddings(_ context.Context, e *exchange) error {
+func (g *Gateway) admitEmbeddings(ctx context.Context, e *exchange) error {
 	chaos.Point("admit")
-	model, _ := g.opts.Catalogue.Lookup(e.target.Provider, e.target.Model)
-	e.hold, _ = metering.HoldEmbeddings(model, int64(len(e.embed.Raw)), e.embed.Inputs)
-	return nil
+	return g.reserve(ctx, e)
 }
 
 // translateEmbeddings makes the provider's body from the client's bytes, and unseals the key that pays.

@@ -68,7 +68,16 @@ func notFound() *fault.Error {
 func errorBody(err error) []byte {
 	f := fault.From(err)
 	a := answerFor(f)
-	return openai.AppendError(nil, scrub(f.Message), a.typ, scrub(f.Param), a.code)
+	b := openai.AppendError(nil, scrub(f.Message), a.typ, scrub(f.Param), a.code)
+	if f.Details == nil {
+		return b
+	}
+	details, err := encoded(f.Details)
+	if err != nil {
+		return b
+	}
+	b = append(b[:len(b)-len("}}")], `,"details":`...)
+	return append(append(b, details...), "}}"...)
 }
 
 // errorEvent is err as an event of a stream: the last one, as [DONE] never follows an error.

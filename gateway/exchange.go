@@ -41,6 +41,7 @@ type exchange struct {
 	hash       [32]byte                  // parse: of what is asked
 	threadless bool                      // parse: of embeddings, that name a thread all the same
 	again      bool                      // parse: of a forward, that asks what was said last; load then makes req
+	spare      bool                      // parse: rather a shorter answer than none, where a budget has too little left
 
 	grant *limits.Grant // limit: what was taken of the call's limits; nil: it is under none
 	rooms []limits.Room // limit: how they stand
@@ -57,8 +58,14 @@ type exchange struct {
 
 	files map[string]fetch.File // translate: what the request points to, by its address; none once the call is open
 
-	opening *calls.Opening // open
-	tape    *calls.Tape    // open: what the client is given; nil if nobody can come back for it
+	budgets []metering.Budget // admit: those that it counts in
+	atMost  int64             // admit: tokens that a budget leaves for the answer; 0: as many as are asked for
+
+	opening *calls.Opening    // open
+	booking *metering.Booking // open: what it holds in hard budgets; nil: none binds it
+	over    []metering.Level  // open: those of them that had no room for it
+	nearing []string          // open: warnings of budgets that are nearly used up
+	tape    *calls.Tape       // open: what the client is given; nil if nobody can come back for it
 
 	since  time.Time         // call: when the first attempt began
 	asked  time.Time         // call: when the provider was asked
@@ -107,7 +114,10 @@ func (e *exchange) warnings() []string {
 			all = append(all, w)
 		}
 	}
-	return all
+	if e.atMost > 0 {
+		all = append(all, loweredWarning)
+	}
+	return append(all, e.nearing...)
 }
 
 // attempt is the name of attempt n in both sides' logs.

@@ -97,6 +97,9 @@ type Options struct {
 	Calls        *calls.Store
 	Threads      *threads.Store
 	Ledger       *metering.Ledger
+	Budgets      *metering.Budgets // nil: there are none
+	BudgetBook   BudgetBook        // nil: nobody has budgets
+	Fallback     metering.Fallback // what models without a price cost, as far as hard budgets go; zero: as the dearest there are
 	Catalogue    *metering.Catalogue
 	Limits       limits.Limiter // nil: there are none
 	Router       *routing.Router
@@ -156,6 +159,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Fallback == (metering.Fallback{}) {
+		o.Fallback = metering.Fallback{Input: 10_000_000, Output: 50_000_000}
 	}
 	if o.MaxBodyBytes == 0 {
 		o.MaxBodyBytes = 20 << 20
@@ -237,13 +243,14 @@ func New(opts Options) *Gateway {
 	g.foundings = newPace(orgsPerHour, time.Hour, g.opts.Now)
 	g.policies = newPolicies(g.opts.Rules, g.opts.Log)
 	g.failover = failover.New(g.opts.Failover)
-	g.recorder = &recorder{store: g.opts.Store, calls: g.opts.Calls, threads: g.opts.Threads, ledger: g.opts.Ledger}
+	g.recorder = &recorder{store: g.opts.Store, calls: g.opts.Calls, threads: g.opts.Threads, ledger: g.opts.Ledger, budgets: g.opts.Budgets, book: g.opts.BudgetBook}
 	g.backlog = newBacklog(g.recorder, g.opts.Spool, g.opts.Log, g.opts.Panics)
 	g.guesses = newGuesses(g.opts.AuthFailures)
 	g.fetching = newGate()
 	g.ready = &readiness{store: g.opts.Store}
 	g.metrics = newMetrics(g.opts.Registry, g.opts.LogSink, g.opts.Panics, g.ready)
 	g.storeMetrics(g.opts.Registry)
+	g.budgetMetrics(g.opts.Registry)
 	g.loads = newLoads(&g.opts, &g.metrics.load, g.tapes)
 	g.router = newRouter(g.routes())
 	g.server = g.newServer()

@@ -74,12 +74,12 @@ func newHouse(t testing.TB, url string, o Options, change ...func(*db.Options)) 
 			}
 		})
 	}
-	ledger := metering.New()
+	ledger, budgets := metering.New(), metering.NewBudgets()
 	shut, ended := h.calls.RecordStages()
 	opened, begun := h.calls.OpenStages()
 	log := slog.New(slog.NewJSONHandler(h.log, nil))
 	of := db.Options{URL: url, Log: log, Stages: slices.Concat(
-		shut, h.threads.RecordStages(), []db.Stage{ledger.Stage()}, ended, opened, h.threads.OpenStages(), begun)}
+		shut, h.threads.RecordStages(), []db.Stage{ledger.Stage()}, ended, opened, h.threads.OpenStages(budgets.Stages()...), begun)}
 	for _, f := range change {
 		f(&of)
 	}
@@ -89,6 +89,7 @@ func newHouse(t testing.TB, url string, o Options, change ...func(*db.Options)) 
 	h.store = store
 	h.calls.Use(store)
 	h.threads.Use(store)
+	budgets.Use(store)
 	ring, err := seal.ParseKeyring(seal.NewKey())
 	must(err)
 	if o.Spool == nil {
@@ -113,7 +114,7 @@ func newHouse(t testing.TB, url string, o Options, change ...func(*db.Options)) 
 	or, err := openrouter.New(upstreams.Options{BaseURL: h.sim.URL("openrouter")})
 	must(err)
 	o.Log, o.Store, o.Orgs, o.Watcher, o.ProviderKeys, o.Purse, o.People = log, store, h.orgs, h.orgs, h.orgs, h.orgs, h.orgs
-	o.Rules = h.orgs
+	o.Rules, o.Budgets, o.BudgetBook = h.orgs, budgets, h.orgs
 	o.Calls, o.Threads, o.Ledger, o.Catalogue, o.Router = h.calls, h.threads, ledger, catalogue, router
 	ge, err := gemini.New(upstreams.Options{BaseURL: h.sim.URL("gemini")})
 	must(err)

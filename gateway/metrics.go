@@ -29,6 +29,7 @@ type metrics struct {
 	opened       *prometheus.CounterVec // provider
 	drainSeconds prometheus.Gauge
 	load         gatewayLoad
+	budget       budgetMetrics
 }
 
 // gatewayLoad tells of overload.

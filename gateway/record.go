@@ -187,7 +187,8 @@ func answerMessage(raw []byte, status threads.Status, reason string, before []by
 
 // charge is what e has cost so far: by the provider's word, by its usage and our prices, or by an estimate.
 func (g *Gateway) charge(e *exchange, usage *openai.Usage, outBytes int64) metering.Charge {
-	return g.opts.Catalogue.Charge(e.target.Provider, e.target.Model, usage, metering.Estimate{In: e.size, Out: outBytes})
+	c := g.opts.Catalogue.Charge(e.target.Provider, e.target.Model, usage, metering.Estimate{In: e.size, Out: outBytes})
+	return g.priceAnyway(c, e.bound())
 }
 
 // priced is a charge as clients see it: decimal dollars, "" when nobody knows the price.

@@ -91,6 +91,8 @@ type recorder struct {
 	calls   *calls.Store
 	threads *threads.Store
 	ledger  *metering.Ledger
+	budgets *metering.Budgets // nil: there are none
+	book    BudgetBook
 
 	fenced atomic.Int64 // records refused because another process had closed the call
 }
@@ -112,6 +114,11 @@ func (r *recorder) unit(rec *recording, patience time.Duration) *db.Unit {
 		twice.N++
 		r.ledger.Put(u, &twice)
 	}
+	lines := []*metering.Line{&rec.Line}
+	for i := range rec.Vain {
+		lines = append(lines, &rec.Vain[i])
+	}
+	r.settles(u, rec.Closing.Org, rec.Closing.ID, lines...)
 	if rec.Replay != nil {
 		r.calls.Keep(u, rec.Replay)
 	}
@@ -177,6 +184,7 @@ func (r *recorder) late(actual metering.Line) error {
 		}
 		u := &db.Unit{Org: l.Org, Record: true}
 		r.ledger.Put(u, &l)
+		r.settles(u, l.Org, l.Call, &l)
 		return r.store.Commit(ctx, u)
 	}
 	return errNoCall

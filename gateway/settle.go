@@ -28,6 +28,8 @@ type Settler struct {
 	Calls     *calls.Store
 	Threads   *threads.Store
 	Ledger    *metering.Ledger
+	Budgets   *metering.Budgets // nil: there are none
+	Fallback  metering.Fallback // of models without a price, where budgets bind
 	Catalogue *metering.Catalogue
 	Lease     *calls.Lease
 
@@ -146,6 +148,9 @@ func (s *Settler) settle(ctx context.Context, c *calls.Call) error {
 	}
 	got := brought(events)
 	charge := s.Catalogue.Charge(c.Facts.Provider, c.Facts.Model, got.Usage(), metering.Estimate{In: c.Facts.InputBytes, Out: got.TextBytes()})
+	if c.HoldPico > 0 { // of a model without a price: then a budget binds the call
+		charge = s.Fallback.Price(charge)
+	}
 	cost, status := priced(charge)
 	facts := calls.Facts{
 		ModelServed: clean(got.Model()), Vendor: clean(got.Vendor()), FinishReason: clean(got.FinishReason()),
@@ -156,6 +161,7 @@ func (s *Settler) settle(ctx context.Context, c *calls.Call) error {
 		Org: c.Org, ID: c.ID, Epoch: c.Epoch, RecordID: string(id.NewRequest()), Outcome: calls.Incomplete, Reason: reasonLost, Facts: facts,
 	}
 	u := &db.Unit{Org: c.Org, Record: true}
+	var lines []*metering.Line
 	for _, a := range c.Attempts {
 		line := &metering.Line{
 			Org: c.Org, Call: c.ID, N: a.N, Key: c.Key, User: c.User, Team: c.Team, Thread: c.Thread,
@@ -167,6 +173,10 @@ func (s *Settler) settle(ctx context.Context, c *calls.Call) error {
 			line.Charge, line.MaybeBilled = s.Catalogue.Nothing(a.Provider, a.Model, a.MaybeBilled), a.MaybeBilled
 		}
 		s.Ledger.Put(u, line)
+		lines = append(lines, line)
+	}
+	if s.Budgets != nil {
+		s.Budgets.Settle(u, c.Org, c.ID, lines...)
 	}
 	s.Calls.Close(u, closing)
 	if c.Thread != "" {

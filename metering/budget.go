@@ -115,6 +115,13 @@ func (s Sum) String() string {
 // MarshalText returns what String does; in JSON it becomes a string.
 func (s Sum) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
+// UnmarshalText reads what ParseUSD does.
+func (s *Sum) UnmarshalText(text []byte) error {
+	p, err := ParseUSD(string(text))
+	*s = SumOf(p)
+	return err
+}
+
 // Scan reads a whole number of pico-dollars in digits.
 func (s *Sum) Scan(v any) error {
 	text, ok := v.(string)

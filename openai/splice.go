@@ -1,6 +1,9 @@
 package openai
 
-import "slices"
+import (
+	"slices"
+	"strconv"
+)
 
 // Edits are the changes routing and threads make to a request on its way up. The zero Edits only removes what is the
 // gateway's own: thread_id and metadata.thread_id.
@@ -12,6 +15,11 @@ type Edits struct {
 
 	// Instead are messages, valid JSON, that stand for the client's, by the index of these. What is dropped stays so.
 	Instead map[int][]byte
+
+	// MaxTokens lowers how long an answer may be, in each member that says so; where none does, in one of the name NewMax.
+	// 0 leaves it.
+	MaxTokens int64
+	NewMax    string
 
 	// IncludeUsage makes a streamed request ask for the usage chunk. It does nothing where the request does not stream,
 	// since providers refuse the option there.
@@ -36,7 +44,30 @@ func (c *ChatRequest) Splice(e Edits) []byte {
 	if e.IncludeUsage && c.Stream && !c.IncludeUsage {
 		edits = append(edits, c.askUsage())
 	}
+	if e.MaxTokens > 0 {
+		edits = c.editMaxTokens(edits, e)
+	}
 	return splice(c.Raw, c.removeThread(edits))
+}
+
+// editMaxTokens sets the members that bound the answer.
+func (c *ChatRequest) editMaxTokens(edits []edit, e Edits) []edit {
+	n := strconv.AppendInt(nil, e.MaxTokens, 10)
+	told := false
+	for _, m := range c.members {
+		if name := string(m.Name); name == "max_tokens" || name == "max_completion_tokens" {
+			if !isNull(m.Value.of(c.Raw)) {
+				edits = append(edits, edit{at: m.Value, with: n})
+				told = true
+			} else if name == e.NewMax {
+				return append(edits, edit{at: m.Value, with: n})
+			}
+		}
+	}
+	if told {
+		return edits
+	}
+	return append(edits, edit{at: Span{c.open, c.open}, with: append(append([]byte(`"`+e.NewMax+`":`), n...), ',')})
 }
 
 // splice returns raw with edits made, which it sorts: raw itself if there are none.

@@ -33,6 +33,7 @@ const (
 	topicPeople    = "people"    // payload: an org whose users, or itself, changed
 	topicProviders = "providers" // payload: an org whose provider keys changed
 	topicRules     = "rules"     // payload: an org whose router rules changed
+	topicBudgets   = "budgets"   // payload: an org whose budgets changed
 )
 
 const (
@@ -43,6 +44,7 @@ const (
 	maxRefused      = 8 << 10
 	maxProviders    = 8 << 10
 	maxRules        = 4 << 10
+	maxBudgeted     = 8 << 10     // orgs whose budgets, or that they have none, are known
 	usesEvery       = time.Minute // how often last_used_at is written
 )
 
@@ -78,6 +80,7 @@ type Service struct {
 	vouched   *cache[keyHash, struct{}] // keys that were good when the store was last asked; what changes does not clear it
 	providers *cache[id.Org, providerKeys]
 	rules     *cache[id.Org, RouterRules]
+	budgets   *cache[id.Org, []Budget]
 	hits      hits
 	uses      uses
 	watches   watches
@@ -115,12 +118,13 @@ func New(o Options) *Service {
 		vouched:   newCache[keyHash, struct{}](o.KeyTTL, o.Patience, 2*maxCallers, o.Now),
 		providers: newCache[id.Org, providerKeys](o.KeyTTL, o.Patience, maxProviders, o.Now),
 		rules:     newCache[id.Org, RouterRules](o.KeyTTL, o.Patience, maxRules, o.Now),
+		budgets:   newCache[id.Org, []Budget](o.KeyTTL, o.Patience, maxBudgeted, o.Now),
 		hits:      hits{seen: map[id.Org]map[string]int64{}},
 		uses:      uses{last: map[use]time.Time{}},
 		watches:   watches{keys: map[watchedKey]*watchedCalls{}, alarm: make(chan struct{}, 1)},
 	}
 	line := make(chan struct{}, lookUpsAtOnce)
-	s.callers.line, s.providers.line, s.rules.line = line, line, line
+	s.callers.line, s.providers.line, s.rules.line, s.budgets.line = line, line, line, line
 	return s
 }
 
@@ -160,11 +164,13 @@ func (s *Service) Open(ctx context.Context) error {
 		}),
 		s.bus.Subscribe(topicProviders, func(org string) { s.providers.forget(id.Org(org)) }),
 		s.bus.Subscribe(topicRules, func(org string) { s.rules.forget(id.Org(org)) }),
+		s.bus.Subscribe(topicBudgets, func(org string) { s.budgets.forget(id.Org(org)) }),
 		s.bus.OnReset(func() {
 			s.callers.clear()
 			s.refused.clear()
 			s.providers.clear()
 			s.rules.clear()
+			s.budgets.clear()
 			s.watches.named(func(watchedKey) bool { return true })
 		}),
 	}

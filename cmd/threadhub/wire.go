@@ -128,6 +128,9 @@ func openServer(ctx context.Context, cfg *config.Config, logTo io.Writer) (_ *se
 		Calls:        s.storage.calls,
 		Threads:      s.storage.threads,
 		Ledger:       s.storage.ledger,
+		Budgets:      s.storage.budgets,
+		BudgetBook:   s.storage.orgs,
+		Fallback:     unpriced(cfg),
 		Catalogue:    catalogue,
 		Limits:       s.openLimits(registry),
 		Router:       models,
@@ -174,6 +177,7 @@ func orNone[N ~int64](n N) N {
 func (s *server) settler(catalogue *metering.Catalogue) *gateway.Settler {
 	return &gateway.Settler{
 		Store: s.storage.store, Calls: s.storage.calls, Threads: s.storage.threads, Ledger: s.storage.ledger,
+		Budgets: s.storage.budgets, Fallback: unpriced(s.cfg),
 		Catalogue: catalogue, Lease: s.lease, Checkpoints: s.checkpoints, Tapes: s.tapes, Every: s.cfg.Timeouts.Lease / 10, Log: s.log, Panics: s.storage.panics,
 	}
 }
@@ -196,9 +200,10 @@ func (s *server) settle(ctx context.Context, settler *gateway.Settler) error {
 }
 
 // tidy clears deleted threads away when they have been kept for long enough, and what was kept for repeats of requests:
-// once an hour, and threads oftener where they are kept for less.
+// once an hour, and threads oftener where they are kept for less. It checks budgets each minute.
 func (s *server) tidy(ctx context.Context) {
 	s.background(ctx, calls.Janitor{Calls: s.storage.calls, Orgs: s.storage.orgs.All, Log: s.log}.Run)
+	s.background(ctx, metering.Checker{Budgets: s.storage.budgets, Log: s.log, Panics: s.storage.panics}.Run)
 	keep := s.cfg.Threads.KeepDeleted
 	janitor := &threads.Janitor{
 		Threads: s.storage.threads, Orgs: s.storage.orgs.All, Keep: keep, Every: min(max(keep/8, time.Second), time.Hour), Log: s.log, Panics: s.storage.panics,
@@ -275,6 +280,15 @@ func defaultModels(cfg *config.Config) map[string]string {
 	return models
 }
 
+// unpriced is what models without a price cost, as the operator has it: dollars for a million tokens.
+func unpriced(cfg *config.Config) metering.Fallback {
+	perToken := func(usd string) metering.PicoUSD {
+		p, _ := metering.ParseUSD(usd) // the configuration has checked it
+		return p / 1_000_000
+	}
+	return metering.Fallback{Input: perToken(cfg.Budgets.UnpricedInput), Output: perToken(cfg.Budgets.UnpricedOutput)}
+}
+
 func windows(cfg *config.Config) map[string]int64 {
 	windows := map[string]int64{}
 	for name, u := range cfg.Upstreams {
@@ -293,6 +307,7 @@ type storage struct {
 	calls    *calls.Store
 	threads  *threads.Store
 	ledger   *metering.Ledger
+	budgets  *metering.Budgets
 	keys     *seal.Keyring
 	redis    redis.UniversalClient // nil: there is none
 	standing func() bool           // whether other processes are heard; nil: there is no Redis
@@ -303,7 +318,7 @@ type storage struct {
 // openStorage migrates and opens the store. exclusive makes this process the only one that serves from a SQLite file;
 // commands that only add to it work beside a server.
 func openStorage(ctx context.Context, cfg *config.Config, log *slog.Logger, exclusive bool) (_ *storage, err error) {
-	s := &storage{calls: calls.New(), threads: threads.New(), ledger: metering.New(), panics: contain.New(log)}
+	s := &storage{calls: calls.New(), threads: threads.New(), ledger: metering.New(), budgets: metering.NewBudgets(), panics: contain.New(log)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close())
@@ -328,6 +343,7 @@ func openStorage(ctx context.Context, cfg *config.Config, log *slog.Logger, excl
 	s.parts.add(s.store)
 	s.calls.Use(s.store)
 	s.threads.Use(s.store)
+	s.budgets.Use(s.store)
 
 	if s.redis, err = openRedis(cfg); err != nil {
 		return nil, err
@@ -350,7 +366,7 @@ func (s *storage) stages() []db.Stage {
 	opening, opened := s.calls.OpenStages()
 	return slices.Concat(
 		closing, s.threads.RecordStages(), []db.Stage{s.ledger.Stage()}, closed,
-		opening, s.threads.OpenStages(), opened,
+		opening, s.threads.OpenStages(s.budgets.Stages()...), opened,
 	)
 }
 

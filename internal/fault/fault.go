@@ -44,6 +44,7 @@ type Error struct {
 	Message string        // for the client
 	Retry   time.Duration // how long to wait before a repeat; 0: say nothing
 	Final   bool          // a repeat cannot help: SDKs are told not to retry
+	Details any           // more of it for programs, as a member "details" of the error object; nil: nothing
 	cause   error
 }
 
@@ -68,6 +69,9 @@ func (e *Error) After(d time.Duration) *Error { e.Retry = d; return e }
 
 // NoRetry says that trying again cannot help.
 func (e *Error) NoRetry() *Error { e.Final = true; return e }
+
+// WithDetails adds what programs may want to know of it.
+func (e *Error) WithDetails(v any) *Error { e.Details = v; return e }
 
 // Error is for the log: it holds the cause.
 func (e *Error) Error() string {
