@@ -97,6 +97,10 @@ func (g *Gateway) routes() []Route {
 		{Method: "PUT", Pattern: "/api/limits", Needs: Admin, handler: people((*Gateway).putLimit), foreign: strangers((*Gateway).foreignLimit)},
 		{Method: "GET", Pattern: "/api/limits", Needs: Admin, handler: people((*Gateway).listLimits)},
 		{Method: "DELETE", Pattern: "/api/limits", Needs: Admin, handler: people((*Gateway).deleteLimit), foreign: strangers((*Gateway).foreignLimit)},
+		{Method: "PUT", Pattern: "/api/budgets", Needs: Admin, handler: budgets((*Gateway).putBudget), foreign: strangers((*Gateway).foreignScope)},
+		{Method: "GET", Pattern: "/api/budgets", Needs: Read, handler: budgets((*Gateway).listBudgets)},
+		{Method: "GET", Pattern: "/api/budgets/{id}", Needs: Read, handler: budgets((*Gateway).getBudget)},
+		{Method: "DELETE", Pattern: "/api/budgets/{id}", Needs: Admin, handler: budgets((*Gateway).deleteBudget), foreign: strangers((*Gateway).foreignBudget)},
 		{Method: "POST", Pattern: "/api/orgs/{org}/providers/test", Needs: Admin, handler: (*Gateway).tryProvider},
 	}
 }

@@ -53,19 +53,22 @@ func (c *ChatRequest) Splice(e Edits) []byte {
 // editMaxTokens sets the members that bound the answer.
 func (c *ChatRequest) editMaxTokens(edits []edit, e Edits) []edit {
 	n := strconv.AppendInt(nil, e.MaxTokens, 10)
-	told := false
+	told, null := false, Span{}
 	for _, m := range c.members {
-		if name := string(m.Name); name == "max_tokens" || name == "max_completion_tokens" {
-			if !isNull(m.Value.of(c.Raw)) {
-				edits = append(edits, edit{at: m.Value, with: n})
-				told = true
-			} else if name == e.NewMax {
-				return append(edits, edit{at: m.Value, with: n})
-			}
+		switch name := string(m.Name); {
+		case name != "max_tokens" && name != "max_completion_tokens":
+		case !isNull(m.Value.of(c.Raw)):
+			edits = append(edits, edit{at: m.Value, with: n})
+			told = true
+		case name == e.NewMax:
+			null = m.Value
 		}
 	}
-	if told {
+	switch {
+	case told:
 		return edits
+	case !null.empty():
+		return append(edits, edit{at: null, with: n})
 	}
 	return append(edits, edit{at: Span{c.open, c.open}, with: append(append([]byte(`"`+e.NewMax+`":`), n...), ',')})
 }

@@ -35,6 +35,18 @@ func TestSplice(t *testing.T) {
 	f(body(a), Edits{Model: `x"y`}, `{"model":"x\"y","messages":[`+a+`]}`)
 	f(`{"messages":[`+a+`] , "mod\u0065l" : "m" }`, Edits{Model: "n"}, `{"messages":[`+a+`] , "mod\u0065l" : "n" }`)
 
+	// How long the answer may be.
+	bound := Edits{MaxTokens: 5, NewMax: "max_tokens"}
+	f(body(a), bound, `{"max_tokens":5,"model":"m","messages":[`+a+`]}`)
+	f(`{"model":"m", "max_tokens" : 100 ,"messages":[`+a+`]}`, bound, `{"model":"m", "max_tokens" : 5 ,"messages":[`+a+`]}`)
+	f(`{"model":"m","max_completion_tokens":9,"messages":[`+a+`],"max_tokens":8}`, bound, `{"model":"m","max_completion_tokens":5,"messages":[`+a+`],"max_tokens":5}`)
+	f(`{"model":"m","max_completion_tokens":9,"max_tokens":null,"messages":[`+a+`]}`, bound, `{"model":"m","max_completion_tokens":5,"max_tokens":null,"messages":[`+a+`]}`)
+	f(`{"model":"m","max_completion_tokens":null,"max_tokens":null,"messages":[`+a+`]}`, bound, `{"model":"m","max_completion_tokens":null,"max_tokens":5,"messages":[`+a+`]}`)
+	f(`{"model":"m","max_tokens":null,"messages":[`+a+`]}`, Edits{MaxTokens: 5, NewMax: "max_completion_tokens"},
+		`{"max_completion_tokens":5,"model":"m","max_tokens":null,"messages":[`+a+`]}`)
+	f(`{"model":"m","stream":true,"messages":[`+a+`]}`, Edits{MaxTokens: 5, NewMax: "max_tokens", IncludeUsage: true},
+		`{"stream_options":{"include_usage":true},"max_tokens":5,"model":"m","stream":true,"messages":[`+a+`]}`)
+
 	// History.
 	f(body(a+` , `+b), Edits{History: h("1", "2"), At: 0}, body(`1,2,`+a+` , `+b))
 	f(body(a+` , `+b), Edits{History: h("1", "2"), At: 1}, body(a+` , 1,2,`+b))

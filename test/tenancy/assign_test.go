@@ -22,6 +22,7 @@ var accepted = map[string][]string{
 	"PUT /api/orgs/{org}/providers/{provider}": {"api_key", "name", "priority"},
 	"PUT /api/limits":                          {"scope", "id", "model", "requests_per_minute", "tokens_per_minute", "concurrent_streams"},
 	"POST /api/orgs/{org}/providers/test":      {"provider", "name", "api_key"},
+	"PUT /api/budgets":                         {"scope", "id", "period", "limit_usd", "mode"},
 	"POST /api/router/choose":                  {"message", "context_size", "thread_id"},
 	"PUT /api/router/rules":                    {"rules", "aliases", "words"},
 	"PATCH /api/threads/{id}":                  {"title", "description", "visibility", "window_policy"},

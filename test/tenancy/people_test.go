@@ -12,6 +12,7 @@ import (
 type people struct {
 	users   map[string]string // by the asker it is, and "another"
 	keys    map[string]string // of these, and used by nobody
+	budgets map[string]string // of these
 	team    string
 	deleted *people
 }
@@ -19,7 +20,11 @@ type people struct {
 // furnish makes the people of an org, whose users are there, by the API.
 func (w *world) furnish(t *testing.T, o *tenant) {
 	t.Helper()
-	o.people = people{users: map[string]string{}, keys: map[string]string{}, deleted: &people{users: map[string]string{}, keys: map[string]string{}}}
+	empty := func() people {
+		return people{users: map[string]string{}, keys: map[string]string{}, budgets: map[string]string{}}
+	}
+	o.people, o.people.deleted = empty(), new(people)
+	*o.people.deleted = empty()
 	var list struct {
 		Data []struct{ ID, Email string }
 	}
@@ -37,8 +42,16 @@ func (w *world) furnish(t *testing.T, o *tenant) {
 		}
 		return thing.ID
 	}
-	for _, p := range []*people{&o.people, o.people.deleted} {
+	for i, p := range []*people{&o.people, o.people.deleted} {
 		for _, who := range []string{"admin", "member", "viewer", "another"} {
+			var b struct {
+				ID string `json:"budget_id"`
+			}
+			spec := map[string]string{"scope": "user", "id": o.people.users[who], "period": []string{"month", "week"}[i], "limit_usd": "1000", "mode": "hard"}
+			if err := w.Must(t, 200, "PUT", "/api/budgets", o.keys["admin"], spec).JSON(&b); err != nil {
+				t.Fatal(err)
+			}
+			p.budgets[who] = b.ID
 			p.keys[who] = made("/api/keys", map[string]string{"user_id": o.people.users[who], "name": o.canary})
 		}
 	}
@@ -56,6 +69,8 @@ var (
 	aUser = []string{"own", "shared", "foreign", "absent", "malformed"}
 	aKey  = aUser
 	aTeam = anOrg
+
+	aBudget = aUser // of a user
 )
 
 // of asks for the thing at path that is named, with body.
@@ -97,14 +112,17 @@ func user(p *people, who string) string {
 	}
 	return p.users[who]
 }
-func key(p *people, who string) string { return p.keys[who] }
-func team(p *people, _ string) string  { return p.team }
+func key(p *people, who string) string    { return p.keys[who] }
+func budget(p *people, who string) string { return p.budgets[who] }
+func team(p *people, _ string) string     { return p.team }
 
 var (
 	userID       = pick(there, user, string(id.NewUser()))
 	doomedUserID = pick(doomed, user, string(id.NewUser()))
 	keyOf        = pick(there, key, string(orgs.NewKey().ID))
 	doomedKey    = pick(doomed, key, string(orgs.NewKey().ID))
+	budgetID     = pick(there, budget, string(id.NewBudget()))
+	doomedBudget = pick(doomed, budget, string(id.NewBudget()))
 	teamID       = pick(there, team, string(id.NewTeam()))
 	doomedTeamID = pick(doomed, team, string(id.NewTeam()))
 )
