@@ -100,7 +100,7 @@ func (k *Booking) changes(hold PicoUSD, ours bool) (delta PicoUSD, change Sum) {
 			if l.written {
 				change = change.Plus(SumOf(l.Charge.Cost))
 			}
-			late = late && l.Kind != Use
+			late = late && l.Kind != Use && l.Kind != ""
 		}
 		if !late && !seedbug.On("hold-kept") { // the unit closed it: else it would have been undone before
 			change = change.Minus(SumOf(hold))

@@ -22,6 +22,7 @@ import (
 
 // till is a store with the rooms that a call's money goes through.
 type till struct {
+	url     string
 	store   db.Store
 	calls   *calls.Store
 	ledger  *Ledger
@@ -30,7 +31,7 @@ type till struct {
 
 func openTill(t testing.TB, url string) *till {
 	t.Helper()
-	l := &till{calls: calls.New(), ledger: New(), budgets: NewBudgets()}
+	l := &till{url: url, calls: calls.New(), ledger: New(), budgets: NewBudgets()}
 	shut, ended := l.calls.RecordStages()
 	opened, begun := l.calls.OpenStages()
 	store, err := db.Open(context.Background(), db.Options{
@@ -299,6 +300,10 @@ func TestManyCallsAtOnce(t *testing.T) {
 		"thread": {user: "usr", key: "key", thread: "thread"},
 	}
 	eachTill(t, func(t *testing.T, l *till) {
+		processes := []*till{l, l}
+		if l.store.Dialect() == db.Postgres {
+			processes[1] = openTill(t, l.url)
+		}
 		for scope, c := range levels {
 			for _, limit := range []PicoUSD{10 * hold, 10*hold + hold/2} {
 				org := l.org(t)
@@ -312,8 +317,9 @@ func TestManyCallsAtOnce(t *testing.T) {
 				var open sync.Map
 				var wg sync.WaitGroup
 				turns := make(chan struct{}, 4) // of a thread: a process has those who want it stand in line
-				for range clients {
+				for i := range clients {
 					wg.Go(func() {
+						l := processes[i%2]
 						if scope == "thread" {
 							turns <- struct{}{}
 							defer func() { <-turns }()
