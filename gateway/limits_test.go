@@ -400,4 +400,3 @@ func TestResetsReadAsOpenAIs(t *testing.T) {
 		}
 	}
 }
-

@@ -12,7 +12,7 @@ import (
 )
 
 // What limits and budgets do without Redis is not to be seen before there are any.
-const noLimits = "what becomes of limits and budgets, of which there are none yet"
+const noLimits = "what becomes of limits, of which there are none yet; budgets ask no Redis"
 
 var withRedis = setup{redis: true}
 

@@ -64,7 +64,7 @@ func TestGroundingAsGeminiTellsIt(t *testing.T) {
 	for asked, tells := range map[string]bool{`true`: true, `false`: false, `null`: false} {
 		r := upstreams.Request{
 			Model: "gemini-3.8-flash",
-			Body: []byte(`{"model":"gemini-3.8-flash","messages":[{"role":"user","content":"x"}],"extra_body":{"google":{"grounding_metadata":` + asked + `}}}`),
+			Body:  []byte(`{"model":"gemini-3.8-flash","messages":[{"role":"user","content":"x"}],"extra_body":{"google":{"grounding_metadata":` + asked + `}}}`),
 		}
 		translated := func() *words {
 			w, err := still().translate(&r)
