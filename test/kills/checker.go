@@ -59,6 +59,7 @@ const (
 	Attempts Rule = "attempts" // each request a provider saw has one attempt, and the attempt says no more than happened
 	Ledger   Rule = "ledger"   // each attempt has exactly one line of use
 	Usage    Rule = "usage"    // a line says what the provider said; if it said nothing, that it is an estimate
+	Spending Rule = "spending" // what a hard budget has used is what its calls have cost and hold, and no more than its limit
 )
 
 // Violation is one thing that must not be.
@@ -78,6 +79,7 @@ func Check(e Evidence) []Violation {
 		c.sequences(r)
 		c.turns(r)
 		c.money(r)
+		c.budgets(r)
 	}
 	c.providers()
 	c.strangers()
@@ -472,5 +474,34 @@ func (c *checker) reads() {
 			c.say(Reading, nil, "a read of %s had %d messages, an earlier one had %d", r.Thread, len(r.Messages), longest[at])
 		}
 		longest[at] = max(longest[at], len(r.Messages))
+	}
+}
+
+// budgets adds up what the calls of each budget and period have cost, and what those that are open hold.
+func (c *checker) budgets(r *Rows) {
+	cost := map[id.Request]int64{}
+	for _, l := range r.Lines {
+		cost[l.Call] += l.CostPico
+	}
+	for _, u := range r.Used {
+		i := slices.IndexFunc(r.Budgets, func(b Budget) bool { return b.ID == u.Budget })
+		if i < 0 {
+			c.say(Parent, nil, "the budget %s, of which %d are used, is not there", u.Budget, u.Pico)
+			continue
+		}
+		b, sum := r.Budgets[i], int64(0)
+		for _, call := range r.Calls {
+			of := map[string]string{"org": string(r.Org), "user": string(call.User), "key": string(call.Key), "thread": string(call.Thread)}
+			if of[b.Scope] != b.Of || call.OpenedAt.Before(u.Start) || b.Period == "day" && !call.OpenedAt.Before(u.Start.AddDate(0, 0, 1)) {
+				continue
+			}
+			sum += cost[call.ID]
+			if call.State == "open" {
+				sum += call.HoldPico
+			}
+		}
+		if sum != u.Pico || u.Pico > b.LimitPico {
+			c.say(Spending, nil, "of the budget for the %s %s and the %s %d are used, its calls make %d, its limit is %d", b.Scope, b.Of, b.Period, u.Pico, sum, b.LimitPico)
+		}
 	}
 }

@@ -98,6 +98,22 @@ func repeated() *Evidence {
 	return e
 }
 
+// budgeted is history in an org whose budget has used pico.
+func budgeted(e *Evidence, pico int64) {
+	a := e.Orgs[0]
+	a.Calls[1].HoldPico = 1000 // as long as it was open
+	a.Budgets = []Budget{{ID: "bud", Scope: "org", Of: "org_a", Period: "total", LimitPico: 100_000_000}}
+	a.Used = []Used{{Budget: "bud", Pico: pico}}
+}
+
+func TestCheckerIsContentWithABudget(t *testing.T) {
+	e := history()
+	budgeted(e, 56_400_003)
+	if wrong := Check(*e); len(wrong) > 0 {
+		t.Error(wrong)
+	}
+}
+
 func TestCheckerIsContentWithARepeat(t *testing.T) {
 	if wrong := Check(*repeated()); len(wrong) > 0 {
 		t.Error(wrong)
@@ -116,6 +132,12 @@ func TestCheckerSees(t *testing.T) {
 			}
 		})
 	}
+	f("a hold that was kept", Spending, func(e *Evidence, _ *Rows) { budgeted(e, 56_401_003) })
+	f("a cost that no budget counts", Spending, func(e *Evidence, _ *Rows) { budgeted(e, 28_200_003) })
+	f("a budget overspent", Spending, func(e *Evidence, a *Rows) {
+		budgeted(e, 56_400_003)
+		a.Budgets[0].LimitPico = 50_000_000
+	})
 	f("a lost input", Input, func(_ *Evidence, a *Rows) { a.Messages = a.Messages[:2] })
 	f("a lost answer", Turn, func(_ *Evidence, a *Rows) { a.Messages = append(a.Messages[:1:1], a.Messages[2:]...) })
 	f("an answer acknowledged, and settled as lost", Answer, func(e *Evidence, a *Rows) { e.Asked[1].Done = true })

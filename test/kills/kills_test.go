@@ -162,6 +162,10 @@ func newHouse(t *testing.T, store string, tags ...string) *house {
 		s := h.house.Seed(name, "ann@"+name+".example", "admin")
 		h.g.ProviderKeys(t, s)
 		h.crowd.tenants = append(h.crowd.tenants, tenant{org: id.Org(s.Org), key: s.Key})
+		for _, b := range []map[string]string{{"scope": "org", "period": "total"}, {"scope": "user", "id": s.User, "period": "day"}} {
+			b["limit_usd"], b["mode"] = "100000", "hard"
+			h.g.Must(t, 200, "PUT", "/api/budgets", s.Key, b)
+		}
 	}
 	h.severalWays()
 	t.Cleanup(rig.CloseIdle)

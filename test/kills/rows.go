@@ -21,6 +21,8 @@ type Rows struct {
 	Calls    []Call
 	Attempts []Attempt
 	Lines    []Line
+	Budgets  []Budget
+	Used     []Used
 }
 
 // Message is one row of messages. Text is the content of its JSON.
@@ -43,6 +45,24 @@ type Call struct {
 	Reason   string
 	FirstSeq int
 	NIn      int
+	Key      id.Key
+	User     id.User
+	HoldPico int64
+	OpenedAt time.Time
+}
+
+// Budget is one row of budgets.
+type Budget struct {
+	ID                id.Budget
+	Scope, Of, Period string
+	LimitPico         int64
+}
+
+// Used is one row of used, of an amount that an int64 holds.
+type Used struct {
+	Budget id.Budget
+	Start  time.Time
+	Pico   int64
 }
 
 // Attempt is one row of attempts.
@@ -165,10 +185,12 @@ FROM messages WHERE org_id = $1 ORDER BY thread_id, seq`, func(row db.Row) error
 			r.Messages = append(r.Messages, m)
 			return err
 		}),
-		from(`SELECT call_id, coalesce(thread_id, ''), CAST(state AS text), coalesce(CAST(outcome AS text), ''), coalesce(reason, ''), first_seq, n_in
-FROM calls WHERE org_id = $1`, func(row db.Row) error {
+		from(`SELECT call_id, coalesce(thread_id, ''), CAST(state AS text), coalesce(CAST(outcome AS text), ''), coalesce(reason, ''), first_seq, n_in,
+  key_id, user_id, hold_pico, opened_at FROM calls WHERE org_id = $1`, func(row db.Row) error {
 			var c Call
-			err := row.Scan(&c.ID, &c.Thread, &c.State, &c.Outcome, &c.Reason, &c.FirstSeq, &c.NIn)
+			var opened db.Time
+			err := row.Scan(&c.ID, &c.Thread, &c.State, &c.Outcome, &c.Reason, &c.FirstSeq, &c.NIn, &c.Key, &c.User, &c.HoldPico, &opened)
+			c.OpenedAt = opened.Time
 			r.Calls = append(r.Calls, c)
 			return err
 		}),
@@ -183,6 +205,20 @@ FROM calls WHERE org_id = $1`, func(row db.Row) error {
 			var l Line
 			err := row.Scan(&l.Call, &l.N, &l.Kind, &l.Input, &l.Cached, &l.CacheWrite, &l.Output, &l.Reasoning, &l.CostPico, &l.Status, &l.MaybeBilled)
 			r.Lines = append(r.Lines, l)
+			return err
+		}),
+		from(`SELECT budget_id, scope, scope_id, period, limit_pico FROM budgets WHERE org_id = $1`, func(row db.Row) error {
+			var b Budget
+			err := row.Scan(&b.ID, &b.Scope, &b.Of, &b.Period, &b.LimitPico)
+			r.Budgets = append(r.Budgets, b)
+			return err
+		}),
+		from(`SELECT budget_id, period_start, CAST(used_pico AS bigint) FROM used WHERE org_id = $1`, func(row db.Row) error {
+			var u Used
+			var start db.Time
+			err := row.Scan(&u.Budget, &start, &u.Pico)
+			u.Start = start.Time
+			r.Used = append(r.Used, u)
 			return err
 		}),
 	}
