@@ -295,11 +295,12 @@ func (x *site) through(t testing.TB, name, to string) string {
 
 var tenants atomic.Int64
 
-// tenant makes an org with a key and with keys at all providers.
+// tenant makes an org with a key, with keys at all providers, and with a hard budget that binds all its calls.
 func (x *site) tenant(t testing.TB, name string) rig.Seeded {
 	name = fmt.Sprint(name, "-", tenants.Add(1))
 	s := x.house.Seed(name, "ann@"+name+".example", "admin")
 	x.g[0].ProviderKeys(t, s)
+	x.g[0].Must(t, 200, "PUT", "/api/budgets", s.Key, map[string]string{"scope": "org", "period": "total", "limit_usd": "100000", "mode": "hard"})
 	return s
 }
 
