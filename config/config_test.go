@@ -180,7 +180,7 @@ func TestEveryNameReachesItsField(t *testing.T) {
 		"profiling": "true", "orgs.create": "false", "auth.failures_per_minute": "7", "max_calls": "7", "streams.max_line_bytes": "2MiB", "spool.max_bytes": "1GiB", "log.level": "warn", "log.format": "text",
 		"upstreams.gemini.fetch": "false", "upstreams.perplexity.api": "sonar", "upstreams.perplexity.search": "auto",
 		"upstreams.openrouter.referer": "https://app.example", "upstreams.openrouter.title": "An App", "upstreams.openrouter.adapt": "true",
-		"retries.most": "3", "retries.breaker": "false",
+		"retries.most": "3", "retries.breaker": "false", "budgets.unpriced_input": "0.25", "budgets.unpriced_output": "7",
 	}
 	for _, s := range settings(Default()) {
 		text := other[s.path]
@@ -293,6 +293,8 @@ func TestWrongValues(t *testing.T) {
 	}
 	f("THREADHUB_LISTEN", "THREADHUB_LISTEN=localhost")
 	f("65535", "THREADHUB_LISTEN=:65536")
+	f("dollars for a million tokens", "THREADHUB_BUDGETS__UNPRICED_INPUT=0.00")
+	f("dollars for a million tokens", "THREADHUB_BUDGETS__UNPRICED_OUTPUT=-1")
 	f("metrics must not be where strangers are", "THREADHUB_LISTEN=127.0.0.1:9090")
 	f("a part", "THREADHUB_TIMEOUTS__DRAIN=1s", "THREADHUB_TIMEOUTS__DRAIN_ACCEPT=2s")
 	f("is for Postgres", "THREADHUB_MIGRATE_DATABASE_URL=postgres://h/d")

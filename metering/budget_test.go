@@ -418,8 +418,12 @@ type played struct {
 }
 
 var customers = []customer{
-	{user: "ann", key: "ann1"}, {user: "ann", key: "ann2", thread: "t1"}, {team: "red", user: "bob", key: "bob1"}, {team: "red", user: "cid", key: "cid1", thread: "t2"},
-	{team: "blue", user: "dan", key: "dan1"}, {team: "blue", user: "ann", key: "ann1", thread: "t3"},
+	{user: "ann", key: "ann1"},
+	{user: "ann", key: "ann2", thread: "t1"},
+	{team: "red", user: "bob", key: "bob1"},
+	{team: "red", user: "cid", key: "cid1", thread: "t2"},
+	{team: "blue", user: "dan", key: "dan1"},
+	{team: "blue", user: "ann", key: "ann1", thread: "t3"},
 }
 
 func (g *game) customer() customer { return rapid.SampledFrom(customers).Draw(g.t, "customer") }

@@ -3,6 +3,8 @@ package db_test
 import (
 	"context"
 	"errors"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,6 +24,9 @@ type marks struct {
 	db.Store
 	stage *db.StageOf[mark]
 	exec  func(sql string) // on a connection of the test's own
+
+	mu    sync.Mutex
+	sizes []int // rows of each statement
 }
 
 func openMarks(t *testing.T) *marks {
@@ -41,6 +46,9 @@ func openMarks(t *testing.T) *marks {
 	m.exec(`CREATE TABLE marks (n integer PRIMARY KEY)`)
 	m.exec(`GRANT ALL ON marks TO ` + db.AppRole)
 	m.stage = db.NewStage("test.mark", func(rows []*mark) db.Statement {
+		m.mu.Lock()
+		m.sizes = append(m.sizes, len(rows))
+		m.mu.Unlock()
 		n := make([]int32, len(rows))
 		for i, r := range rows {
 			if n[i] = int32(r.n); r.n < 0 {
@@ -175,5 +183,23 @@ func TestAFrozenStoreIsToldSoon(t *testing.T) {
 	}
 	if quickest > 1900*time.Millisecond {
 		t.Errorf("told after %v", quickest)
+	}
+}
+
+// A unit that is to be alone is in no statement with others, though it came with them.
+func TestAUnitThatIsToBeAlone(t *testing.T) {
+	m := openMarks(t)
+	alone := m.unit(2, time.Second)
+	alone.Alone = true
+	for i, err := range db.Group(m.Store, m.unit(1, time.Second), alone, m.unit(3, time.Second)) {
+		if err != nil {
+			t.Errorf("unit %d was told %v", i, err)
+		}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	slices.Sort(m.sizes)
+	if !slices.Equal(m.sizes, []int{1, 2}) {
+		t.Errorf("the statements were of %v rows", m.sizes)
 	}
 }
