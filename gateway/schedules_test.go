@@ -328,7 +328,7 @@ func (p *play) verdict(g *halt) verdict {
 	case g.stores:
 		return bad(p.faults.lost, silent, late, refused)
 	case strings.HasPrefix(g.what, "ask"):
-		return bad(2*p.faults.ends, limits, fails, resets, unreachable)
+		return bad(2*p.faults.ends, bounds, fails, resets, unreachable)
 	case strings.HasPrefix(g.what, "next"):
 		return bad(p.faults.ends/2, other)
 	}

@@ -223,7 +223,7 @@ func (twoKeys) HasProviderKey(context.Context, id.Org) (map[string]bool, error) 
 
 // What a provider does where it is not granted an answer.
 const (
-	limits      = refused
+	bounds      = refused
 	fails       = silent
 	resets      = late
 	unreachable = other
@@ -248,7 +248,7 @@ func (o *oracle) Chat(ctx context.Context, r *upstreams.Request) (*upstreams.Ans
 		return nil, errors.Join(fault.New(kind, "the schedule says so").WithCode(code), &f)
 	}
 	switch v {
-	case limits:
+	case bounds:
 		return failed(fault.RateLimited, "rate_limit_exceeded", upstreams.Failure{Status: 429, Sent: true, RetryAfter: time.Duration(n) * time.Second})
 	case fails:
 		return failed(fault.Upstream, "upstream_error", upstreams.Failure{Status: 500, Sent: true})
