@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/tidwall/gjson"
@@ -22,12 +23,13 @@ import (
 )
 
 // memory is a store in memory, for schedules: a hundred thousand of them would take a real one an hour. It does what
-// Postgres does with what chats ask of it, in the words in which they ask, and knows nothing else. It has one org, and
-// is used by one goroutine at a time. TestMemoryIsLikeTheStores plays the same schedules on it and on a real one.
+// Postgres does with what chats ask of it, in the words in which they ask, and knows nothing else. It has one org.
+// TestMemoryIsLikeTheStores plays the same schedules on it and on a real one.
 type memory struct {
 	db.Store // nil: what no chat asks for
 	stages   []db.Stage
 
+	mu       sync.Mutex // a transaction has it to its end
 	leases   map[id.Owner]time.Time
 	calls    map[id.Request]*memCall
 	opened   []*memCall // in their order
@@ -72,6 +74,8 @@ func (m *memory) Dialect() db.Dialect { return db.Postgres }
 
 // Commit runs u's rows one after the other, as Postgres runs the stages of a group.
 func (m *memory) Commit(_ context.Context, u *db.Unit) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	m.commits++
 	before := len(m.mistakes)
 	u.Rows(m.stages, func(stage string, row any) {
@@ -268,6 +272,12 @@ func (m *memory) input(stage string, r *threads.Input) {
 
 // Query is db.Store's.
 func (m *memory) Query(_ context.Context, _ id.Org, qs ...db.Query) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.query(qs...)
+}
+
+func (m *memory) query(qs ...db.Query) error {
 	for _, q := range qs {
 		for _, row := range m.rows(q.SQL, q.Args) {
 			if err := q.Each(row); err != nil {
@@ -278,10 +288,15 @@ func (m *memory) Query(_ context.Context, _ id.Org, qs ...db.Query) error {
 	return nil
 }
 
-func (m *memory) Read(_ context.Context, _ id.Org, f func(db.Tx) error) error  { return f(memTx{m: m}) }
-func (m *memory) Write(_ context.Context, _ id.Org, f func(db.Tx) error) error { return f(memTx{m: m}) }
-func (m *memory) Common(_ context.Context, f func(db.Tx) error) error          { return f(memTx{m: m}) }
-func (m *memory) Walk(_ context.Context, f func(db.Tx) error) error            { return f(memTx{m: m}) }
+func (m *memory) Write(_ context.Context, _ id.Org, f func(db.Tx) error) error { return m.tx(f) }
+func (m *memory) Common(_ context.Context, f func(db.Tx) error) error          { return m.tx(f) }
+func (m *memory) Walk(_ context.Context, f func(db.Tx) error) error            { return m.tx(f) }
+
+func (m *memory) tx(f func(db.Tx) error) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return f(memTx{m: m})
+}
 
 // rows answers a SELECT that a room sends, whose words it is known by.
 func (m *memory) rows(sql string, args []any) (rows []memRow) {
@@ -437,7 +452,7 @@ type memTx struct {
 func (t memTx) Dialect() db.Dialect { return db.Postgres }
 
 func (t memTx) Query(_ context.Context, sql string, args []any, each func(db.Row) error) error {
-	return t.m.Query(context.Background(), "", db.Query{SQL: sql, Args: args, Each: each})
+	return t.m.query(db.Query{SQL: sql, Args: args, Each: each})
 }
 
 // QueryRow answers the one such question that is asked in a transaction: how many processes there are.

@@ -45,11 +45,10 @@ func (p *play) asked(call id.Request, n int) *seenCall {
 // heard is told when a client has a piece more of its answer.
 func (p *play) heard(c *client) {
 	p.mu.Lock()
-	seen := p.calls[c.call]
-	p.mu.Unlock()
-	if seen != nil && c.seen != "" {
+	if seen := p.calls[c.call]; seen != nil && c.seen != "" {
 		seen.relayed = true
 	}
+	p.mu.Unlock()
 	if !c.whole {
 		return
 	}
