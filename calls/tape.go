@@ -32,7 +32,9 @@ type TapeOf struct {
 	Finger int64  // of its request, and Hash: whole
 	Hash   string //
 	Stream bool
-	Limit  int // bytes it may hold
+	Limit  int       // bytes it may hold
+	Retry  bool      // an SDK's retry opened the call
+	Opened time.Time // when, by this process's clock
 }
 
 // Tape is what one call gives its client, as it is given and for a while after, for whoever comes back for it: the client

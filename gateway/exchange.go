@@ -36,7 +36,7 @@ type exchange struct {
 	fork       bool                      // parse: a request that differs inside the thread goes on in a new one
 	why        string                    // parse: why a provider was named, of a forward
 	claim      string                    // parse: a hash of its Idempotency-Key; "": none
-	retry      int                       // parse: which repeat it is without one, by the SDK's word; 0: none
+	retry      int                       // parse: which repeat it is without one, by the SDK's word; 0: none; take: or overtaken
 	alike      id.Request                // parse, take: the call that it may repeat, as far as that has been looked at
 	hash       [32]byte                  // parse: of what is asked
 	threadless bool                      // parse: of embeddings, that name a thread all the same

@@ -100,9 +100,20 @@ func (g *Gateway) adopt(x *request, e *exchange) bool {
 	return first && g.hear(x, t, e.streams())
 }
 
+// overtaken stands for the number of a try that comes after its own retry.
+const overtaken = -1
+
 // missed reports whether a call that a retry may repeat has come to light since that was last looked at: the first try may
-// have waited for the thread's turn just before it.
+// have waited for the thread's turn just before it. The first try itself may come after a retry, which then was opened
+// while it was on its way.
 func (g *Gateway) missed(ctx context.Context, e *exchange) (bool, error) {
+	if e.retry == 0 && e.claim == "" && e.named != "" {
+		t := g.tapes.Alike(e.finger(), string(e.hash[:]), calls.Listener{Org: e.caller.Org, Key: e.caller.Key})
+		if t != nil && t.Retry && e.arrived.Before(t.Opened) {
+			e.retry, e.alike = overtaken, t.Call
+			return true, nil
+		}
+	}
 	if e.retry == 0 {
 		return false, nil
 	}

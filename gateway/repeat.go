@@ -91,7 +91,7 @@ func (x *request) who() calls.Listener { return calls.Listener{Org: x.caller.Org
 // repeat answers a request that was made before; done says that it has. What failed, or was cut, is not an answer: it is
 // asked again, as a call of its own.
 func (g *Gateway) repeat(x *request, e *exchange) (done bool) {
-	if e.retry > 0 {
+	if e.retry != 0 {
 		return g.adopt(x, e)
 	}
 	if e.claim == "" {
@@ -270,6 +270,7 @@ func (g *Gateway) keepTape(e *exchange) {
 	}
 	of := calls.TapeOf{
 		Call: e.id, For: calls.Listener{Org: e.caller.Org, Key: e.caller.Key}, Finger: e.finger(), Hash: string(e.hash[:]), Stream: e.streams(), Limit: calls.TapeLimit,
+		Retry: e.retry != 0, Opened: time.Now(),
 	}
 	if e.claim != "" {
 		of.Limit = 2 * maxAnswer // all of it

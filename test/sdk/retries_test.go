@@ -137,6 +137,9 @@ func (r *retries) asker(n int, s sdk) {
 		how := fmt.Sprintf("head=%dms", chance.IntN(150))
 		if q.Stream {
 			how = fmt.Sprintf("chunks=%d delay=%dms", 3+chance.IntN(5), 4+chance.IntN(40))
+			if q.key == "" { // or all of it is given away before its loss is noticed
+				how = fmt.Sprintf("chunks=%d delay=%dms", 4+chance.IntN(4), 80+chance.IntN(40))
+			}
 		}
 		q.Text = fmt.Sprintf("question %s [[sim text=%q %s]]", name, "answer to "+name+strings.Repeat(" and more", chance.IntN(20)), how)
 		r.ask(q, s)
@@ -250,6 +253,11 @@ func (r *retries) once(e kills.Evidence) {
 		if complete > 1 {
 			doneTwice++
 			r.t.Errorf("question %s was answered by %d calls: %v", name, complete, attempts)
+			for _, q := range r.asked {
+				if strings.HasPrefix(q.Text, "question "+name+" ") {
+					r.t.Logf("it was sent with key %q, stream %v", q.key, q.Stream)
+				}
+			}
 		}
 		again += len(attempts) - 1
 	}
