@@ -373,7 +373,7 @@ func (m *memory) rows(sql string, args []any) (rows []memRow) {
 		if c := m.calls[args[1].(id.Request)]; c != nil {
 			rows = append(rows, memRow{
 				c.Org, c.ID, c.Key, c.User, nil, orNothing(string(c.Thread)), c.epoch, c.state, orNothing(string(c.outcome)), orNothing(c.reason),
-				c.FirstSeq, c.NIn, c.merged(), c.openedAt, c.closedAt,
+				c.FirstSeq, c.NIn, c.HoldPico, c.merged(), c.openedAt, c.closedAt,
 			})
 		}
 	case says("SELECT DISTINCT owner FROM calls"):
