@@ -12,9 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"go.uber.org/goleak"
-
-	"threadhub/internal/testkit"
 	"threadhub/test/rig"
 )
 
@@ -28,17 +25,11 @@ var (
 const soakRuns = 20
 
 // together is how many rows are played at a time: mostly they wait.
-const together = "8"
+const together = 8
 
 func TestMain(m *testing.M) {
-	flag.Parse()
-	if flag.Lookup("test.parallel").Value.String() == fmt.Sprint(runtime.GOMAXPROCS(0)) {
-		_ = flag.Set("test.parallel", together)
-	}
-	testkit.Leaks(m, goleak.Cleanup(func(code int) {
-		rig.Clean()
-		os.Exit(code)
-	}))
+	rig.Together(together)
+	rig.Main(m)
 }
 
 func soak() bool { return os.Getenv("THREADHUB_SOAK") != "" }

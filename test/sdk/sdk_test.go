@@ -15,24 +15,13 @@ import (
 	"sync"
 	"testing"
 
-	"go.uber.org/goleak"
-
 	"threadhub/internal/testkit"
 	"threadhub/test/rig"
 )
 
 func TestMain(m *testing.M) {
-	flag.Parse()
-	// Cells mostly wait: for a timeout, for an SDK that counts to its next try. On two cores two at a time take minutes.
-	given := false
-	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
-	if !given {
-		_ = flag.Set("test.parallel", "16")
-	}
-	testkit.Leaks(m, goleak.Cleanup(func(code int) {
-		rig.Clean()
-		os.Exit(code)
-	}))
+	rig.Together(16) // cells wait for a timeout, for an SDK that counts to its next try
+	rig.Main(m)
 }
 
 // The axes of the table.
