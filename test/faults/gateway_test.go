@@ -85,9 +85,9 @@ var gatewayRows = []row{
 		long := w.streaming(w.g[0], w.question(said(100, 50*time.Millisecond)))
 		began := time.Now()
 		w.must(w.g[0].Signal(syscall.SIGTERM))
-		w.eventually(time.Second, func() bool { return w.status(w.g[0].Operator+"/health/ready") == 503 }, "the gateway not to be ready")
-		if d := time.Since(began); d < acceptTime/2 { // it still accepts
-			w.want(w.ask(said(1, 0)), well)
+		w.eventually(time.Second+slack, func() bool { return w.status(w.g[0].Operator+"/health/ready") == 503 }, "the gateway not to be ready")
+		if e := w.ask(said(1, 0)); e.Done || time.Since(began) < acceptTime { // it still accepts
+			w.want(e, well)
 		}
 		w.want(short.wait(), well)
 		w.want(long.wait(), broken(estimated, "draining"))

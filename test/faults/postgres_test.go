@@ -75,12 +75,18 @@ var postgresRows = []row{
 	}},
 	{id: "P5", title: "Postgres is slow: 200 ms more for each round trip", setup: setup{between: true}, play: func(w *world) {
 		w.want(w.ask(said(1, 0), whole), well)
-		quick := w.ask(said(1, 0), whole)
-		w.want(quick, well)
+		quickest := func() time.Duration { // a busy machine makes any one of them slow
+			best := time.Hour
+			for range 3 {
+				e := w.ask(said(1, 0), whole)
+				w.want(e, well)
+				best = min(best, took(e))
+			}
+			return best
+		}
+		usual := quickest()
 		w.wire["postgres"].Delay(200 * time.Millisecond)
-		slow := w.ask(said(1, 0), whole)
-		w.want(slow, well)
-		if extra := took(slow) - took(quick); extra < 2*200*time.Millisecond || extra > 3*200*time.Millisecond+slack/2 {
+		if extra := quickest() - usual; extra < 2*200*time.Millisecond || extra > 3*200*time.Millisecond+750*time.Millisecond {
 			w.Errorf("it took %v more", extra)
 		}
 		w.wire["postgres"].Delay(0)
@@ -105,7 +111,7 @@ var postgresRows = []row{
 				w.Errorf("%s: status %d %s after %v", e.Text, e.Status, e.Code, took(e))
 			}
 		}
-		if took(quick) > 100*time.Millisecond {
+		if took(quick) > databaseTime/2 {
 			w.Errorf("after five failures one more took %v", took(quick))
 		}
 		w.want(running.wait(), well)
@@ -140,7 +146,7 @@ var postgresRows = []row{
 				w.Errorf("a reader got %+v", r)
 				continue
 			}
-			if times[i] < 250*time.Millisecond+slack/2 {
+			if times[i] < databaseTime {
 				quick++
 			}
 		}

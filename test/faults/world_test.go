@@ -39,7 +39,7 @@ const (
 	turnTime      = 3 * time.Second
 	longestLine   = 64 << 10
 
-	slack = 1500 * time.Millisecond // what a busy machine may add to any of them
+	slack = 3 * time.Second // what a busy machine may add to any of them
 )
 
 func clocks() []string {
