@@ -51,6 +51,8 @@ var bugs = []bug{
 	{name: "always-estimate", what: "usage is estimated though it was told", row: "N1"},
 	{name: "401-when-down", what: "a key that cannot be looked up is said to be bad", row: "R11"},
 	{name: "needs-redis", what: "without Redis a change fails", row: "R1"},
+	{name: "limits-open", what: "without Redis there are no limits", row: "R1"},
+	{name: "limits-shut", what: "without Redis limits refuse everybody", row: "R2"},
 	{name: "no-claims", what: "an Idempotency-Key is ignored", row: "C10"},
 	{name: "any-body", what: "an Idempotency-Key answers another request", row: "C10"},
 	{name: "no-heartbeat", what: "a silent stream is silent", row: "U6"},

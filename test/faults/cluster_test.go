@@ -20,7 +20,7 @@ const nodeTime = 2 * time.Second
 const clusterTime = 10 * redisTime
 
 var moves = row{
-	id: "R7", title: "a cluster moves its keys, and loses a node", metric: "threadhub_shared_streams_up", lacks: noLimits,
+	id: "R7", title: "a cluster moves its keys, and loses a node", metric: "threadhub_shared_streams_up", lacks: "what becomes of limits there",
 	setup: setup{cluster: true, replicas: 2, env: append(longStreams(), "THREADHUB_TIMEOUTS__REDIS="+clusterTime.String())},
 	play:  moved,
 }

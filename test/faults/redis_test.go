@@ -11,30 +11,31 @@ import (
 	"threadhub/test/kills"
 )
 
-// What limits and budgets do without Redis is not to be seen before there are any.
-const noLimits = "what becomes of limits, of which there are none yet; budgets ask no Redis"
-
 var withRedis = setup{redis: true}
 
 var redisRows = []row{
-	{id: "R1", title: "Redis is down", setup: withRedis, lacks: noLimits, play: func(w *world) {
+	{id: "R1", title: "Redis is down", setup: setup{redis: true, replicas: 2}, metric: "threadhub_limits_degraded", play: func(w *world) {
 		w.unmoved(func() { w.must(w.redis.Kill()) }, redisTime)
+		w.degraded(w.g[0], true)
 		w.must(w.redis.Restart(context.Background()))
+		w.degraded(w.g[0], false)
 		w.want(w.ask(said(2, 0)), well)
 	}},
-	{id: "R2", title: "Redis is frozen", setup: withRedis, lacks: noLimits, play: func(w *world) {
+	{id: "R2", title: "Redis is frozen", setup: withRedis, metric: "threadhub_limits_degraded", play: func(w *world) {
 		w.unmoved(func() { w.must(w.redis.Freeze()) }, redisTime)
+		w.degraded(w.g[0], true)
 		w.must(w.redis.Thaw())
+		w.degraded(w.g[0], false)
 		w.want(w.ask(said(2, 0)), well)
 	}},
-	{id: "R3", title: "Redis is slow: 20 ms more", setup: setup{redis: true, between: true}, lacks: noLimits, play: func(w *world) {
+	{id: "R3", title: "Redis is slow: 20 ms more", setup: setup{redis: true, between: true}, play: func(w *world) {
 		w.unmoved(func() { w.wire["redis"].Delay(20 * time.Millisecond) }, 40*time.Millisecond)
 	}},
-	{id: "R4", title: "failover of Redis, with the last writes lost", awaits: noLimits},
-	{id: "R5", title: "FLUSHALL", setup: withRedis, lacks: noLimits, play: func(w *world) {
+	{id: "R4", title: "failover of Redis, with the last writes lost", setup: withRedis, play: limitsAfterFailover},
+	{id: "R5", title: "FLUSHALL", setup: withRedis, play: func(w *world) {
 		w.unmoved(func() { w.must(w.redisClient().FlushAll(context.Background()).Err()) }, 0)
 	}},
-	{id: "R6", title: "Redis answers with OOM, READONLY or LOADING", setup: withRedis, lacks: noLimits, play: func(w *world) {
+	{id: "R6", title: "Redis answers with OOM, READONLY or LOADING", setup: withRedis, play: func(w *world) {
 		c := w.redisClient()
 		switch pick(w, "oom", "readonly") {
 		case "oom":
@@ -46,8 +47,8 @@ var redisRows = []row{
 		}
 	}},
 	moves,
-	{id: "R8", title: "a command that timed out was carried out", awaits: noLimits},
-	{id: "R9", title: "the clock of Redis jumps", awaits: noLimits},
+	{id: "R8", title: "a command that timed out was carried out", setup: setup{redis: true, between: true}, play: limitsCountOnce},
+	{id: "R9", title: "the clock of Redis jumps", setup: withRedis, play: limitsWhenTheClockJumps},
 	{id: "R10", title: "a pooled connection gives another's reply", metric: "threadhub_cache_tenant_mismatch_total", setup: setup{replicas: 2, redis: true, between: true, env: longStreams()}, play: func(w *world) {
 		first := w.question(said(160, 50*time.Millisecond), keyed(w.name()))
 		l := w.streaming(w.g[1], first)
@@ -118,10 +119,14 @@ func (w *world) unmoved(do func(), more time.Duration) {
 		return time.Since(began)
 	}
 	usual := ask()
+	limit := w.limit(12)
+	limit.ask(4)
 	do()
 	if now := ask(); now > usual+6*3*more+slack {
 		w.Errorf("it took %v, and %v before", now, usual)
 	}
+	limit.ask(20)
+	limit.kept(len(w.g) - 1) // what one replica has not heard of another
 }
 
 // renameKey changes something that all processes are told of.

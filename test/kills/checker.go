@@ -310,6 +310,7 @@ type price struct{ input, cached, output int64 }
 
 // prices are those of the models that are asked at providers which do not say what they charge. Thoughts are output.
 var prices = map[string]price{
+	"gpt-4.1":          {2_000_000, 500_000, 8_000_000},
 	"gpt-4.1-mini":     {400_000, 100_000, 1_600_000},
 	"gemini-3.5-flash": {1_500_000, 150_000, 9_000_000},
 }
