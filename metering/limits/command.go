@@ -162,19 +162,19 @@ func (r *Redis) applyCall(c *command, w *waiter) {
 
 // serve asks for the calls of an org that wait, until none does.
 func (r *Redis) serve(org id.Org, s *shared) {
-	for {
-		c := r.next(org, s)
-		if c == nil {
-			return
-		}
-		r.finish(c)
+	for c := r.next(nil, org, s); c != nil; c = r.next(c, org, s) {
+		r.carryOut(c)
 	}
 }
 
-// next is the command for those that wait; nil if nobody does.
-func (r *Redis) next(org id.Org, s *shared) *command {
+// next takes note of what has become of the last command, if there was one, and makes the one for those that wait; nil if
+// nobody does.
+func (r *Redis) next(last *command, org id.Org, s *shared) *command {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if last != nil {
+		r.apply(last)
+	}
 	s.queue = slices.DeleteFunc(s.queue, func(w *waiter) bool { return w.gone })
 	if len(s.queue) == 0 {
 		s.busy = false
@@ -185,15 +185,18 @@ func (r *Redis) next(org id.Org, s *shared) *command {
 	return r.build(org, s, some, nil)
 }
 
-// finish carries commands out.
+// finish carries commands out and takes note of what has become of them.
 func (r *Redis) finish(commands ...*command) {
-	defer func() {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		for _, c := range commands {
-			r.apply(c)
-		}
-	}()
+	r.carryOut(commands...)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, c := range commands {
+		r.apply(c)
+	}
+}
+
+// carryOut has Redis carry commands out, unless it is away: then it is only tried.
+func (r *Redis) carryOut(commands ...*command) {
 	for _, c := range commands {
 		c.err = errNotSaid
 	}
