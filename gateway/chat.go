@@ -364,8 +364,8 @@ func (g *Gateway) fit(_ context.Context, e *exchange) (err error) {
 
 // restore looks at the thread's answers that the client repeats. Their provider gets them as the thread has them: with
 // what only their family of models understands (signatures of thoughts, above all), which SDKs do not send back. Others
-// get them without it, if the client does send it: they would refuse it. Otherwise what a client sends stands. Providers
-// of the OpenAI dialect get the client's own bytes in any case.
+// get them without it, if the client does send it: they would refuse it. Otherwise what a client sends stands. What
+// providers of the OpenAI dialect get is in shed.
 func (g *Gateway) restore(e *exchange) error {
 	e.instead = nil
 	if t, ok := g.opts.Upstreams[e.target.Provider].(upstreams.Translator); !ok || !t.Translates() {
@@ -378,7 +378,7 @@ func (g *Gateway) restore(e *exchange) error {
 	e.instead = map[int][]byte{}
 	for at, m := range stored {
 		theirs := e.req.Messages[at].Raw
-		switch own := m.Status == threads.Complete && g.kinship(m, e.target) == openai.Own; {
+		switch own := g.own(m, e.target); {
 		case own && hasExtras(m.Raw) && !hasExtras(theirs):
 			e.instead[at] = m.Raw
 		case !own && m.Meta != nil && hasExtras(theirs):
@@ -456,9 +456,13 @@ func (g *Gateway) translate(ctx context.Context, e *exchange) (err error) {
 	if e.turn != nil {
 		edits.At, edits.Drop, edits.Instead, edits.History = e.turn.At, e.turn.Drop, e.instead, e.history
 	}
+	warnings, err := g.shed(e, &edits)
+	if err != nil {
+		return err
+	}
 	e.body = e.req.Splice(edits)
 	e.size = int64(len(e.body))
-	ask := upstreams.Request{Body: e.body, Model: e.target.Model, Stream: e.req.Stream, Unsupported: e.unsupported}
+	ask := upstreams.Request{Body: e.body, Model: e.target.Model, Stream: e.req.Stream, Unsupported: e.unsupported, Warnings: warnings}
 	up := g.opts.Upstreams[e.target.Provider]
 	e.ask = new(ask)
 	if err := up.Translate(e.ask); err != nil {

@@ -22,7 +22,8 @@ type ChatRequest struct {
 	MaxTokens         int64 // max_completion_tokens, else max_tokens; 0 if the body does not say
 	HasTools          bool  // there are tools, or the older functions
 	HasResponseFormat bool
-	Images            int // image_url parts in all messages
+	HasExtras         bool // an assistant message has members that OpenAI's answers have not (Shed)
+	Images            int  // image_url parts in all messages
 
 	inline        [16]Member // room for members of a usual request
 	open          int        // the byte after the opening brace
@@ -124,6 +125,7 @@ func (c *ChatRequest) message(s *scanner, n int) {
 	from := s.i
 	var role, content Span
 	var seen [len(onceInMessage)]bool
+	extras := false
 	s.enter()
 	for k := 0; ; k++ {
 		_, name, ok := s.key(k)
@@ -147,7 +149,14 @@ func (c *ChatRequest) message(s *scanner, n int) {
 			} else {
 				content = s.value()
 			}
+		case "tool_calls":
+			if s.peek() == '[' {
+				extras = calls(s) || extras
+			} else {
+				s.value()
+			}
 		default:
+			extras = extras || extra("", string(name))
 			s.value()
 		}
 	}
@@ -168,6 +177,7 @@ func (c *ChatRequest) message(s *scanner, n int) {
 	if v := content.of(s.b); !content.empty() && !isString(v) && !isArray(v) && !isNull(v) {
 		c.fail(invalidType(place(n, ".content"), "the content of message %d must be a string or an array of parts", n))
 	}
+	c.HasExtras = c.HasExtras || extras && m.Role == "assistant"
 	c.Messages = append(c.Messages, m)
 }
 
@@ -215,6 +225,27 @@ func (c *ChatRequest) parts(s *scanner) Span {
 		}
 	}
 	return Span{from, s.i}
+}
+
+// calls reads an array of tool calls, and reports whether one of them has an extra.
+func calls(s *scanner) (extras bool) {
+	s.enter()
+	for n := 0; s.element(n); n++ {
+		if s.peek() != '{' {
+			s.value() // as of parts
+			continue
+		}
+		s.enter()
+		for k := 0; ; k++ {
+			_, name, ok := s.key(k)
+			if !ok {
+				break
+			}
+			extras = extras || extra(inCalls, string(name))
+			s.value()
+		}
+	}
+	return extras
 }
 
 // ours are the members the gateway acts upon.

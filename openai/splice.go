@@ -114,13 +114,7 @@ func (c *ChatRequest) editMessages(edits []edit, e Edits) []edit {
 	if len(e.History) == 0 && len(e.Drop) == 0 && len(e.Instead) == 0 {
 		return edits
 	}
-	n := len(c.Messages)
-	gone := make([]bool, n)
-	for _, i := range e.Drop {
-		if i >= 0 && i < n {
-			gone[i] = true
-		}
-	}
+	n, gone := len(c.Messages), c.dropped(e.Drop)
 	edits = removeItems(edits, n, func(i int) (Span, bool) { return c.Messages[i].at, gone[i] })
 	for i, m := range e.Instead {
 		if i >= 0 && i < n && !gone[i] {
@@ -146,6 +140,17 @@ func (c *ChatRequest) editMessages(edits []edit, e Edits) []edit {
 	}
 	p := c.Messages[0].at[0]
 	return append(edits, edit{at: Span{p, p}, list: e.History})
+}
+
+// dropped marks the messages to leave out.
+func (c *ChatRequest) dropped(drop []int) []bool {
+	gone := make([]bool, len(c.Messages))
+	for _, i := range drop {
+		if i >= 0 && i < len(gone) {
+			gone[i] = true
+		}
+	}
+	return gone
 }
 
 // removeItems removes items of a list of n with the commas that are theirs: a run of items goes with what follows it up

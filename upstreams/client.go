@@ -37,6 +37,9 @@ type Dialect struct {
 	Family     func(model string) string       // Families'; nil: all its models understand each other
 	Requests   func(model string) int          // Several's; nil: one for each answer
 
+	// Takes is Strict's. nil: all, or none where there are Parts.
+	Takes func(model, name string, value []byte) bool
+
 	// What the operator wants of chats at a provider that speaks the dialect of OpenAI. nil: nothing.
 	Introduce func(h http.Header)        // adds headers to a request for an answer, with those of the client in it
 	Ask       func(body []byte) []byte   // the request that is sent for body, which it leaves alone
@@ -130,6 +133,14 @@ func (c *Client) Family(model string) string {
 
 // Parts is Strict's.
 func (c *Client) Parts() map[string][]string { return c.dialect.Parts }
+
+// Takes is Strict's.
+func (c *Client) Takes(model, name string, value []byte) bool {
+	if c.dialect.Takes == nil {
+		return c.dialect.Parts == nil
+	}
+	return c.dialect.Takes(model, name, value)
+}
 
 // Requests is Several's.
 func (c *Client) Requests(model string) int {

@@ -129,6 +129,10 @@ type Translator interface {
 type Strict interface {
 	// Parts are the kinds of parts that a content may have, by the role of its message; nil: any, and any members.
 	Parts() map[string][]string
+
+	// Takes reports whether the model takes back a member of an answer that OpenAI's answers have not, by its name and
+	// value (openai.ChatRequest.Shed).
+	Takes(model, name string, value []byte) bool
 }
 
 // Several is an Upstream that may take several requests for one answer, as its models write no more in one. It is found by

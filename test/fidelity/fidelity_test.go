@@ -39,11 +39,29 @@ func (w *world) plainCall(t *rapid.T) {
 	if chance(t, 15) {
 		messages = append(messages, toolTurn(t)...)
 	}
+	left := ""
+	if chance(t, 30) {
+		left = leftover(t)
+		messages = append(messages, `{"role":"assistant","content":`+quoted+str(t)[1:]+left+space(t)+"}")
+	}
 	messages = append(messages, message(t, "user", "last"+scripted(t), to.provider == "openai"))
 	r := newRequest(t, to, messages)
 	x := w.call(t, r.text())
-	r.mustBecome(t, string(x.seen.Body), &r.body, "")
+	edited := &r.body
+	if to.provider == "openai" { // which refuses it
+		edited = edited.with("messages", strings.Replace(edited.find("messages").value, left, "", 1))
+	}
+	r.mustBecome(t, string(x.seen.Body), edited, "")
 	r.mustBringBack(t, x)
+}
+
+// quoted begins a string that says something.
+const quoted = `"said, `
+
+// leftover is a member of an answer that only another provider gives, with the comma before it.
+func leftover(t *rapid.T) string {
+	name := pick(t, `"reasoning_content"`, `"reasoning"`, `"reasoning_details"`, `"images"`, `"extra_content"`, `"re\u0061soning"`)
+	return space(t) + "," + space(t) + name + space(t) + ":" + space(t) + pick(t, "null", "[]", str(t), `[{"index" : 0}]`, `{"google":{"n":1.0}}`)
 }
 
 // scripted makes the provider answer with what is hard to pass on.

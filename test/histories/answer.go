@@ -16,11 +16,7 @@ type kept struct {
 // answer makes an answer as its provider gives it and the gateway shows and stores it.
 func (m *maker) answer(by Target) {
 	k := kept{by: by, own: m.c.To.kin(by)}
-	if !m.c.Thread && (!k.own || m.chance(40)) {
-		m.bare(by)
-		return
-	}
-	if !m.c.Thread && m.c.To.Provider == "openai" {
+	if !m.c.Thread && (!k.own && !m.shed(by) || m.chance(40)) {
 		m.bare(by)
 		return
 	}
@@ -33,7 +29,8 @@ func (m *maker) answer(by Target) {
 		m.piece(piece{kind: "answer", mark: mark})
 		content = m.json(m.text(mark))
 	}
-	if kind >= 92 && !m.c.Thread && m.c.To.speaksChat() { // no client sends back nothing
+	spoken := kind >= 85 && kind < 92 && by.Provider == "openai"      // OpenAI wants no more of it back than its id
+	if !m.c.Thread && m.c.To.speaksChat() && (kind >= 92 || spoken) { // no client sends back nothing
 		m.bare(by)
 		return
 	}
@@ -48,7 +45,7 @@ func (m *maker) answer(by Target) {
 		mark := m.mark()
 		m.piece(piece{kind: "refusal", mark: mark})
 		members = append(members, "refusal", m.json(m.text(mark)))
-	case kind < 92 && by.Provider == "openai":
+	case spoken:
 		members = append(members, m.spoken(k)...)
 	case kind < 92 && by.Provider == "perplexity":
 		mark := m.mark()
@@ -63,6 +60,14 @@ func (m *maker) answer(by Target) {
 		members = append(members, "refusal", "null")
 	}
 	m.add(Message{Role: "assistant", Raw: m.object(append([]string{"role", `"assistant"`, "content", content}, members...)...), Answer: true, By: by, Cut: k.cut})
+}
+
+// shed reports whether a client may send back all of an answer of another model's, and the target is not told what it would
+// refuse: OpenAI what it does not know, a vendor at OpenRouter what another one has sealed.
+func (m *maker) shed(by Target) bool {
+	to := m.c.To
+	return to.Provider == "openai" ||
+		to.Provider == "openrouter" && by.Provider == "openrouter" && vendorFormat[to.family()] != "" && to.google() == "" && to.family() != by.family()
 }
 
 // bare makes an answer of which the client kept what the API knows.
@@ -200,7 +205,7 @@ func (m *maker) toolCalls(k kept) string {
 	if m.chance(35) {
 		n += 1 + m.IntN(2)
 	}
-	signs := k.by.google() != "" && k.by.Provider != "openrouter" && (m.c.Thread || k.own) && m.chance(70)
+	signs := k.by.google() != "" && k.by.Provider != "openrouter" && (m.c.Thread || k.own || m.shed(k.by)) && m.chance(70)
 	for i := range n {
 		half := k.cut && i == n-1 && k.by.speaksChat() && m.chance(80) // the others send calls whole
 		list = append(list, m.toolCall(k, i, signs && i == 0, half))

@@ -133,6 +133,8 @@ func TestAPlantedFaultIsNoticed(t *testing.T) {
 		"signatures go to another generation": {Detour{Kinship: own}.Go, []error{ErrThere, ErrRefused}},
 		"signatures come back to nobody":      {Detour{Kinship: func(_, _ Target) openai.Kinship { return openai.Relative }}.Go, []error{ErrLost, ErrSigned}},
 		"signatures of cut answers go":        {Detour{History: whole}.Go, []error{ErrThere}},
+		"what is sent back goes as it came":   {Detour{Takes: func(Target, string, []byte) bool { return true }}.Go, []error{ErrRefused}},
+		"what is sent back goes nowhere":      {Detour{Takes: func(Target, string, []byte) bool { return false }}.Go, []error{ErrLost}},
 		"the placeholder is left out": {sent(func(_ *Conversation, body []byte) []byte {
 			return bytes.ReplaceAll(body, []byte(`,"thoughtSignature":"`+placeholder+`"`), nil)
 		}), []error{ErrRefused}},

@@ -35,6 +35,7 @@ func Straight(c *Conversation) Outcome {
 type Detour struct {
 	Kinship func(by, to Target) openai.Kinship
 	History func(told []openai.Told, next []openai.Message, parts map[string][]string) ([][]byte, []string)
+	Takes   func(to Target, name string, v []byte) bool
 	Sent    func(c *Conversation, body []byte) []byte // puts its hand to what is sent
 	Warned  func([]string) []string
 }
@@ -94,6 +95,12 @@ func (d Detour) Go(c *Conversation) (o Outcome) {
 		for edits.At < len(r.Messages) && (r.Messages[edits.At].Role == "system" || r.Messages[edits.At].Role == "developer") {
 			edits.At++
 		}
+	}
+	if d.Takes == nil {
+		d.Takes = func(to Target, name string, v []byte) bool { return u.Takes(to.Model, name, v) }
+	}
+	for _, name := range r.Shed(&edits, func(_ int, name string, v []byte) bool { return d.Takes(c.To, name, v) }) {
+		o.Warnings = append(o.Warnings, "dropped=messages."+name+";reason=other_model")
 	}
 	ask := &upstreams.Request{Body: r.Splice(edits), Model: c.To.Model, Stream: r.Stream}
 	if o.Err = u.Translate(ask); o.Err != nil {

@@ -25,6 +25,7 @@ func New(o upstreams.Options) (*upstreams.Client, error) {
 		Check:     upstreams.KeyCheck{Path: "key", Models: "models", Unfit: unfit}, // anybody gets the list
 		List:      upstreams.List{Paths: []string{"models", "embeddings/models"}, Read: listed},
 		Family:    family,
+		Takes:     takes,
 		Introduce: func(h http.Header) { introduce(h, o.Referer, o.Title) },
 	}
 	if o.Adapt {
@@ -75,6 +76,26 @@ func family(model string) string {
 		return vendor + "/" + upstreams.GoogleFamily(name)
 	}
 	return vendor
+}
+
+// forms are what is in the names of the forms in which vendors seal thoughts, by the vendor's name in those of its models.
+var forms = map[string]string{"anthropic": "anthropic", "google": "google", "openai": "openai", "x-ai": "xai"}
+
+// takes knows of a vendor that it refuses what another one has sealed: reasoning_details then go as a whole, as they may
+// not be changed. Of other vendors nothing is known, nor of what does not say its form.
+func takes(model, name string, value []byte) bool {
+	vendor, _, _ := strings.Cut(family(model), "/")
+	form := forms[vendor]
+	if name != "reasoning_details" || form == "" {
+		return true
+	}
+	for _, d := range gjson.ParseBytes(value).Array() {
+		sealed := d.Get("signature").Str != "" || d.Get("data").Str != ""
+		if by := d.Get("format").Str; sealed && by != "" && !strings.Contains(by, form) {
+			return false
+		}
+	}
+	return true
 }
 
 // unfit finds the keys that manage the account and its other keys.
