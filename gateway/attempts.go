@@ -122,6 +122,9 @@ func shut(provider string, wait time.Duration) error {
 func (g *Gateway) attempts(x *request, e *exchange, w way) error {
 	watch := g.watch(x, func(left time.Time) bool { return g.outlives(e, left) })
 	defer watch.stop()
+	if e.streams() { // of a stream it can be ended as long as it runs
+		x.load.streams(watch.cancel, func() {})
+	}
 	defer func() { e.tries.Ended(failover.Event{}, time.Now()) }() // of a panic: whatever it was, it is over
 	for {
 		err := g.attempt(x, e, w)
@@ -148,13 +151,14 @@ func eventOf(err error) failover.Event {
 	}
 	f, failure := fault.From(err), upstreams.FailureOf(err)
 	ev := failover.Event{Wait: failure.RetryAfter, Billed: failure.MaybeBilled}
+	said := failure.Status >= 400 || failure.Body != nil // the provider, with a status or in an answer
 	ours := f.Kind == fault.Upstream || f.Kind == fault.Timeout || f.Kind == fault.RateLimited
 	status := failure.Status
 	switch {
 	case f.Code == codeShut:
 		ev.Outcome = failover.Shut
 	case f.Code == "upstream_auth", f.Code == "insufficient_quota",
-		f.Kind == fault.Denied && status >= 400, f.Code == "model_not_found" && status == 403: // what the key may not do, or use
+		f.Kind == fault.Denied && said, f.Code == "model_not_found" && status == 403: // what the key may not do, or use
 		ev.Outcome = failover.Rejected
 	case !ours: // the client has to change something, or has left; or it is our own failure
 	case f.Kind == fault.RateLimited:

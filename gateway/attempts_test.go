@@ -92,6 +92,7 @@ func TestFurtherAttempts(t *testing.T) {
 		model    string // "both": the alias of two targets
 		warm     bool   // there is a kept connection
 		whole    bool   // no stream is asked for: in one, the fault comes after the beginning
+		stream   bool   // nothing but a stream is
 		scripts  []simulator.Script
 		safe     bool // openai is marked safe
 		down     bool // openai is not there
@@ -116,6 +117,15 @@ func TestFurtherAttempts(t *testing.T) {
 		"U12: failed again and again":         {model: "openai/gpt-5-mini", scripts: faults("status=529", 0), status: "502 upstream_error", attempts: slices.Repeat([]string{gpt + "failed upstream_error"}, 3)},
 		"U12: to be asked later than one may": {model: "openai/gpt-5-mini", scripts: faults("status=503 retry_after=30", 0), status: "502 upstream_error", retry: "30", attempts: []string{gpt + "failed upstream_error"}},
 		"U13: an error for an answer":         {whole: true, model: "openai/gpt-5-mini", scripts: faults("fault=error_200", 1), status: answered, attempts: []string{gpt + "failed upstream_error", gpt + "ok"}},
+		"U13: an error for a stream":          {stream: true, model: "openai/gpt-5-mini", scripts: faults("fault=error_200", 1), status: answered, attempts: []string{gpt + "failed upstream_error", gpt + "ok"}},
+		"U13: first of all an error":          {stream: true, model: "both", scripts: faults("fault=error_first", 0), status: answered, attempts: []string{gpt + "failed upstream_error", luma + "ok"}},
+		"U13: the same once more":             {stream: true, model: "openai/gpt-5-mini", scripts: faults("fault=error_first", 1), status: answered, attempts: []string{gpt + "failed upstream_error", gpt + "ok"}},
+		"U13: again and again":                {stream: true, model: "openai/gpt-5-mini", scripts: faults("fault=error_first event=1", 0), status: "502 upstream_error", attempts: slices.Repeat([]string{gpt + "failed upstream_error"}, 3)},
+		"U13: first of all a limit":           {stream: true, model: "both", scripts: faults("fault=error_first code=rate_limit_exceeded", 0), status: answered, attempts: []string{gpt + "failed rate_limit_exceeded", luma + "ok"}},
+		"U13: a limit, and no other":          {stream: true, model: "openai/gpt-5-mini", scripts: faults("fault=error_first code=rate_limit_exceeded", 0), status: "429 rate_limit_exceeded", attempts: []string{gpt + "failed rate_limit_exceeded"}},
+		"U13: first of all a bad key":         {stream: true, model: "both", scripts: faults("fault=error_first code=invalid_api_key", 0), status: answered, attempts: []string{gpt + "failed upstream_auth", luma + "ok"}},
+		"U13: what the key may not do":        {stream: true, model: "both", scripts: faults("fault=error_first code=permission_denied", 0), status: answered, attempts: []string{gpt + "failed permission_denied", luma + "ok"}},
+		"U13: what the client has to mend":    {stream: true, model: "both", scripts: faults("fault=error_first code=context_length_exceeded", 0), status: "400 context_length_exceeded", attempts: []string{gpt + "failed context_length_exceeded"}},
 		"U14: half an answer was worked for":  {whole: true, model: "both", scripts: faults("fault=cut", 0), status: "502 upstream_protocol", attempts: []string{gpt + "failed upstream_protocol maybe"}},
 		"U25: a stale connection":             {model: "both", warm: true, scripts: faults("fault=stale", 1), status: answered, attempts: []string{gpt + "failed upstream_reset maybe", gpt + "ok"}},
 		"no credit, the next target":          {model: "both", scripts: faults("status=402", 0), status: answered, attempts: []string{gpt + "failed insufficient_quota", luma + "ok"}},
@@ -136,7 +146,7 @@ func TestFurtherAttempts(t *testing.T) {
 					h.chat("warm", "").want(t, 200)
 				}
 				for _, more := range []string{"", `,"stream":true`} {
-					if (tt.warm || tt.whole) && more != "" {
+					if (tt.warm || tt.whole) && more != "" || tt.stream && more == "" {
 						continue
 					}
 					h.sim.Unplay()
@@ -450,7 +460,7 @@ func TestWhatIsNotAskedAgain(t *testing.T) {
 	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		h.aliases(bothTargets)
-		for _, do := range []string{"fault=cut after=1", "fault=reset_mid after=1", "fault=error_mid after=1", "fault=error_first", "fault=bad_json after=0"} {
+		for _, do := range []string{"fault=cut after=1", "fault=reset_mid after=1", "fault=error_mid after=1", "fault=error_mid after=0", "fault=bad_json after=0"} {
 			h.sim.Unplay()
 			h.play(faults(do, 0)...)
 			before := len(h.attempts())

@@ -589,6 +589,9 @@ func (g *Gateway) call(x *request, e *exchange, w way) (err error) {
 		_, _ = w.ask(up, x.ctx, e.ask)
 	}
 	e.answer, err = w.ask(up, x.ctx, e.ask)
+	if err == nil {
+		err = g.waitFirst(e)
+	}
 	if err != nil {
 		unguard()
 		return err // the context's cause, if that is what ended it

@@ -71,6 +71,7 @@ type exchange struct {
 	asked  time.Time         // call: when the provider was asked
 	began  time.Time         // call: when its answer began; zero if it never did
 	answer *upstreams.Answer // call
+	late   <-chan error      // call: tells when the first event of a stream has come; nil: it has, or there is none
 
 	tried  []past         // attempts: those that ended without an answer, but for the last
 	waited time.Duration  // attempts: for those

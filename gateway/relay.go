@@ -17,7 +17,8 @@ import (
 )
 
 // A stream is pulled: fasthttp reads the response's body from a relay, and each Read asks the provider for its next
-// event. So a slow client slows the provider, nothing is queued, and there is no goroutine and no channel per stream.
+// event. So a slow client slows the provider, nothing is queued, and there is no goroutine and no channel per stream, once
+// its first event has come (firstevent.go).
 // What follows the stream is done where the stream ends: in Read when the provider has ended it, in Close when the
 // client has gone before that. See docs/decisions/0001-streams-are-pulled.md.
 
@@ -111,6 +112,7 @@ func (r *relay) fill() {
 	}()
 	r.out, r.read = r.out[:0], 0
 	r.wait(true)
+	r.waitFirst()
 	for r.over == nil && (len(r.out) == 0 || len(r.out) < maxWrite && r.ready()) {
 		r.over = r.next()
 	}
@@ -330,6 +332,7 @@ func (r *relay) close() error {
 		if r.over == nil {
 			r.over = r.why()
 			r.cancel(r.over)
+			r.waitFirst() // nothing reads of the stream any more
 		}
 		r.end(r.over)
 	}

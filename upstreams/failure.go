@@ -15,7 +15,7 @@ type Failure struct {
 	Stale      bool          // it went out on a kept connection that broke at once, without a byte of an answer: see stale
 	RetryAfter time.Duration // how long the provider asked to be left alone
 	Header     http.Header   // as Answer.Header
-	Body       []byte        // a whole answer that carries an error, as OpenRouter gives with status 200: it may hold usage
+	Body       []byte        // an answer that carries an error, as OpenRouter gives with status 200, or an event that does: it may hold usage
 
 	MaybeBilled bool // the provider may bill more than that usage tells: a piece of a long answer did not come, or a request after others
 }

@@ -13,6 +13,7 @@ import (
 	"threadhub/internal/fault"
 	"threadhub/internal/seedbug"
 	"threadhub/internal/sse"
+	"threadhub/openai"
 )
 
 // What is done with a connection whose stream has ended well: a little more is read of it, for a little while, so that it
@@ -30,7 +31,9 @@ type stream struct {
 	events *sse.Reader
 	ask    *Request
 	words  Words    // ask's, of a provider that speaks another dialect; nil: it does not
+	early  [][]byte // what Begin took
 	chunks [][]byte // translated, and not yet returned
+	said   []byte   // what the provider said was wrong, as it came; nil: nothing
 	used   bool     // of a stream that broke, what it took has been asked for
 	err    error    // what Next returns from now on
 	done   atomic.Bool
@@ -60,7 +63,9 @@ func (c *Client) events(from io.Reader) *sse.Reader {
 
 // Ready reports whether Next would return without waiting for the provider: a relay asks before it flushes. It may be
 // found by type assertion, and leaves the last payload alone.
-func (s *stream) Ready() bool { return s.err != nil || len(s.chunks) > 0 || s.events.Ready() }
+func (s *stream) Ready() bool {
+	return len(s.early) > 0 || s.err != nil || len(s.chunks) > 0 || s.events.Ready()
+}
 
 // Warnings are the request's and those that the answer gave rise to so far. They may be found by type assertion.
 func (s *stream) Warnings() []string {
@@ -71,7 +76,63 @@ func (s *stream) Warnings() []string {
 }
 
 // Next is Stream's.
-func (s *stream) Next() ([]byte, error) {
+func (s *stream) Next() (payload []byte, err error) {
+	if len(s.early) > 0 {
+		payload, s.early = s.early[0], s.early[1:]
+	} else {
+		payload, err = s.read()
+	}
+	if s.err != nil && s.words != nil {
+		s.ask.warn()
+	}
+	return payload, err
+}
+
+// Begin waits for the first event, which Next then returns. A stream that ends before it, or by it, or that nobody can read
+// from its beginning, has failed as Chat does, and its error is Chat's; Next then tells the same in its own way. It leaves
+// the request alone, so others may look at that meanwhile. It may be found by type assertion.
+func (s *stream) Begin() error {
+	var got openai.Accumulator
+	var usage []byte
+	for {
+		payload, err := s.read()
+		if err != nil {
+			return s.unbegun(err, usage)
+		}
+		chunk, err := got.Add(payload)
+		if err == nil && (s.err == nil || !got.Empty() || got.Finished()) {
+			s.early = append(s.early, payload)
+			return nil
+		}
+		payload = bytes.Clone(payload) // it has failed already, and what it took is told before
+		s.early = append(s.early, payload)
+		if err != nil {
+			return s.unbegun(err, usage)
+		}
+		if chunk.UsageSpan != [2]int{} {
+			usage = payload
+		}
+	}
+}
+
+// unbegun is err, which a stream ended in before it had begun, with what is known of it.
+func (s *stream) unbegun(err error, usage []byte) error {
+	if err == io.EOF { //nolint:errorlint // only itself means a good end
+		err = s.fault(nil, "upstream_truncated", "ended its stream without an answer")
+	}
+	switch {
+	case usage != nil:
+		s.k.Body = usage
+	case s.said != nil && s.words == nil:
+		s.k.Body = bytes.Clone(s.said)
+	case s.said != nil:
+		s.k.Body = []byte("{}") // it tells of no usage, but it was an answer that carries an error
+	}
+	return s.k.failed(err)
+}
+
+// read takes what Next returns from the provider.
+func (s *stream) read() ([]byte, error) {
 	if s.words != nil {
 		return s.nextTranslated()
 	}
@@ -99,7 +160,7 @@ func (s *stream) Next() ([]byte, error) {
 			said, failed := embedded(data)
 			switch {
 			case failed:
-				s.err = s.k.complain(said.status, said, nil)
+				s.err = s.complain(said, data)
 			case data[0] != '{':
 				s.err = s.fault(nil, "upstream_protocol", "put something into its stream that is not JSON")
 			case s.k.client.dialect.Said != nil:
@@ -116,7 +177,7 @@ func (s *stream) Next() ([]byte, error) {
 // it came.
 func (s *stream) unfinished(data []byte) error {
 	if said, ok := embedded(data); ok {
-		return s.k.complain(said.status, said, nil)
+		return s.complain(said, data)
 	}
 	return s.fault(nil, "upstream_truncated", "ended its stream in the middle of an event")
 }
@@ -127,6 +188,12 @@ func (s *stream) complaint(data []byte) error {
 	if !ok {
 		said = parseComplaint(data)
 	}
+	return s.complain(said, data)
+}
+
+// complain is the error of a stream in whose data the provider says what is wrong.
+func (s *stream) complain(said complaint, data []byte) error {
+	s.said = data
 	return s.k.complain(said.status, said, nil)
 }
 
@@ -134,7 +201,7 @@ func (s *stream) complaint(data []byte) error {
 // as it is.
 func (s *stream) noise() error {
 	if said, ok := embedded(s.events.Stray()); ok {
-		return s.k.complain(said.status, said, nil)
+		return s.complain(said, s.events.Stray())
 	}
 	return s.fault(nil, "upstream_protocol", "put something into its stream that is no event")
 }

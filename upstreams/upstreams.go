@@ -72,7 +72,7 @@ type Upstream interface {
 	// left out.
 	Translate(r *Request) error
 
-	// Chat sends r and returns when the provider's answer has begun (streams) or is there (whole). Errors are faults
+	// Chat sends r and returns when the head of the provider's answer is there (streams) or all of it (whole). Errors are faults
 	// whose Code is the contract's: upstream_unreachable, upstream_timeout, upstream_reset, upstream_protocol,
 	// upstream_error, rate_limit_exceeded, or the provider's own for what the client must change; when ctx ends, its
 	// cause. FailureOf tells more about each of them.

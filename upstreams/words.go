@@ -67,6 +67,14 @@ func (k *call) told(err error) error {
 	return err
 }
 
+// told is call.told of what an event holds.
+func (s *stream) told(err error, data []byte) error {
+	if _, ok := err.(Complaint); ok { //nolint:errorlint // Words return it as it is
+		s.said = data
+	}
+	return s.k.told(err)
+}
+
 // wholeTranslated is what whole returned, in the OpenAI dialect. An answer that carries an error is asked for its usage.
 func (k *call) wholeTranslated(r *Request, body []byte, err error) ([]byte, error) {
 	if err != nil {
@@ -132,9 +140,9 @@ func (s *stream) nextTranslated() ([]byte, error) {
 		}
 		said, failed := embedded(data)
 		chunks, end, err := s.words.Event(event.Name, data)
-		switch s.err = s.k.told(err); {
+		switch s.err = s.told(err, data); {
 		case failed: // what else it says, of its usage above all, is told before
-			s.err = s.k.complain(said.status, said, nil)
+			s.err = s.complain(said, data)
 		case end && err == nil:
 			s.err = io.EOF
 			s.done.Store(true)
@@ -143,9 +151,6 @@ func (s *stream) nextTranslated() ([]byte, error) {
 			continue
 		}
 		s.chunks = chunks
-	}
-	if s.err != nil {
-		s.ask.warn()
 	}
 	if len(s.chunks) == 0 && !s.done.Load() && !s.used {
 		s.used = true

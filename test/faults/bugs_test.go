@@ -28,6 +28,7 @@ var bugs = []bug{
 	{name: "open-late", what: "the provider is asked before the first transaction is through", row: "P1"},
 	{name: "session-org", what: "the org is set for the session, not for the transaction", tests: [2]string{"./internal/db", "TestOneConnectionForManyOrgs"}},
 	{name: "switch-midstream", what: "another attempt is made after the first byte", row: "U4"},
+	{name: "head-at-once", what: "a stream's head is sent before its first event", row: "U13"},
 	{name: "retry-billed", what: "what may have been billed is asked again", row: "U3"},
 	{name: "ask-twice", what: "each provider is asked twice", row: "N1"},
 	{name: "log-key", what: "the caller's key is logged", row: "N1"},

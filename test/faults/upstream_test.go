@@ -106,7 +106,7 @@ var upstreamWays = []struct {
 	}},
 	{"U13", "200 with an error", []way{
 		stream("fault=error_200", end{status: 502, outcome: "failed"}), body("fault=error_200", end{status: 502, outcome: "failed"}),
-		stream("fault=error_first", end{}).and(anError), stream("fault=error_mid after=3"+inChunks, end{status: 200, outcome: "incomplete"}).and(anError),
+		stream("fault=error_first", failed(502, free, "upstream_error")).and(anError), stream("fault=error_mid after=3"+inChunks, end{status: 200, outcome: "incomplete"}).and(anError),
 	}},
 	{"U14", "the length of a body is a lie", []way{
 		body("fault=cl_long", failed(502, "", "upstream_protocol", "upstream_reset")), body("fault=cl_short", failed(502, "", "upstream_protocol")),
