@@ -84,6 +84,9 @@ func (l *Lease) Steady() bool {
 	return since != 0 && now-since >= l.ttl && now-time.Duration(l.renewed.Load()) <= l.pause()
 }
 
+// patience is how long one renewal is waited for: the next one may do better.
+func (l *Lease) patience() time.Duration { return max(l.ttl/4, time.Second) }
+
 // pause is the longest time between two renewals that is no break.
 func (l *Lease) pause() time.Duration { return l.ttl / 2 }
 
@@ -111,6 +114,8 @@ func (l *Lease) run(ctx context.Context) {
 func (l *Lease) Alive() int { return int(l.alive.Load()) }
 
 func (l *Lease) renew(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, l.patience())
+	defer cancel()
 	asked := time.Since(l.start)
 	var alive int64
 	err := l.db.Common(ctx, func(tx db.Tx) error {

@@ -74,11 +74,13 @@ type Store interface {
 	Shown(ctx context.Context, key id.Key, f func(Tx) error) error
 
 	// Common runs f in a read-write transaction bound to no org, for the tables that belong to none (secrets,
-	// incarnations). Rows of any org are out of its sight.
+	// incarnations). Rows of any org are out of its sight. In Postgres it has a connection that nothing else uses, so that
+	// a process that has too much to do does not seem dead to others.
 	Common(ctx context.Context, f func(Tx) error) error
 
 	// Walk runs f in a read-only transaction that sees which orgs and open calls there are, over all orgs, and only
-	// their ids: the settler's role. Background work then goes org by org.
+	// their ids: the settler's role. Background work then goes org by org. In Postgres, too, it has a connection that no
+	// client can keep busy.
 	Walk(ctx context.Context, f func(Tx) error) error
 
 	// Search runs f in a read-only transaction that sees, of the org's messages, only where those are that match words,

@@ -35,10 +35,18 @@ func Alone(s Store, u *Unit, sent bool) error {
 // Unreachable ends every connection s has, and lets it have no other.
 func Unreachable(s Store) { s.(*postgresStore).pool.Close() }
 
-// Unbound returns what a pooled connection is bound to while no transaction uses it, which must be nothing, and the role
-// it has.
-func Unbound(ctx context.Context, s Store) (bound, role string, err error) {
-	err = s.(*postgresStore).pool.QueryRow(ctx, `SELECT concat(current_setting('app.orgs', true), current_setting('app.key_id', true),
-		current_setting('app.words', true)), current_user`).Scan(&bound, &role)
-	return bound, role, err
+// Unbound returns what s's connections are bound to while no transaction uses them, which must be nothing, and the roles
+// they have.
+func Unbound(ctx context.Context, s Store) (bound string, roles []string, err error) {
+	p := s.(*postgresStore)
+	for _, c := range []*conns{p.pool, p.common, p.background} {
+		var role string
+		err := c.QueryRow(ctx, `SELECT $1 || concat(current_setting('app.orgs', true), current_setting('app.key_id', true),
+			current_setting('app.words', true)), current_user`, bound).Scan(&bound, &role)
+		if err != nil {
+			return "", nil, err
+		}
+		roles = append(roles, role)
+	}
+	return bound, roles, nil
 }

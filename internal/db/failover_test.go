@@ -35,6 +35,9 @@ func TestOtherServersAreLookedAt(t *testing.T) {
 			}
 			defer func() { _ = store.Close() }()
 			if err := store.Common(t.Context(), func(db.Tx) error { return nil }); err != nil {
+				t.Errorf("leases: %v", err)
+			}
+			if err := store.Read(t.Context(), "org_a", func(db.Tx) error { return nil }); err != nil {
 				t.Errorf("the pool: %v", err)
 			}
 			if n := store.Stats().Failovers; n != 0 {

@@ -54,7 +54,7 @@ func (s *postgresStore) watch(each time.Duration) {
 func (s *postgresStore) look() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*s.o.Timeout)
 	defer cancel()
-	conn, err := s.acquire(ctx)
+	conn, err := s.acquire(ctx, s.background)
 	if err != nil {
 		return // a store that is away shows nothing to anybody
 	}

@@ -36,7 +36,7 @@ type Options struct {
 	WatchEvery time.Duration // 0: 10 s
 
 	Timeout  time.Duration // of one group or one read; 0: 1 s
-	MaxConns int           // reads and the side lane; 0: 16
+	MaxConns int           // reads and the side lane; 0: 16. Postgres has three more: groups, Common, and the background
 	Log      *slog.Logger
 	Panics   *contain.Panics // nil: of its own
 }

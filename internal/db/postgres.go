@@ -40,18 +40,21 @@ const (
 	staleTries     = 3                      // of what met dead connections
 )
 
-// postgresStore is a pool that reads, one connection that writes groups, and a side lane that runs units one by one
-// when their group failed.
+// postgresStore is a pool that reads, one connection that writes groups, a side lane that runs units one by one when
+// their group failed, and two connections that clients cannot keep busy: one that Common has alone, so that a process's
+// lease is renewed however full the pool is, and one for what else works in the background.
 type postgresStore struct {
-	o       Options
-	pool    *pgxpool.Pool
-	writer  *writer
-	breaker *breaker
-	n       counters
-	lane    chan struct{}
-	alones  sync.WaitGroup // units that run by themselves
-	conn    *pgx.Conn      // the writer's; nil: connect first
-	used    time.Time      // when the writer's connection last answered
+	o          Options
+	pool       *conns
+	common     *conns
+	background *conns
+	writer     *writer
+	breaker    *breaker
+	n          counters
+	lane       chan struct{}
+	alones     sync.WaitGroup // units that run by themselves
+	conn       *pgx.Conn      // the writer's; nil: connect first
+	used       time.Time      // when the writer's connection last answered
 
 	servers int                    // that the URL names
 	server  atomic.Pointer[string] // which of them the last connection leads to; of several
@@ -71,20 +74,18 @@ func openPostgres(ctx context.Context, o Options) (Store, error) {
 	s := &postgresStore{o: o, lane: make(chan struct{}, laneWidth), breaker: newBreaker(), stop: make(chan struct{}), watched: make(chan struct{})}
 	s.servers = findsWriter(c.ConnConfig, o.Timeout)
 	c.AfterConnect = s.arrived
-	pool, err := pgxpool.NewWithConfig(ctx, c)
-	if err != nil {
+	if err := s.openConns(ctx, c); err != nil {
 		return nil, fmt.Errorf("db: %w", err)
 	}
-	s.pool = pool
 	if s.conn, err = s.connect(ctx); err != nil {
-		pool.Close()
+		s.closeConns()
 		return nil, fmt.Errorf("db: connecting to Postgres: %w", err)
 	}
 	s.used = time.Now()
 	if o.Bound != nil {
 		if err := o.Bound(ctx, s.conn); err != nil {
 			_ = s.conn.Close(ctx)
-			pool.Close()
+			s.closeConns()
 			return nil, err
 		}
 	}
@@ -144,7 +145,7 @@ func (s *postgresStore) Walk(ctx context.Context, f func(Tx) error) error {
 	if err := s.stands(); err != nil {
 		return err
 	}
-	return s.tx(ctx, settings{role: SettlerRole}, readOnly, f)
+	return s.tx(ctx, s.background, settings{role: SettlerRole}, readOnly, f)
 }
 
 func (s *postgresStore) Search(ctx context.Context, org id.Org, words string, f func(Tx) error) error {
@@ -160,7 +161,7 @@ func (s *postgresStore) Write(ctx context.Context, org id.Org, f func(Tx) error)
 }
 
 func (s *postgresStore) Common(ctx context.Context, f func(Tx) error) error {
-	return s.tx(ctx, settings{}, readWrite, f)
+	return s.tx(ctx, s.common, settings{}, readWrite, f)
 }
 
 // How a transaction begins.
@@ -183,15 +184,15 @@ func (s *postgresStore) asked(ctx context.Context, set settings, mode string, f 
 	if !s.breaker.allow() {
 		return unavailable(nil)
 	}
-	return s.tx(ctx, set, mode, f)
+	return s.tx(ctx, s.pool, set, mode, f)
 }
 
-// tx runs f in a transaction. What fails before COMMIT was sent has not happened, so a lost connection or a conflict is
+// tx runs f in a transaction on one of on's connections. What fails before COMMIT was sent has not happened, so a lost connection or a conflict is
 // tried again; a COMMIT that was not answered is told as outcome_unknown, but where nothing could be written.
-func (s *postgresStore) tx(ctx context.Context, set settings, mode string, f func(Tx) error) error {
+func (s *postgresStore) tx(ctx context.Context, on *conns, set settings, mode string, f func(Tx) error) error {
 	start := time.Now()
 	for try := 1; ; try++ {
-		committing, err := s.tryTx(ctx, set, mode, f)
+		committing, err := s.tryTx(ctx, on, set, mode, f)
 		switch {
 		case err == nil:
 			s.breaker.reached(true)
@@ -208,7 +209,7 @@ func (s *postgresStore) tx(ctx context.Context, set settings, mode string, f fun
 			s.n.retries.Add(1)
 			pause(ctx, try)
 		case try < staleTries && s.stale(err, start):
-			s.replace()
+			s.replace(on)
 		default:
 			s.failed(ctx, err)
 			return s.fault(err)
@@ -216,8 +217,8 @@ func (s *postgresStore) tx(ctx context.Context, set settings, mode string, f fun
 	}
 }
 
-func (s *postgresStore) tryTx(ctx context.Context, set settings, mode string, f func(Tx) error) (committing bool, err error) {
-	conn, err := s.acquire(ctx)
+func (s *postgresStore) tryTx(ctx context.Context, on *conns, set settings, mode string, f func(Tx) error) (committing bool, err error) {
+	conn, err := s.acquire(ctx, on)
 	if err != nil {
 		return false, err
 	}
@@ -250,34 +251,9 @@ func (s *postgresStore) stale(err error, start time.Time) bool {
 }
 
 // replace gives up the connections that nobody uses: one that is dead rarely is alone.
-func (s *postgresStore) replace() {
+func (s *postgresStore) replace(on *conns) {
 	s.n.resets.Add(1)
-	s.pool.Reset()
-}
-
-// acquire takes a connection. A pool whose connections are all in use is waited for acquireTimeout; one that can make
-// another, for as long as one read may take.
-func (s *postgresStore) acquire(ctx context.Context) (*pgxpool.Conn, error) {
-	var err error
-	for _, d := range []time.Duration{acquireTimeout, s.o.Timeout} {
-		wait, cancel := context.WithTimeout(ctx, d)
-		var conn *pgxpool.Conn
-		conn, err = s.pool.Acquire(wait)
-		timedOut := wait.Err() != nil
-		cancel()
-		switch {
-		case err == nil:
-			return conn, nil
-		case ctx.Err() != nil:
-			return nil, context.Cause(ctx)
-		case s.pool.Stat().AcquiredConns() >= s.pool.Config().MaxConns:
-			s.n.full.Add(1)
-			return nil, busy(err)
-		case !timedOut:
-			return nil, lostError{err, false}
-		}
-	}
-	return nil, lostError{err, false}
+	on.Reset()
 }
 
 // send runs a batch whose results nobody reads.
@@ -318,7 +294,7 @@ func (s *postgresStore) Query(ctx context.Context, org id.Org, qs ...Query) erro
 			s.failed(ctx, err)
 			return s.ended(ctx, err)
 		case try < staleTries && s.stale(err, start):
-			s.replace()
+			s.replace(s.pool)
 		default:
 			s.failed(ctx, err)
 			return s.fault(err)
@@ -327,7 +303,7 @@ func (s *postgresStore) Query(ctx context.Context, org id.Org, qs ...Query) erro
 }
 
 func (s *postgresStore) tryQuery(ctx context.Context, org id.Org, qs []Query) error {
-	conn, err := s.acquire(ctx)
+	conn, err := s.acquire(ctx, s.pool)
 	if err != nil {
 		return err
 	}
@@ -367,7 +343,7 @@ func (s *postgresStore) Close() error {
 	s.writer.close()
 	s.alones.Wait()
 	s.disconnect()
-	s.pool.Close()
+	s.closeConns()
 	return nil
 }
 

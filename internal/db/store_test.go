@@ -136,7 +136,7 @@ func TestTheBindingEndsWithItsTransaction(t *testing.T) {
 	}
 	for i, spoiled := range spoil {
 		spoiled()
-		if n := count(t, func(f func(db.Tx) error) error { return s.Common(t.Context(), f) }); n != 0 {
+		if n := count(t, func(f func(db.Tx) error) error { return s.Shown(t.Context(), "key", f) }); n != 0 {
 			t.Errorf("after case %d, bound to no org: %d orgs are seen", i, n)
 		}
 		if n := count(t, in("org_b")); n != 1 {
