@@ -43,6 +43,7 @@ type leftover struct {
 	keep  bool       // rec belongs into the spool, which has not taken it yet
 	name  string     // in the spool; "": it is not there
 	known bool       // it says what the call really cost
+	late  bool       // another process has the call, or had it: all that is left to be written down is what it really cost
 
 	inherited bool // an earlier process left it
 }
@@ -57,9 +58,10 @@ func newBacklog(to *recorder, spool *spool.Spool, log *slog.Logger, panics *cont
 	return &backlog{to: to, spool: spool, log: log, panics: panics, stop: make(chan struct{})}
 }
 
-// keep puts a record into the spool and takes it over. It returns when the record is on the disk, if it can be.
-func (b *backlog) keep(rec *recording) {
-	l := &leftover{rec: rec, keep: b.spool != nil, known: true}
+// keep puts a record into the spool and takes it over; late says that the store has refused it, as another process has the
+// call. It returns when the record is on the disk, if it can be.
+func (b *backlog) keep(rec *recording, late bool) {
+	l := &leftover{rec: rec, keep: b.spool != nil, known: true, late: late}
 	if err := b.save(l); err != nil {
 		b.log.Error("a record that the store does not take is only in memory", "request_id", rec.Closing.ID, "error", err)
 	}
@@ -179,7 +181,7 @@ func (b *backlog) saveAll(left []*leftover) {
 	}
 }
 
-// together commits several side by side and returns those that failed.
+// together commits several side by side and returns those that failed. That some wait for another process is no error.
 func (b *backlog) together(some []*leftover) (failed []*leftover, err error) {
 	errs := make([]error, len(some))
 	var wg sync.WaitGroup
@@ -194,6 +196,9 @@ func (b *backlog) together(some []*leftover) (failed []*leftover, err error) {
 	for i, err := range errs {
 		if err != nil {
 			failed = append(failed, some[i])
+		}
+		if errors.Is(err, errNotClosed) { // the store is there, and the others need not wait
+			errs[i] = nil
 		}
 	}
 	return failed, errors.Join(errs[:min(len(errs), 4)]...)
@@ -215,8 +220,12 @@ func (b *backlog) commit(l *leftover) error {
 	if rec == nil {
 		return err
 	}
-	recorded, err := b.to.commit(rec, backlogPatience)
-	if err == nil && !recorded && l.known {
+	if !l.late {
+		var recorded bool
+		recorded, err = b.to.commit(rec, backlogPatience)
+		l.late = err == nil && !recorded && l.known
+	}
+	if l.late {
 		err = b.to.late(rec.Line)
 	}
 	switch {

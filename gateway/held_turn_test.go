@@ -152,7 +152,7 @@ func TestTheBacklogEndsInTime(t *testing.T) {
 	})
 	b := newBacklog(h.recorder, nil, slog.New(slog.DiscardHandler), nil)
 	for range 100 {
-		b.keep(&recording{})
+		b.keep(&recording{}, false)
 	}
 	start := time.Now()
 	b.close()

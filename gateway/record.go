@@ -79,15 +79,15 @@ func (g *Gateway) record(e *exchange, end ending) error {
 		g.opts.Log.Error("a call could not be recorded as it was", "request_id", e.id, "error", err)
 		bare := ending{status: end.status, usage: end.usage, outBytes: end.outBytes}
 		bare.fail(err)
-		g.backlog.keep(g.recording(e, bare))
+		g.backlog.keep(g.recording(e, bare), false)
 		return err
 	case err != nil:
-		g.backlog.keep(rec)
+		g.backlog.keep(rec, false)
 		return err
 	case !recorded:
 		if err := g.recorder.late(rec.Line); err != nil {
-			g.opts.Log.Warn("the true cost of a call that was taken over is not in the ledger yet", "request_id", e.id, "error", err)
-			g.backlog.keep(rec)
+			g.opts.Log.Warn("the true cost of a call that was settled as lost is not in the ledger yet", "request_id", e.id, "error", err)
+			g.backlog.keep(rec, true)
 		}
 		return errLostLease
 	}

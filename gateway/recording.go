@@ -144,15 +144,15 @@ func mayPass(err error) bool {
 	return fault.Is(err, fault.Unavailable) || fault.HasCode(err, "tenant_context")
 }
 
-// errUnsettled is a recording of a call that another process has taken over and has not closed yet.
-var errUnsettled = fault.New(fault.Unavailable, "the call has been taken over, and is not closed yet").WithCode("storage_unavailable")
-
 // errNoCall is a recording of a call that the store does not have.
 var errNoCall = fault.New(fault.NotFound, "the store has no line of this call")
 
+// errNotClosed is a late line that comes before the first: another process has taken the call over, and has yet to close it.
+var errNotClosed = fault.New(fault.Unavailable, "another process has taken this call over and has not closed it yet")
+
 // late writes down what a call really cost that another process has closed meanwhile, by an estimate: a second line, the
-// difference. It is written once, whoever repeats it. Errors: errUnsettled when there is no first line yet, errNoCall when
-// there will never be one.
+// difference. It is written once, whoever repeats it. Errors: errNotClosed when the first line is still to come, errNoCall
+// when there will be none.
 func (r *recorder) late(actual metering.Line) error {
 	if seedbug.On("no-late-line") {
 		return nil
@@ -164,7 +164,7 @@ func (r *recorder) late(actual metering.Line) error {
 	case err != nil:
 		return err
 	case !end.Closed:
-		return errUnsettled
+		return errNotClosed
 	}
 	lines, err := metering.Lines(ctx, r.store, actual.Org, actual.Call)
 	if err != nil {

@@ -276,7 +276,7 @@ func TestARecordOfACallThatIsGone(t *testing.T) {
 	h := newHouse(t, testkit.SQLite(t), Options{})
 	stray := recordingSample()
 	stray.Closing.Org, stray.Line.Org, stray.Answer.Org, stray.Replay.Org = h.admin.Org, h.admin.Org, h.admin.Org, h.admin.Org
-	h.backlog.keep(stray)
+	h.backlog.keep(stray, false)
 	testkit.Eventually(t, 5*time.Second, func() bool { return h.backlog.pending() == 0 }, "the backlog to be empty")
 	if st := h.opts.Spool.Stats(); st.Records != 0 || st.Quarantined != 1 {
 		t.Errorf("the spool has %+v", st)
