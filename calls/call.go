@@ -176,6 +176,7 @@ type Store struct {
 	keep    *db.StageOf[Replay]
 	end     *db.StageOf[Closing]
 	done    *db.StageOf[Closing]
+	take    *db.StageOf[taking]
 }
 
 // New builds a Store. Give its stages to db.Open and the result to Use.
@@ -190,6 +191,7 @@ func New() *Store {
 		keep:    db.NewStage("calls.keep", keepPostgres, keepSQLite),
 		end:     db.NewStage("calls.end", endPostgres, endSQLite),
 		done:    db.NewStage("calls.recorded", recordedPostgres, recordedSQLite),
+		take:    db.NewStage("calls.take", takePostgres, takeSQLite),
 	}
 }
 
@@ -198,7 +200,7 @@ func (s *Store) Use(store db.Store) { s.db = store }
 
 // RecordStages returns what runs before and after the rooms that write what a call brought.
 func (s *Store) RecordStages() (before, after []db.Stage) {
-	return []db.Stage{s.further, s.close, s.keep}, []db.Stage{s.end, s.done}
+	return []db.Stage{s.further, s.close, s.keep}, []db.Stage{s.end, s.done, s.take}
 }
 
 // OpenStages returns what runs before and after the rooms that write what a call brings in.

@@ -1,7 +1,9 @@
 package calls
 
 import (
+	"cmp"
 	"context"
+	"database/sql"
 	"maps"
 	"slices"
 
@@ -86,19 +88,63 @@ func scanOrphan(found *[]Orphan) func(db.Row) error {
 	}
 }
 
+// taking is one take-over.
+type taking struct {
+	by    id.Owner
+	of    Orphan
+	taken bool
+}
+
 // TakeOver makes me the owner of o, under a new epoch, and returns the call; nil if somebody else was faster or its
-// owner closed it after all. It may be repeated: what I took over by it already is mine.
+// owner closed it after all. It may be repeated: what I took over by it already is mine. Many at a time are one group.
 func (s *Store) TakeOver(ctx context.Context, me id.Owner, o Orphan) (*Call, error) {
-	taken := false
-	err := s.db.Write(ctx, o.Org, func(tx db.Tx) error {
-		n, err := tx.Exec(ctx, `UPDATE calls SET owner = $1, epoch = $4 + 1
-WHERE org_id = $2 AND call_id = $3 AND state = 'open' AND (epoch = $4 OR owner = $1 AND epoch = $4 + 1)`,
-			me, o.Org, o.ID, o.Epoch)
-		taken = n == 1
-		return err
-	})
-	if err != nil || !taken {
+	t := &taking{by: me, of: o}
+	u := &db.Unit{Org: o.Org, Record: true}
+	s.take.Put(u, t, 128)
+	if err := s.db.Commit(ctx, u); err != nil || !t.taken {
 		return nil, err
 	}
 	return s.Call(ctx, o.Org, o.ID)
+}
+
+func takePostgres(rows []*taking) db.Statement {
+	slices.SortFunc(rows, func(a, b *taking) int { return cmp.Or(cmp.Compare(a.of.Org, b.of.Org), cmp.Compare(a.of.ID, b.of.ID)) })
+	n := len(rows)
+	at := make(map[[3]string][]*taking, n)
+	org, call, owner, epoch := texts(n), texts(n), texts(n), make([]int32, n)
+	for i, r := range rows {
+		r.taken = false
+		org[i], call[i], owner[i], epoch[i] = string(r.of.Org), string(r.of.ID), string(r.by), int32(r.of.Epoch)
+		key := [3]string{org[i], call[i], owner[i]}
+		at[key] = append(at[key], r)
+	}
+	return db.Statement{
+		SQL: `UPDATE calls c SET owner = u.owner, epoch = u.epoch + 1
+FROM unnest($1::text[], $2::text[], $3::text[], $4::int[]) AS u (org_id, call_id, owner, epoch)
+WHERE c.org_id = u.org_id AND c.call_id = u.call_id AND c.state = 'open' AND (c.epoch = u.epoch OR c.owner = u.owner AND c.epoch = u.epoch + 1)
+RETURNING c.org_id, c.call_id, c.owner`,
+		Args: []any{org, call, owner, epoch},
+		Each: func(row db.Row) error {
+			var key [3]string
+			if err := row.Scan(&key[0], &key[1], &key[2]); err != nil {
+				return err
+			}
+			for _, r := range at[key] {
+				r.taken = true
+			}
+			return nil
+		},
+	}
+}
+
+func takeSQLite(ctx context.Context, tx *sql.Tx, r *taking) error {
+	res, err := tx.ExecContext(ctx, `UPDATE calls SET owner = $1, epoch = $4 + 1
+WHERE org_id = $2 AND call_id = $3 AND state = 'open' AND (epoch = $4 OR owner = $1 AND epoch = $4 + 1)`,
+		r.by, r.of.Org, r.of.ID, r.of.Epoch)
+	if err != nil {
+		return err
+	}
+	n, err := res.RowsAffected()
+	r.taken = n == 1
+	return err
 }

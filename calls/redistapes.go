@@ -74,6 +74,8 @@ type RedisTapes struct {
 	tell chan struct{} // somebody cannot wait for the next round
 	ask  chan struct{} // a tape is followed that was not
 
+	leftMu sync.Mutex // held while what a lost stream has left is read
+
 	mu      sync.Mutex
 	waiting map[*Tape]struct{} // there is something to tell of them
 	due     []*Tape            // and it cannot wait

@@ -296,13 +296,24 @@ const (
 	leftPause = 100 * time.Millisecond
 )
 
-// Left is Tapes'. It may take a second where Redis is away.
+// Left is Tapes'. It may take a second where Redis has just gone away. While that is known it is not asked.
 func (r *RedisTapes) Left(ctx context.Context, call id.Request, who Listener) (events []byte, err error) {
+	r.leftMu.Lock() // there is one connection for it
+	defer r.leftMu.Unlock()
 	for try := range leftTries {
 		if try > 0 {
 			time.Sleep(leftPause)
 		}
-		if events, err = r.readLeft(call, who); err == nil || ctx.Err() != nil {
+		if r.away.Load() {
+			return nil, errAway
+		}
+		events, err = r.readLeft(call, who)
+		if errors.Is(err, errForeign) {
+			r.note(nil) // it does answer
+		} else {
+			r.note(err)
+		}
+		if err == nil || ctx.Err() != nil {
 			break
 		}
 	}

@@ -5,12 +5,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"testing"
 	"time"
 
 	"github.com/redis/go-redis/v9"
 
 	"threadhub/calls"
+	"threadhub/internal/fault"
 	"threadhub/internal/id"
 	"threadhub/internal/testkit"
 )
@@ -282,5 +284,29 @@ func TestRedisAway(t *testing.T) {
 	}
 	if took := time.Since(start); took > 2*time.Second {
 		t.Errorf("closing took %v", took)
+	}
+}
+
+// What lost streams have left is asked for until Redis is known to be away, and not after: a thousand of them must not wait
+// for it one after the other.
+func TestWhatIsLeftIsNotAskedOfRedisThatIsAway(t *testing.T) {
+	silent, err := net.Listen("tcp", "127.0.0.1:0") // the kernel answers for it, and nobody else does
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = silent.Close() }()
+	s := shareWith(t, connect(t, "redis://"+silent.Addr().String()), calls.RedisTapesOptions{Timeout: 10 * time.Millisecond})
+	asked := 0
+	for range 1000 {
+		events, err := s.Left(t.Context(), id.NewRequest(), who)
+		if err == nil || events != nil {
+			t.Fatalf("it has left %q", events)
+		}
+		if !fault.HasCode(err, "streams_unavailable") {
+			asked++
+		}
+	}
+	if asked == 0 || asked > 5 {
+		t.Errorf("of 1000 lost streams %d were asked for", asked)
 	}
 }

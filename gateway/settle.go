@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -64,15 +64,25 @@ func (s *Settler) Run(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		if !s.Lease.Steady() {
-			continue
-		}
-		found, err := s.Calls.Orphans(ctx, s.Lease.Owner())
-		err = errors.Join(err, s.settleAll(ctx, append(s.half, found...)))
-		if err != nil && ctx.Err() == nil {
-			s.Log.Warn("orphans could not be settled", "error", err)
-		}
+		s.sweep(ctx)
 	}
+}
+
+// sweep settles until a look finds no more, as one look finds only so many.
+func (s *Settler) sweep(ctx context.Context) {
+	for s.Lease.Steady() && s.round(ctx) {
+	}
+}
+
+// round settles what one look finds, and reports whether there may be more.
+func (s *Settler) round(ctx context.Context) (more bool) {
+	before := s.settled.Load()
+	found, err := s.Calls.Orphans(ctx, s.Lease.Owner())
+	err = errors.Join(err, s.settleAll(ctx, append(s.half, found...)))
+	if err != nil && ctx.Err() == nil {
+		s.Log.Warn("orphans could not be settled", "error", err)
+	}
+	return err == nil && ctx.Err() == nil && s.settled.Load() > before
 }
 
 // Leftovers settles every open call of the past. For a store of which this process is the only user, before it listens.
@@ -91,27 +101,50 @@ func (s *Settler) Leftovers(ctx context.Context) error {
 	}
 }
 
-// settleAll settles each of found that nobody else does. One that fails does not keep it from the others, and is kept for
-// the next round.
+// settleAtOnce is how many calls are settled side by side: they share the groups in which they are taken over and recorded.
+const settleAtOnce = 32
+
+// settleAll settles each of found that nobody else does, many at a time. One that fails does not keep it from the others,
+// and is kept for the next round.
 func (s *Settler) settleAll(ctx context.Context, found []calls.Orphan) error {
-	var errs []error
 	s.half = nil
-	for _, o := range found {
-		if slices.Contains(s.half, o) { // found once more, as it is not ours yet
-			continue
-		}
-		settled, err := s.settleOne(ctx, o)
-		switch {
-		case err != nil:
-			s.half = append(s.half, o)
+	known := map[calls.Orphan]bool{}
+	slots := make(chan struct{}, settleAtOnce)
+	var mu sync.Mutex
+	var errs []error
+	failed := func(o calls.Orphan, err error) {
+		mu.Lock()
+		defer mu.Unlock()
+		s.half = append(s.half, o)
+		if len(errs) < errorsTold {
 			errs = append(errs, err)
-		case settled:
-			s.settled.Add(1)
-			s.Log.Info("an orphaned call was settled", "org", o.Org, "request_id", o.ID)
 		}
 	}
+	var wg sync.WaitGroup
+	for _, o := range found {
+		if known[o] { // found once more, as it is not ours yet
+			continue
+		}
+		known[o] = true
+		slots <- struct{}{}
+		wg.Go(s.Panics.Wrap("settler", func() {
+			defer func() { <-slots }()
+			settled, err := s.settleOne(ctx, o)
+			switch {
+			case err != nil:
+				failed(o, err)
+			case settled:
+				s.settled.Add(1)
+				s.Log.Info("an orphaned call was settled", "org", o.Org, "request_id", o.ID)
+			}
+		}))
+	}
+	wg.Wait()
 	return errors.Join(errs...)
 }
+
+// errorsTold is how many errors of one round are told.
+const errorsTold = 4
 
 func (s *Settler) settleOne(ctx context.Context, o calls.Orphan) (settled bool, err error) {
 	defer func() {
@@ -120,6 +153,9 @@ func (s *Settler) settleOne(ctx context.Context, o calls.Orphan) (settled bool, 
 			err = fmt.Errorf("settling %s: panic: %T", o.ID, v)
 		}
 	}()
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
 	chaos.Point("settle")
 	c, err := s.Calls.TakeOver(ctx, s.Lease.Owner(), o)
 	if err != nil || c == nil { // nil: another was faster
