@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -196,12 +197,11 @@ func TestASettlerThatFailsHalfwayGoesOn(t *testing.T) {
 	t.Parallel()
 	eachHouse(t, Options{}, func(t *testing.T, h *house) {
 		m := &moody{Store: h.store}
-		failures := 2
+		var records atomic.Int64
 		m.set(func(*db.Unit) (bool, error) {
-			if failures == 0 {
+			if records.Add(1) > 2 {
 				return false, nil
 			}
-			failures--
 			return true, errors.New("no")
 		})
 		s := h.settler(m)

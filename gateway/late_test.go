@@ -120,7 +120,7 @@ func TestALateLineIsNotLost(t *testing.T) {
 				r := h.chat("hello", "", "X-Thread-Id", "lost").want(t, 503)
 				testkit.Eventually(t, 10*time.Second, func() bool { return h.recorder.fenced.Load() == 1 }, "the record to be refused")
 				if !tc.settled {
-					if err := h.backlog.recover(); err != nil { // as at the start of a process
+					if err := New(h.opts.next()).Recover(); err != nil {
 						t.Errorf("that the call is not closed keeps a process from its start: %v", err)
 					}
 					if err := s.settle(t.Context(), taken); err != nil {

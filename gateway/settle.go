@@ -64,13 +64,13 @@ func (s *Settler) Run(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		s.sweep(ctx)
+		s.sweep(ctx, s.Lease.Steady)
 	}
 }
 
-// sweep settles until a look finds no more, as one look finds only so many.
-func (s *Settler) sweep(ctx context.Context) {
-	for s.Lease.Steady() && s.round(ctx) {
+// sweep settles until a look finds no more, as one look finds only so many. may is asked before each.
+func (s *Settler) sweep(ctx context.Context, may func() bool) {
+	for may() && s.round(ctx) {
 	}
 }
 
