@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"threadhub/internal/testkit"
@@ -12,15 +13,15 @@ import (
 // slowDoor lets the first request in only when it is told to.
 type slowDoor struct {
 	Authenticator
-	once       sync.Once
+	came       atomic.Bool
 	held, open chan struct{}
 }
 
 func (d *slowDoor) AuthenticateWith(ctx context.Context, token string, leave orgs.Leave) (orgs.Caller, error) {
-	d.once.Do(func() {
+	if !d.came.Swap(true) {
 		close(d.held)
 		<-d.open
-	})
+	}
 	return d.Authenticator.AuthenticateWith(ctx, token, leave)
 }
 
