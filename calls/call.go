@@ -176,7 +176,7 @@ type Store struct {
 	keep    *db.StageOf[Replay]
 	end     *db.StageOf[Closing]
 	done    *db.StageOf[Closing]
-	take    *db.StageOf[taking]
+	take    *db.StageOf[Taking]
 }
 
 // New builds a Store. Give its stages to db.Open and the result to Use.

@@ -88,33 +88,33 @@ func scanOrphan(found *[]Orphan) func(db.Row) error {
 	}
 }
 
-// taking is one take-over.
-type taking struct {
-	by    id.Owner
-	of    Orphan
-	taken bool
+// Taking is one take-over.
+type Taking struct {
+	By    id.Owner
+	Of    Orphan
+	Taken bool // set by the commit: By has it
 }
 
 // TakeOver makes me the owner of o, under a new epoch, and returns the call; nil if somebody else was faster or its
 // owner closed it after all. It may be repeated: what I took over by it already is mine. Many at a time are one group.
 func (s *Store) TakeOver(ctx context.Context, me id.Owner, o Orphan) (*Call, error) {
-	t := &taking{by: me, of: o}
+	t := &Taking{By: me, Of: o}
 	u := &db.Unit{Org: o.Org, Record: true}
 	s.take.Put(u, t, 128)
-	if err := s.db.Commit(ctx, u); err != nil || !t.taken {
+	if err := s.db.Commit(ctx, u); err != nil || !t.Taken {
 		return nil, err
 	}
 	return s.Call(ctx, o.Org, o.ID)
 }
 
-func takePostgres(rows []*taking) db.Statement {
-	slices.SortFunc(rows, func(a, b *taking) int { return cmp.Or(cmp.Compare(a.of.Org, b.of.Org), cmp.Compare(a.of.ID, b.of.ID)) })
+func takePostgres(rows []*Taking) db.Statement {
+	slices.SortFunc(rows, func(a, b *Taking) int { return cmp.Or(cmp.Compare(a.Of.Org, b.Of.Org), cmp.Compare(a.Of.ID, b.Of.ID)) })
 	n := len(rows)
-	at := make(map[[3]string][]*taking, n)
+	at := make(map[[3]string][]*Taking, n)
 	org, call, owner, epoch := texts(n), texts(n), texts(n), make([]int32, n)
 	for i, r := range rows {
-		r.taken = false
-		org[i], call[i], owner[i], epoch[i] = string(r.of.Org), string(r.of.ID), string(r.by), int32(r.of.Epoch)
+		r.Taken = false
+		org[i], call[i], owner[i], epoch[i] = string(r.Of.Org), string(r.Of.ID), string(r.By), int32(r.Of.Epoch)
 		key := [3]string{org[i], call[i], owner[i]}
 		at[key] = append(at[key], r)
 	}
@@ -130,21 +130,21 @@ RETURNING c.org_id, c.call_id, c.owner`,
 				return err
 			}
 			for _, r := range at[key] {
-				r.taken = true
+				r.Taken = true
 			}
 			return nil
 		},
 	}
 }
 
-func takeSQLite(ctx context.Context, tx *sql.Tx, r *taking) error {
+func takeSQLite(ctx context.Context, tx *sql.Tx, r *Taking) error {
 	res, err := tx.ExecContext(ctx, `UPDATE calls SET owner = $1, epoch = $4 + 1
 WHERE org_id = $2 AND call_id = $3 AND state = 'open' AND (epoch = $4 OR owner = $1 AND epoch = $4 + 1)`,
-		r.by, r.of.Org, r.of.ID, r.of.Epoch)
+		r.By, r.Of.Org, r.Of.ID, r.Of.Epoch)
 	if err != nil {
 		return err
 	}
 	n, err := res.RowsAffected()
-	r.taken = n == 1
+	r.Taken = n == 1
 	return err
 }

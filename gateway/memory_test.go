@@ -84,6 +84,8 @@ func (m *memory) Commit(_ context.Context, u *db.Unit) error {
 			m.further(r)
 		case *calls.Closing:
 			m.closing(stage, r)
+		case *calls.Taking:
+			m.taking(r)
 		case *threads.Answer:
 			m.answer(r)
 		case *calls.Replay:
@@ -112,6 +114,13 @@ func asJSON(v any) []byte {
 		panic(err)
 	}
 	return b
+}
+
+func (m *memory) taking(r *calls.Taking) {
+	c, me, epoch := m.calls[r.Of.ID], r.By, r.Of.Epoch
+	if r.Taken = c != nil && c.state == "open" && (c.epoch == epoch || c.owner == me && c.epoch == epoch+1); r.Taken {
+		c.owner, c.epoch = me, epoch+1
+	}
 }
 
 func (m *memory) further(r *calls.Further) {
@@ -288,11 +297,14 @@ func (m *memory) query(qs ...db.Query) error {
 	return nil
 }
 
-func (m *memory) Write(_ context.Context, _ id.Org, f func(db.Tx) error) error { return m.tx(f) }
-func (m *memory) Common(_ context.Context, f func(db.Tx) error) error          { return m.tx(f) }
-func (m *memory) Walk(_ context.Context, f func(db.Tx) error) error            { return m.tx(f) }
+func (m *memory) Write(ctx context.Context, _ id.Org, f func(db.Tx) error) error { return m.tx(ctx, f) }
+func (m *memory) Common(ctx context.Context, f func(db.Tx) error) error          { return m.tx(ctx, f) }
+func (m *memory) Walk(ctx context.Context, f func(db.Tx) error) error            { return m.tx(ctx, f) }
 
-func (m *memory) tx(f func(db.Tx) error) error {
+func (m *memory) tx(ctx context.Context, f func(db.Tx) error) error {
+	if ctx.Err() != nil { // it has waited too long
+		return ctx.Err()
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return f(memTx{m: m})
@@ -478,12 +490,6 @@ func (t memTx) Exec(_ context.Context, sql string, args ...any) (int64, error) {
 	case strings.Contains(sql, "UPDATE incarnations"):
 		m.leases[args[0].(id.Owner)] = time.Now()
 	case strings.Contains(sql, "DELETE FROM incarnations"):
-	case strings.Contains(sql, "UPDATE calls SET owner"):
-		me, c, epoch := args[0].(id.Owner), m.calls[args[2].(id.Request)], args[3].(int)
-		if c == nil || c.state != "open" || c.epoch != epoch && (c.owner != me || c.epoch != epoch+1) {
-			return 0, nil
-		}
-		c.owner, c.epoch = me, epoch+1
 	case strings.Contains(sql, "UPDATE calls SET facts"):
 		c := m.calls[args[1].(id.Request)]
 		retry := int64(args[2].(int))

@@ -106,6 +106,8 @@ func (p *play) unit(pr *proc, u *db.Unit) (what string) {
 			}
 		case *calls.Further:
 			set("ATTEMPT "+strconv.Itoa(r.N), r.ID)
+		case *calls.Taking:
+			what, of = "TAKE", r.Of.ID
 		case *metering.Line:
 			set("LATE", r.Call)
 		}
@@ -189,7 +191,7 @@ func (pr *proc) run() {
 	pr.g = New(o)
 	_ = pr.g.Recover()
 	pr.g.backlog.resume()
-	pr.settler = &Settler{Store: store, Calls: c, Threads: t, Ledger: l, Catalogue: o.Catalogue, Lease: pr.lease, Log: o.Log, Panics: pr.panics}
+	pr.settler = &Settler{Store: store, Calls: c, Threads: t, Ledger: l, Catalogue: o.Catalogue, Lease: pr.lease, Log: o.Log, Panics: pr.panics, AtOnce: 1}
 	pr.ready = true
 	pr.settler.Run(pr.ctx)
 }

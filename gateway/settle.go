@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,6 +38,7 @@ type Settler struct {
 	Tapes       calls.Tapes        // nil: processes tell each other nothing
 
 	Every  time.Duration // 0: 2 s
+	AtOnce int           // calls settled side by side: they share the groups in which they are taken over and recorded; 0: 32
 	Log    *slog.Logger
 	Panics *contain.Panics // nil: they are only logged
 
@@ -101,7 +103,7 @@ func (s *Settler) Leftovers(ctx context.Context) error {
 	}
 }
 
-// settleAtOnce is how many calls are settled side by side: they share the groups in which they are taken over and recorded.
+// settleAtOnce is Settler.AtOnce where that says nothing.
 const settleAtOnce = 32
 
 // settleAll settles each of found that nobody else does, many at a time. One that fails does not keep it from the others,
@@ -109,7 +111,7 @@ const settleAtOnce = 32
 func (s *Settler) settleAll(ctx context.Context, found []calls.Orphan) error {
 	s.half = nil
 	known := map[calls.Orphan]bool{}
-	slots := make(chan struct{}, settleAtOnce)
+	slots := make(chan struct{}, cmp.Or(s.AtOnce, settleAtOnce))
 	var mu sync.Mutex
 	var errs []error
 	failed := func(o calls.Orphan, err error) {
