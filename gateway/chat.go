@@ -156,7 +156,7 @@ func (g *Gateway) parse(x *request, e *exchange) (err error) {
 	if e.named, err = threadOf(header, e.req.Thread); err != nil {
 		return err
 	}
-	if header == string(e.named) || e.req.Thread == string(e.named) { // not one that is to be made; refusals tell of it, too
+	if named := string(e.named); named != "" && (header == named || e.req.Thread == named) { // none that is to be made; refusals tell of it, too
 		x.rc.Response.Header.Set("X-Thread-Id", string(e.named))
 	}
 	x.about(e)
