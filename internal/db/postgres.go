@@ -234,10 +234,11 @@ func (s *postgresStore) tryTx(ctx context.Context, on *conns, set settings, mode
 	return true, s.send(ctx, conn.Conn(), func(b *pgx.Batch) { b.Queue("COMMIT") })
 }
 
-// failed counts for the breaker what could not be done, unless whoever asked has ended it, or it was never tried. What was
-// tried again with success is no failure.
+// failed counts for the breaker what could not be done, unless whoever asked has ended it, or it was never tried: that says
+// nothing of the store. What was tried again with success is no failure.
 func (s *postgresStore) failed(ctx context.Context, err error) {
-	if errors.Is(ctx.Err(), context.Canceled) || fault.HasCode(err, "busy") {
+	ended := ctx.Err() != nil && !lost(err) // before anything was sent
+	if ended || errors.Is(ctx.Err(), context.Canceled) || fault.HasCode(err, "busy") {
 		return
 	}
 	s.breaker.reached(!lost(err))

@@ -31,3 +31,17 @@ func TestADeadConnectionIsReplacedAndASilentOneIsNot(t *testing.T) {
 		}
 	}
 }
+
+// Who has waited in vain for a connection, and gives up, has not reached the store: its breaker stays open.
+func TestGivingUpIsNoSignOfLife(t *testing.T) {
+	s := &postgresStore{breaker: newBreaker()}
+	for range breakAfter {
+		s.breaker.reached(false)
+	}
+	over, cancel := context.WithDeadline(context.Background(), time.Now())
+	defer cancel()
+	s.failed(over, context.Cause(over))
+	if !s.breaker.open() {
+		t.Error("the breaker is shut, and nobody has reached the store")
+	}
+}
