@@ -114,9 +114,12 @@ func TestASilentStart(t *testing.T) {
 		return string(raw)
 	}
 	for _, tt := range []struct{ provider, raw, code string }{
-		{"openai", file("openai/testdata/stream/plain.sse"), ""}, {"openrouter", file("openrouter/testdata/stream/error_first.sse"), "rate_limit_exceeded"},
-		{"gemini", file("gemini/testdata/stream/plain.sse"), ""}, {"gemini", `data: {"error":{"code":503,"status":"UNAVAILABLE"}}` + "\n\n", "upstream_error"},
-		{"perplexity", file("perplexity/testdata/agent/stream.sse"), ""}, {"perplexity", file("perplexity/testdata/agent/stream_failed.sse"), "upstream_error"},
+		{"openai", file("openai/testdata/stream/plain.sse"), ""},
+		{"openrouter", file("openrouter/testdata/stream/error_first.sse"), "rate_limit_exceeded"},
+		{"gemini", file("gemini/testdata/stream/plain.sse"), ""},
+		{"gemini", `data: {"error":{"code":503,"status":"UNAVAILABLE"}}` + "\n\n", "upstream_error"},
+		{"perplexity", file("perplexity/testdata/agent/stream.sse"), ""},
+		{"perplexity", file("perplexity/testdata/agent/stream_failed.sse"), "upstream_error"},
 		{"openai", "", "upstream_truncated"},
 	} {
 		about := tt.provider + " " + tt.code

@@ -298,8 +298,10 @@ func (m *memory) query(qs ...db.Query) error {
 }
 
 func (m *memory) Write(ctx context.Context, _ id.Org, f func(db.Tx) error) error { return m.tx(ctx, f) }
-func (m *memory) Common(ctx context.Context, f func(db.Tx) error) error          { return m.tx(ctx, f) }
-func (m *memory) Walk(ctx context.Context, f func(db.Tx) error) error            { return m.tx(ctx, f) }
+
+func (m *memory) Common(ctx context.Context, f func(db.Tx) error) error { return m.tx(ctx, f) }
+
+func (m *memory) Walk(ctx context.Context, f func(db.Tx) error) error { return m.tx(ctx, f) }
 
 func (m *memory) tx(ctx context.Context, f func(db.Tx) error) error {
 	if ctx.Err() != nil { // it has waited too long

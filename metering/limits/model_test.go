@@ -94,7 +94,7 @@ func (g *game) lease(l Level) int64 { return l.Limit / leasePart * int64(len(g.w
 
 func (g *game) take(t *rapid.T) {
 	c := &running{at: g.w.process()}
-	var fits, sure = true, true
+	fits, sure := true, true
 	for _, m := range g.levels {
 		if !rapid.Bool().Draw(t, "of it") {
 			continue

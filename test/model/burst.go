@@ -122,7 +122,7 @@ func (p *play) explain(list []*request) (steps []step, why []string) {
 // fits is the effect of q after these steps; an error if it is not what was seen. What is refused or forked as diverged
 // writes nothing into its thread, and another process may have decided that while the turn before it was still open.
 func (p *play) fits(messages []Message, steps []step, q *request, turn int) (effect, error) {
-	if p.locked(q) {
+	if p.locked(q) || q.adopts() {
 		return effect{after: messages}, nil
 	}
 	e := p.Rules.effect(messages, q, turn, p.House.checkpoints != nil)
@@ -138,6 +138,12 @@ func (p *play) fits(messages []Message, steps []step, q *request, turn int) (eff
 		}
 	}
 	return e, err
+}
+
+// adopts reports whether q was given the answer of the request beside it that it repeats: it writes nothing then, and nobody
+// is asked.
+func (q *request) adopts() bool {
+	return q.retry > 0 && q.header.Get("Idempotent-Replayed") != "" && len(q.seen) == 0
 }
 
 // locked reports whether q was told to come again, as may happen where several processes want one thread: it read the

@@ -235,7 +235,7 @@ func badInput(o *tenant) []bad {
 		"POST /v1/responses", "GET /v1/responses/resp_1", "POST /v1/conversations", "GET /v1/conversations/conv_1",
 		"POST /v1/completions", "POST /v1/images/generations", "POST /v1/audio/speech", "POST /v1/moderations", "GET /v1/files",
 		"GET /v1/requests/req_1/streams", "PATCH /api/threads/" + o.shared + "/title",
-		"GET /api/usage", "PUT /api/budgets", "GET /api/audit",
+		"GET /api/usage", "GET /api/audit",
 		"GET /metrics", "GET /debug/pprof/", "GET /health/ready", "GET /v1//models", "GET /v1/../v1/models", "GET /", "POST /chat/completions",
 	} {
 		method, path, _ := strings.Cut(later, " ")

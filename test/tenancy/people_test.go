@@ -47,7 +47,7 @@ func (w *world) furnish(t *testing.T, o *tenant) {
 			var b struct {
 				ID string `json:"budget_id"`
 			}
-			spec := map[string]string{"scope": "user", "id": o.people.users[who], "period": []string{"month", "week"}[i], "limit_usd": "1000", "mode": "hard"}
+			spec := map[string]string{"scope": "user", "id": o.people.users[who], "period": []string{"month", "week"}[i], "limit_usd": "4000000", "mode": "hard"}
 			if err := w.Must(t, 200, "PUT", "/api/budgets", o.keys["admin"], spec).JSON(&b); err != nil {
 				t.Fatal(err)
 			}

@@ -108,7 +108,7 @@ var routes = map[string]struct {
 	"DELETE /api/limits": {aUser, func(o *tenant, id string) ask {
 		return ask{path: "/api/limits?scope=user&id=" + id + "&model=" + o.canary}
 	}, userID},
-	"PUT /api/budgets":         {aUser, in("/api/budgets", `{"scope":"user","id":"NAME","period":"day","limit_usd":"1000","mode":"hard"}`), userID},
+	"PUT /api/budgets":         {aUser, in("/api/budgets", `{"scope":"user","id":"NAME","period":"day","limit_usd":"4000000","mode":"soft"}`), userID},
 	"GET /api/budgets":         {anOrg, listed("/api/budgets"), orgID},
 	"GET /api/budgets/{id}":    {aBudget, of("/api/budgets/", ""), budgetID},
 	"DELETE /api/budgets/{id}": {aBudget, of("/api/budgets/", ""), doomedBudget},
